@@ -1,0 +1,60 @@
+//! The differentiable operations a U-Net spends its time in, fast on the CPU.
+//!
+//! | operation | formula | shapes | gradients |
+//! |---|---|---|---|
+//! | [`conv2d`] | y = W * x + b (cross-correlation) | x `[B, I, H, W]`, W `[O, I, k, k]`, b `[O]` -> `[B, O, H', W']` | x, W, b |
+//! | [`group_norm`] | γ (x - μ) / √(σ² + eps) + β, then SiLU if asked | x `[B, C, ...]`, γ and β `[C]` or `[B, C]` | x, γ, β |
+//! | [`silu`] | x / (1 + e^-x) | any | x |
+//! | [`linear`] | x Wᵀ + b | x `[..., I]`, W `[O, I]`, b `[O]` -> `[..., O]` | x, W, b |
+//! | [`attention`] | softmax(scale q kᵀ) v | q `[B, h, N, d]`, k `[B, h, M, d]`, v `[B, h, M, e]` -> `[B, h, N, e]` | q, k, v |
+//! | [`upsample_nearest_2x`] | each pixel becomes 2 by 2 | `[B, C, H, W]` -> `[B, C, 2H, 2W]` | x |
+//! | [`concat_channels`] | a then b along channels | `[B, C, H, W]`, `[B, D, H, W]` -> `[B, C + D, H, W]` | a, b |
+//! | [`add`] | x + y | any, equal | x, y |
+//! | [`dropout`] | x mask / (1 - rate) | x and mask any, equal | x |
+//! | [`adamw_step`] | one step of Adam with decoupled weight decay, in place | p, m, v, g any, equal | none |
+//! | [`ema_update`] | ema = decay ema + (1 - decay) p, in place | any, equal | none |
+//! | [`sum_of_squares`] | Σ x² in double precision | any | none |
+//! | [`scale_in_place`] | x = factor x | any | none |
+//!
+//! All take `f32` and say so otherwise. Arguments need not be contiguous. Work is divided in a way that does not
+//! depend on the number of threads of rayon's current pool, so that results do not either, to the last bit.
+//! On other devices than the CPU each falls back to its [`reference`], which is written in plain candle operations.
+//!
+//! ```
+//! use candle_core::{Device, Tensor, Var};
+//! use ddpm_kernels::{Activation, Conv2d, Padding, conv2d, group_norm};
+//!
+//! # fn main() -> candle_core::Result<()> {
+//! let device = Device::Cpu;
+//! let x = Tensor::arange(0f32, 2. * 4. * 6. * 6., &device)?.reshape((2, 4, 6, 6))?;
+//! let weight = Var::ones((8, 4, 3, 3), candle_core::DType::F32, &device)?;
+//! let (gamma, beta) = (Tensor::ones(4, x.dtype(), &device)?, Tensor::zeros(4, x.dtype(), &device)?);
+//!
+//! let y = group_norm(&x, 2, &gamma, &beta, 1e-6, Activation::Silu)?;
+//! let y = conv2d(&y, &weight, None, Conv2d { stride: 2, padding: Padding::DDPM_DOWN })?;
+//! assert_eq!(y.dims(), [2, 8, 3, 3]);
+//!
+//! let gradients = y.sum_all()?.backward()?;
+//! assert_eq!(gradients.get(&weight).map(Tensor::dims), Some([8, 4, 3, 3].as_slice()));
+//! # Ok(())
+//! # }
+//! ```
+
+mod attention;
+mod check;
+mod conv;
+mod elementwise;
+mod linear;
+mod norm;
+mod training;
+mod upsample;
+
+pub mod reference;
+
+pub use attention::attention;
+pub use conv::{Conv2d, Padding, conv2d};
+pub use elementwise::{add, concat_channels, dropout, silu};
+pub use linear::linear;
+pub use norm::{Activation, group_norm};
+pub use training::{AdamW, adamw_step, ema_update, scale_in_place, sum_of_squares};
+pub use upsample::upsample_nearest_2x;

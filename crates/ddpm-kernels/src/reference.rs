@@ -1,0 +1,127 @@
+//! Every operation again in plain candle operations: slow, obvious, and the oracle the fast ones are held to.
+//!
+//! They take `f32` and `f64` on any device, and their gradients are candle's own.
+
+use candle_core::{D, Result, Tensor};
+
+use crate::{Activation, AdamW, Conv2d};
+
+/// [`crate::conv2d`] by zero padding and candle's convolution.
+#[allow(clippy::disallowed_methods)] // candle's convolution is the oracle here, its speed does not matter
+pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: Conv2d) -> Result<Tensor> {
+    crate::check::conv2d(x, weight, bias, conv)?;
+    let padding = conv.padding;
+    let padded = x.pad_with_zeros(2, padding.top, padding.bottom)?.pad_with_zeros(3, padding.left, padding.right)?;
+    let y = padded.contiguous()?.conv2d(weight, 0, conv.stride, 1, 1)?;
+    match bias {
+        None => Ok(y),
+        Some(bias) => y.broadcast_add(&bias.reshape((1, (), 1, 1))?),
+    }
+}
+
+/// [`crate::group_norm`] by means over the elements of each group.
+pub fn group_norm(x: &Tensor, groups: usize, gamma: &Tensor, beta: &Tensor, eps: f64, activation: Activation) -> Result<Tensor> {
+    crate::check::group_norm(x, groups, gamma, beta)?;
+    let (batch, channels) = (x.dim(0)?, x.dim(1)?);
+    let grouped = x.reshape((batch, groups, ()))?;
+    let centred = grouped.broadcast_sub(&grouped.mean_keepdim(2)?)?;
+    let variance = centred.sqr()?.mean_keepdim(2)?;
+    let normalised = centred.broadcast_div(&(variance + eps)?.sqrt()?)?;
+    let per_channel = normalised.reshape((batch, channels, ()))?; // [B, C, N]
+    let affine_shape = if gamma.rank() == 2 { (batch, channels, 1) } else { (1, channels, 1) };
+    let y = per_channel
+        .broadcast_mul(&gamma.reshape(affine_shape)?)?
+        .broadcast_add(&beta.reshape(affine_shape)?)?
+        .reshape(x.shape())?;
+    match activation {
+        Activation::None => Ok(y),
+        Activation::Silu => silu(&y),
+    }
+}
+
+/// [`crate::silu`]: x / (1 + e^-x).
+pub fn silu(x: &Tensor) -> Result<Tensor> {
+    x / (x.neg()?.exp()? + 1.0)?
+}
+
+/// [`crate::linear`] by a matrix product.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (inputs, outputs) = crate::check::linear(x, weight, bias)?;
+    let rows = x.reshape(((), inputs))?;
+    let y = rows.matmul(&weight.t()?)?;
+    let y = match bias {
+        None => y,
+        Some(bias) => y.broadcast_add(bias)?,
+    };
+    let mut shape = x.dims().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = outputs;
+    }
+    y.reshape(shape)
+}
+
+/// [`crate::attention`] with the whole matrix of probabilities in memory.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
+    crate::check::attention(q, k, v)?;
+    let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+    let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * scale)?; // [B, heads, N, M]
+    let exponentials = scores.broadcast_sub(&scores.detach().max_keepdim(D::Minus1)?)?.exp()?;
+    let probabilities = exponentials.broadcast_div(&exponentials.sum_keepdim(D::Minus1)?)?;
+    probabilities.matmul(&v)
+}
+
+/// [`crate::upsample_nearest_2x`] by broadcasting two new axes.
+pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
+    let (batch, channels, height, width) = crate::check::image("upsample_nearest_2x", "x", x)?;
+    x.reshape((batch, channels, height, 1, width, 1))?
+        .broadcast_as((batch, channels, height, 2, width, 2))?
+        .contiguous()?
+        .reshape((batch, channels, 2 * height, 2 * width))
+}
+
+/// [`crate::concat_channels`] by candle's `cat`.
+pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    crate::check::concat_channels(a, b)?;
+    Tensor::cat(&[a, b], 1)
+}
+
+/// [`crate::add`] by candle's `+`.
+pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    crate::check::same_shape("add", ("x", x), ("y", y))?;
+    x + y
+}
+
+/// [`crate::dropout`] by a product with the scaled mask.
+pub fn dropout(x: &Tensor, mask: &Tensor, rate: f64) -> Result<Tensor> {
+    crate::check::dropout(x, mask, rate)?;
+    let kept = (mask.to_dtype(x.dtype())? * (1.0 / (1.0 - rate)))?;
+    x * kept.detach()
+}
+
+/// [`crate::adamw_step`] without changing anything: the next parameter and moments.
+pub fn adamw_step(p: &Tensor, m: &Tensor, v: &Tensor, g: &Tensor, adamw: &AdamW) -> Result<(Tensor, Tensor, Tensor)> {
+    crate::check::adamw_step(p, m, v, g, adamw)?;
+    let m_next = ((m * adamw.beta1)? + (g * (1.0 - adamw.beta1))?)?;
+    let v_next = ((v * adamw.beta2)? + (g.sqr()? * (1.0 - adamw.beta2))?)?;
+    let (m_correction, v_correction) = adamw.bias_corrections();
+    let denominator = ((v_next.sqrt()? * (1.0 / v_correction.sqrt()))? + adamw.eps)?;
+    let decayed = (p * (1.0 - adamw.learning_rate * adamw.weight_decay))?;
+    let p_next = (decayed - ((&m_next / denominator)? * (adamw.learning_rate / m_correction))?)?;
+    Ok((p_next, m_next, v_next))
+}
+
+/// [`crate::ema_update`] without changing anything: the next average.
+pub fn ema_update(ema: &Tensor, p: &Tensor, decay: f64) -> Result<Tensor> {
+    crate::check::ema_update(ema, p, decay)?;
+    (ema * decay)? + (p * (1.0 - decay))?
+}
+
+/// [`crate::sum_of_squares`] in double precision.
+pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
+    x.to_dtype(candle_core::DType::F64)?.sqr()?.sum_all()?.to_scalar()
+}
+
+/// [`crate::scale_in_place`] without changing anything: the scaled tensor.
+pub fn scale_in_place(x: &Tensor, factor: f64) -> Result<Tensor> {
+    x * factor
+}

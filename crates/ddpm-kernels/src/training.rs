@@ -1,0 +1,192 @@
+//! What changes parameters in place: a step of AdamW, the moving average, and the norm and scale that clipping needs.
+
+use std::sync::Mutex;
+
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, bail};
+use rayon::prelude::*;
+
+/// The settings of one step of Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101, algorithm 2,
+/// in the form of `torch.optim.AdamW`). With `weight_decay` 0 it is Adam.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamW {
+    /// Learning rate of this step.
+    pub learning_rate: f64,
+    /// Decay of the first moment, 0 <= beta1 < 1.
+    pub beta1: f64,
+    /// Decay of the second moment, 0 <= beta2 < 1.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// The parameter shrinks by `learning_rate * weight_decay` of itself before the step.
+    pub weight_decay: f64,
+    /// The number of this step, counted from 1.
+    pub step: u64,
+}
+
+impl AdamW {
+    /// 1 - beta1^step and 1 - beta2^step.
+    pub(crate) fn bias_corrections(&self) -> (f64, f64) {
+        let correction = |beta: f64| 1.0 - beta.powf(self.step as f64);
+        (correction(self.beta1), correction(self.beta2))
+    }
+}
+
+/// One step of AdamW in place: the parameter `p` and its moments `m` and `v` change, the gradient `g` does not.
+///
+/// # Shapes
+/// All four the same. `p`, `m` and `v` are contiguous and do not share storage.
+///
+/// # Errors
+/// Shapes that differ, step 0, tensors that are not contiguous f32 on the CPU.
+pub fn adamw_step(p: &Tensor, m: &Tensor, v: &Tensor, g: &Tensor, adamw: &AdamW) -> Result<()> {
+    crate::check::f32("adamw_step", &[("p", p), ("m", m), ("v", v), ("g", g)])?;
+    crate::check::adamw_step(p, m, v, g, adamw)?;
+    let g = g.detach().contiguous()?;
+    let (g_storage, g_layout) = g.storage_and_layout();
+    let g = read("adamw_step", "g", &g_storage, g_layout)?;
+    in_place("adamw_step", "p", p, |p| {
+        in_place("adamw_step", "m", m, |m| {
+            in_place("adamw_step", "v", v, |v| {
+                adamw_slices(p, m, v, g, adamw);
+                Ok(())
+            })
+        })
+    })
+}
+
+/// ema = decay ema + (1 - decay) p, in place.
+///
+/// # Shapes
+/// Both the same; `ema` is contiguous and does not share storage with `p`.
+///
+/// # Errors
+/// Shapes that differ, a decay outside of 0..=1, tensors that are not contiguous f32 on the CPU.
+pub fn ema_update(ema: &Tensor, p: &Tensor, decay: f64) -> Result<()> {
+    crate::check::f32("ema_update", &[("ema", ema), ("p", p)])?;
+    crate::check::ema_update(ema, p, decay)?;
+    let p = p.detach().contiguous()?;
+    let (p_storage, p_layout) = p.storage_and_layout();
+    let p = read("ema_update", "p", &p_storage, p_layout)?;
+    let (keep, take) = (decay as f32, (1.0 - decay) as f32);
+    in_place("ema_update", "ema", ema, |ema| {
+        ema.par_chunks_mut(CHUNK).zip(p.par_chunks(CHUNK)).for_each(|(ema, p)| {
+            for (ema, p) in ema.iter_mut().zip(p) {
+                *ema = keep * *ema + take * p;
+            }
+        });
+        Ok(())
+    })
+}
+
+/// The sum of the squares of all elements, added in double precision and in an order that never changes.
+///
+/// # Errors
+/// A type other than f32.
+pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
+    crate::check::f32("sum_of_squares", &[("x", x)])?;
+    let x = x.detach().contiguous()?;
+    if !x.device().is_cpu() {
+        return crate::reference::sum_of_squares(&x);
+    }
+    let (storage, layout) = x.storage_and_layout();
+    let x = read("sum_of_squares", "x", &storage, layout)?;
+    let parts: Vec<f64> = x.par_chunks(CHUNK).map(sum_of_squares_slice).collect();
+    Ok(parts.iter().sum())
+}
+
+/// x = factor x, in place.
+///
+/// # Errors
+/// A tensor that is not contiguous f32 on the CPU.
+pub fn scale_in_place(x: &Tensor, factor: f64) -> Result<()> {
+    crate::check::f32("scale_in_place", &[("x", x)])?;
+    let factor = factor as f32;
+    in_place("scale_in_place", "x", x, |x| {
+        x.par_chunks_mut(CHUNK).for_each(|x| x.iter_mut().for_each(|x| *x *= factor));
+        Ok(())
+    })
+}
+
+/// Elements one task works on: a constant, so that sums do not depend on the number of threads.
+const CHUNK: usize = 1 << 14;
+
+/// Sixteen running sums, added up at the end in order.
+fn sum_of_squares_slice(x: &[f32]) -> f64 {
+    let mut sums = [0f64; 16];
+    let whole = x.chunks_exact(16);
+    let rest = whole.remainder();
+    for x in whole {
+        for (sum, &x) in sums.iter_mut().zip(x) {
+            *sum += f64::from(x) * f64::from(x);
+        }
+    }
+    for (sum, &x) in sums.iter_mut().zip(rest) {
+        *sum += f64::from(x) * f64::from(x);
+    }
+    sums.iter().sum()
+}
+
+/// m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g², p = p (1 - lr wd) - lr m̂ / (√v̂ + eps), in torch's order.
+fn adamw_slices(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], adamw: &AdamW) {
+    let (m_correction, v_correction) = adamw.bias_corrections();
+    let shrink = (1.0 - adamw.learning_rate * adamw.weight_decay) as f32;
+    let step_size = (adamw.learning_rate / m_correction) as f32;
+    let root_correction = v_correction.sqrt() as f32;
+    let eps = adamw.eps as f32;
+    let (beta2, one_less_beta1, one_less_beta2) = (adamw.beta2 as f32, (1.0 - adamw.beta1) as f32, (1.0 - adamw.beta2) as f32);
+    let chunks = p.par_chunks_mut(CHUNK).zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK)).zip(g.par_chunks(CHUNK));
+    chunks.for_each(|(((p, m), v), g)| {
+        for (((p, m), v), &g) in p.iter_mut().zip(m).zip(v).zip(g) {
+            *p *= shrink;
+            *m += one_less_beta1 * (g - *m); // torch's lerp
+            *v = *v * beta2 + one_less_beta2 * g * g;
+            let denominator = v.sqrt() / root_correction + eps;
+            *p -= step_size * (*m / denominator);
+        }
+    });
+}
+
+fn read<'a>(op: &str, name: &str, storage: &'a candle_core::Storage, layout: &Layout) -> Result<&'a [f32]> {
+    match storage {
+        candle_core::Storage::Cpu(CpuStorage::F32(data)) => contiguous(op, name, data, layout),
+        _ => bail!("{op}: {name} is not an f32 tensor on the cpu"),
+    }
+}
+
+fn contiguous<'a>(op: &str, name: &str, data: &'a [f32], layout: &Layout) -> Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&data[start..end]),
+        None => bail!("{op}: {name} of shape {:?} is not contiguous", layout.dims()),
+    }
+}
+
+/// Hands the elements of a tensor to `change`, which may write them.
+fn in_place<F: FnOnce(&mut [f32]) -> Result<()> + Send>(op: &'static str, name: &'static str, x: &Tensor, change: F) -> Result<()> {
+    x.inplace_op1(&InPlace { op, argument: name, change: Mutex::new(Some(change)) })
+}
+
+struct InPlace<F> {
+    op: &'static str,
+    argument: &'static str,
+    change: Mutex<Option<F>>,
+}
+
+impl<F: FnOnce(&mut [f32]) -> Result<()> + Send> InplaceOp1 for InPlace<F> {
+    fn name(&self) -> &'static str {
+        self.op
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (op, name) = (self.op, self.argument);
+        let CpuStorage::F32(data) = storage else {
+            bail!("{op}: {name} is not f32");
+        };
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            bail!("{op}: {name} of shape {:?} is not contiguous", layout.dims());
+        };
+        match self.change.lock().ok().and_then(|mut change| change.take()) {
+            Some(change) => change(&mut data[start..end]),
+            None => bail!("{op}: {name} was written twice"),
+        }
+    }
+}
