@@ -1,0 +1,200 @@
+//! A data set in memory: u8 images as the files had them, their labels, their SHA-256.
+
+use candle_core::{Device, Tensor};
+use ddpm_image::PixelMap;
+use sha2::{Digest, Sha256};
+
+use crate::{Error, Result};
+
+/// The parts of a data set.
+#[derive(Debug, Clone)]
+pub struct Splits {
+    /// What training sees.
+    pub train: Dataset,
+    /// What the held-out loss is measured on, where the source has such a part.
+    pub test: Option<Dataset>,
+}
+
+/// Images of one size, u8, each height x width x channels, one after the other; and a label for each, or none at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dataset {
+    name: String,
+    pixels: Vec<u8>,
+    size: (usize, usize, usize),
+    labels: Option<Vec<u32>>,
+    class_names: Vec<String>,
+}
+
+impl Dataset {
+    /// Checks that `pixels` are whole images of `size` = (height, width, channels), that there is at least one, that
+    /// there is a label for each (if any), and that each label has a class name (if there are names).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] with both numbers.
+    pub fn new(
+        name: &str,
+        pixels: Vec<u8>,
+        size: (usize, usize, usize),
+        labels: Option<Vec<u32>>,
+        class_names: Vec<String>,
+    ) -> Result<Self> {
+        let wrong = |what: String| Error::Shape {
+            name: name.to_owned(),
+            what,
+        };
+        let (height, width, channels) = size;
+        let image = height
+            .checked_mul(width)
+            .and_then(|n| n.checked_mul(channels))
+            .unwrap_or(0);
+        if image == 0 || pixels.is_empty() || pixels.len() % image != 0 {
+            let bytes = pixels.len();
+            return Err(wrong(format!(
+                "{bytes} bytes of pixels, expected one or more whole images of {height}x{width}x{channels}"
+            )));
+        }
+        let n = pixels.len() / image;
+        if let Some(labels) = &labels {
+            if labels.len() != n {
+                return Err(wrong(format!(
+                    "{n} images but {} labels, expected as many",
+                    labels.len()
+                )));
+            }
+            let classes = class_names.len();
+            if let Some(i) = labels
+                .iter()
+                .position(|&label| classes > 0 && label as usize >= classes)
+            {
+                return Err(wrong(format!(
+                    "label {} of image {i}, expected less than {classes}",
+                    labels[i]
+                )));
+            }
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            pixels,
+            size,
+            labels,
+            class_names,
+        })
+    }
+
+    /// What the data set is called, with its part: `digits train`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many images there are; at least 1.
+    #[allow(
+        clippy::len_without_is_empty,
+        reason = "a data set without images cannot be made"
+    )]
+    pub fn len(&self) -> usize {
+        self.pixels.len() / self.image_len()
+    }
+
+    /// Rows of an image.
+    pub fn height(&self) -> usize {
+        self.size.0
+    }
+
+    /// Columns of an image.
+    pub fn width(&self) -> usize {
+        self.size.1
+    }
+
+    /// Values of a pixel: 1 for grey, 3 for red, green, blue.
+    pub fn channels(&self) -> usize {
+        self.size.2
+    }
+
+    /// All images, one after the other, each height x width x channels.
+    pub fn pixels(&self) -> &[u8] {
+        &self.pixels
+    }
+
+    /// Image `index`, height x width x channels.
+    ///
+    /// # Panics
+    /// As a slice does, when `index` is not less than [`len`](Self::len).
+    pub fn image(&self, index: usize) -> &[u8] {
+        let start = index * self.image_len();
+        &self.pixels[start..start + self.image_len()]
+    }
+
+    /// The class of each image, where the source knows it.
+    pub fn labels(&self) -> Option<&[u32]> {
+        self.labels.as_deref()
+    }
+
+    /// What the classes are called, class 0 first; empty when the source gives no names.
+    pub fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    /// The images of these numbers, in this order, as f32 `[indices, channels, height, width]`.
+    ///
+    /// # Errors
+    /// [`Error::Index`] for a number beyond the data set; what the pixel map refuses.
+    pub fn tensor(&self, indices: &[usize], map: &PixelMap, device: &Device) -> Result<Tensor> {
+        let mut pixels = Vec::with_capacity(indices.len() * self.image_len());
+        for &index in indices {
+            self.check(index)?;
+            pixels.extend_from_slice(self.image(index));
+        }
+        self.to_tensor(&pixels, indices.len(), map, device)
+    }
+
+    /// SHA-256 of the content in lower-case hexadecimal: two data sets have the same one when their images, in order,
+    /// and their labels are the same, wherever they were found and however they were packed.
+    ///
+    /// Hashed: count, height, width, channels, each as u64 little-endian; the pixels; then a byte 1 and each label as u32
+    /// little-endian, or a byte 0 where there are no labels. Names are left out.
+    pub fn sha256(&self) -> String {
+        let mut hash = Sha256::new();
+        for number in [self.len(), self.size.0, self.size.1, self.size.2] {
+            hash.update((number as u64).to_le_bytes());
+        }
+        hash.update(&self.pixels);
+        hash.update([u8::from(self.labels.is_some())]);
+        for label in self.labels.iter().flatten() {
+            hash.update(label.to_le_bytes());
+        }
+        hash.finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+
+    /// Bytes of one image.
+    pub(crate) fn image_len(&self) -> usize {
+        self.size.0 * self.size.1 * self.size.2
+    }
+
+    /// That there is an image of this number.
+    fn check(&self, index: usize) -> Result<()> {
+        let len = self.len();
+        if index < len {
+            Ok(())
+        } else {
+            Err(Error::Index {
+                name: self.name.clone(),
+                index,
+                len,
+            })
+        }
+    }
+
+    /// `n` images of this data set's size, wherever they were put together, through the pixel map.
+    pub(crate) fn to_tensor(
+        &self,
+        pixels: &[u8],
+        n: usize,
+        map: &PixelMap,
+        device: &Device,
+    ) -> Result<Tensor> {
+        Ok(map.to_tensor(pixels, n, self.size)?.to_device(device)?)
+    }
+}

@@ -1,0 +1,134 @@
+//! What can go wrong between a data set's name and its batches; each message names thing, place and expectation.
+
+use std::path::PathBuf;
+
+/// The result of this crate's functions.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a data set could not be found, read or used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The name is no data set that this version reads.
+    #[error("data set `{spec}`: {why}; this version reads digits, mnist and fashion-mnist")]
+    Spec {
+        /// What was asked for.
+        spec: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// None of the places where the data set could be has it.
+    #[error("data set `{name}` not found; looked in {}\n{how_to_get}", list(.looked))]
+    NotFound {
+        /// The data set.
+        name: String,
+        /// Every folder looked at, in order.
+        looked: Vec<PathBuf>,
+        /// The commands that would fetch it.
+        how_to_get: String,
+    },
+    /// A folder has some of a data set's files but not this one.
+    #[error(
+        "{}: `{file}` or `{file}.gz` expected beside {}, which is there: the data set `{name}` has four files",
+        .folder.display(),
+        .present.display()
+    )]
+    FileMissing {
+        /// The data set.
+        name: String,
+        /// Where the file should be.
+        folder: PathBuf,
+        /// Its name, without `.gz`.
+        file: String,
+        /// One of the files that are there.
+        present: PathBuf,
+    },
+    /// A file could not be opened.
+    #[error("{}: cannot open: {source}", .path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file could not be read on: a failing disk, or gzip data that do not unpack.
+    #[error("{}: byte {offset}{}: {source}; fetch the file again", .path.display(), unpacked(*.gzip))]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// How many bytes were read before (of the unpacked content, if gzipped).
+        offset: u64,
+        /// Whether the file is gzipped.
+        gzip: bool,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// The bytes at a place in a file are not what the format says.
+    #[error("{}: byte {offset}{}: expected {expected}, found {found}", .path.display(), unpacked(*.gzip))]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Where in it (in the unpacked content, if gzipped).
+        offset: u64,
+        /// Whether the file is gzipped.
+        gzip: bool,
+        /// What should be there.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// A file's images need more memory than there is.
+    #[error("{}: {bytes} bytes do not fit into this machine's memory", .path.display())]
+    Memory {
+        /// The file.
+        path: PathBuf,
+        /// How many bytes its header promises.
+        bytes: u64,
+    },
+    /// The files are those of another data set that uses the same file names.
+    #[error("{}: these are the files of `{found}`, expected `{expected}`; put each into a folder of its name", .path.display())]
+    OtherDataset {
+        /// The label file that tells.
+        path: PathBuf,
+        /// The data set asked for.
+        expected: String,
+        /// The data set found.
+        found: String,
+    },
+    /// Images and labels, or two parts of a data set, do not fit together.
+    #[error("data set `{name}`: {what}")]
+    Shape {
+        /// The data set.
+        name: String,
+        /// What differs from what.
+        what: String,
+    },
+    /// An image's number is beyond the data set.
+    #[error("data set `{name}`: image {index} asked for, expected less than {len}")]
+    Index {
+        /// The data set.
+        name: String,
+        /// The image asked for.
+        index: usize,
+        /// How many there are.
+        len: usize,
+    },
+    /// Pixels could not become a tensor.
+    #[error("{0}")]
+    Image(#[from] ddpm_image::Error),
+    /// A tensor operation failed.
+    #[error("{0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+fn list(places: &[PathBuf]) -> String {
+    let shown: Vec<String> = places
+        .iter()
+        .map(|place| place.display().to_string())
+        .collect();
+    shown.join(", ")
+}
+
+fn unpacked(gzip: bool) -> &'static str {
+    if gzip { " of the unpacked content" } else { "" }
+}

@@ -1,0 +1,293 @@
+//! The data sets that have names: what they are, where their files may be, how to get them.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Dataset, Error, Result, Splits, idx};
+
+/// A data set as it is named on a command line and in settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+#[non_exhaustive]
+pub enum DataSpec {
+    /// The 1,797 handwritten digits of 8x8 pixels inside this crate.
+    Digits,
+    /// MNIST (LeCun, Cortes, Burges, 1998): handwritten digits of 28x28 pixels.
+    Mnist,
+    /// Fashion-MNIST (Xiao, Rasul, Vollgraf, 2017): pieces of clothing of 28x28 pixels, in MNIST's format.
+    FashionMnist,
+}
+
+/// Where Debian's packages `dataset-*` put data sets.
+const SYSTEM: &str = "/usr/share/datasets";
+/// The two parts of a data set, and what their files' names begin with.
+const PARTS: [(&str, &str); 2] = [("train", "train"), ("test", "t10k")];
+/// The first ten training labels of each data set in MNIST's format, by which one is known from another.
+const FIRST_LABELS: [(DataSpec, [u32; 10]); 2] = [
+    (DataSpec::Mnist, [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]),
+    (DataSpec::FashionMnist, [9, 0, 0, 3, 0, 2, 7, 2, 5, 5]),
+];
+
+/// Finds a data set, reads it whole, and checks it.
+///
+/// `data_dir` is where the user keeps data; `None` stands for `$DDPM_DATA`, or `data` where that is not set. The places
+/// looked at are those of [`places`], the first that has any of the files wins.
+///
+/// # Errors
+/// [`Error::NotFound`] with every place and the commands that would fetch it, [`Error::FileMissing`],
+/// [`Error::OtherDataset`], [`Error::Shape`], and what [`idx`] says of a file.
+pub fn load(spec: &DataSpec, data_dir: Option<&Path>) -> Result<Splits> {
+    match spec {
+        DataSpec::Digits => digits(),
+        _ => load_idx(*spec, &places(spec, data_dir)),
+    }
+}
+
+/// The folders in which a data set is looked for, in order; none for `digits`, which needs no file.
+pub fn places(spec: &DataSpec, data_dir: Option<&Path>) -> Vec<PathBuf> {
+    if *spec == DataSpec::Digits {
+        return Vec::new();
+    }
+    let data_dir = data_dir.map_or_else(default_data_dir, Path::to_owned);
+    vec![
+        data_dir.join(spec.name()),
+        data_dir,
+        Path::new(SYSTEM).join(spec.name()),
+    ]
+}
+
+/// The commands that would fetch a data set, a few lines to show to a person.
+pub fn how_to_get(spec: &DataSpec, data_dir: Option<&Path>) -> String {
+    let data_dir = data_dir.map_or_else(default_data_dir, Path::to_owned);
+    let folder = data_dir.join(spec.name()).display().to_string();
+    let files = format!(
+        "the four original files, gzipped or not, into {folder}:\n  \
+         train-images-idx3-ubyte.gz train-labels-idx1-ubyte.gz t10k-images-idx3-ubyte.gz t10k-labels-idx1-ubyte.gz"
+    );
+    match spec {
+        DataSpec::Digits => "nothing to get: the digits are inside the program".to_owned(),
+        DataSpec::Mnist => format!("to get it, put {files}"),
+        DataSpec::FashionMnist => format!(
+            "to get it, on Debian or Ubuntu:\n  apt-get install dataset-fashion-mnist\nor put {files}\n\
+             they are in the folder data/fashion of https://github.com/zalandoresearch/fashion-mnist"
+        ),
+    }
+}
+
+impl DataSpec {
+    /// Every data set that has a name.
+    pub const ALL: [Self; 3] = [Self::Digits, Self::Mnist, Self::FashionMnist];
+
+    /// The name it is called by: `digits`, `mnist`, `fashion-mnist`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Digits => "digits",
+            Self::Mnist => "mnist",
+            Self::FashionMnist => "fashion-mnist",
+        }
+    }
+
+    /// What its classes are called, class 0 first.
+    pub fn class_names(&self) -> Vec<String> {
+        let names = match self {
+            Self::Digits | Self::Mnist => ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
+            Self::FashionMnist => [
+                "T-shirt/top",
+                "Trouser",
+                "Pullover",
+                "Dress",
+                "Coat",
+                "Sandal",
+                "Shirt",
+                "Sneaker",
+                "Bag",
+                "Ankle boot",
+            ],
+        };
+        names.map(str::to_owned).to_vec()
+    }
+
+    /// Rows and columns of each image.
+    fn size(&self) -> (usize, usize) {
+        match self {
+            Self::Digits => (8, 8),
+            Self::Mnist | Self::FashionMnist => (28, 28),
+        }
+    }
+}
+
+impl FromStr for DataSpec {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if let Some(spec) = Self::ALL.into_iter().find(|spec| spec.name() == text) {
+            return Ok(spec);
+        }
+        let later = ["cifar10", "tiny-imagenet"].contains(&text)
+            || ["folder:", "parquet:", "hub:"]
+                .iter()
+                .any(|prefix| text.starts_with(prefix));
+        let why = if later {
+            "cannot be read yet"
+        } else {
+            "unknown"
+        };
+        Err(Error::Spec {
+            spec: text.to_owned(),
+            why: why.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for DataSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl TryFrom<String> for DataSpec {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<DataSpec> for String {
+    fn from(spec: DataSpec) -> Self {
+        spec.name().to_owned()
+    }
+}
+
+/// `$DDPM_DATA`, or `data` where that is not set or empty.
+fn default_data_dir() -> PathBuf {
+    match std::env::var_os("DDPM_DATA") {
+        Some(dir) if !dir.is_empty() => PathBuf::from(dir),
+        _ => PathBuf::from("data"),
+    }
+}
+
+/// The embedded digits.
+fn digits() -> Result<Splits> {
+    macro_rules! part {
+        ($part:literal, $prefix:literal) => {{
+            let images =
+                include_bytes!(concat!("../digits/", $prefix, "-images-idx3-ubyte.gz")).as_slice();
+            let labels =
+                include_bytes!(concat!("../digits/", $prefix, "-labels-idx1-ubyte.gz")).as_slice();
+            let spec = DataSpec::Digits;
+            let place = |file: &str| Path::new("(inside the program)").join(file);
+            let images = idx::images_from(
+                images,
+                &place(concat!($prefix, "-images")),
+                Some(spec.size()),
+            )?;
+            let labels = idx::labels_from(labels, &place(concat!($prefix, "-labels")), 10)?;
+            assemble(spec, $part, images, labels)?
+        }};
+    }
+    Ok(Splits {
+        train: part!("train", "train"),
+        test: Some(part!("test", "t10k")),
+    })
+}
+
+/// The four IDX files in the first of `places` that has any of them.
+fn load_idx(spec: DataSpec, places: &[PathBuf]) -> Result<Splits> {
+    let files = PARTS.map(|(_, prefix)| {
+        [
+            format!("{prefix}-images-idx3-ubyte"),
+            format!("{prefix}-labels-idx1-ubyte"),
+        ]
+    });
+    let present = |folder: &PathBuf| files.iter().flatten().find_map(|file| find(folder, file));
+    let Some((folder, present)) = places
+        .iter()
+        .find_map(|folder| Some((folder, present(folder)?)))
+    else {
+        let data_dir = places.get(1).map(PathBuf::as_path);
+        return Err(Error::NotFound {
+            name: spec.to_string(),
+            looked: places.to_vec(),
+            how_to_get: how_to_get(&spec, data_dir),
+        });
+    };
+    let required = |file: &str| {
+        find(folder, file).ok_or_else(|| Error::FileMissing {
+            name: spec.to_string(),
+            folder: folder.clone(),
+            file: file.to_owned(),
+            present: present.clone(),
+        })
+    };
+    let mut paths = Vec::with_capacity(4);
+    for file in files.iter().flatten() {
+        paths.push(required(file)?);
+    }
+    let part = |part: usize| {
+        let classes = spec.class_names().len() as u32;
+        let labels = idx::read_labels(&paths[2 * part + 1], classes)?;
+        if part == 0 {
+            check_first_labels(spec, &labels, &paths[1])?;
+        }
+        let images = idx::read_images(&paths[2 * part], Some(spec.size()))?;
+        if images.n != labels.len() {
+            let (n, m) = (images.n, labels.len());
+            let (images, labels) = (paths[2 * part].display(), paths[2 * part + 1].display());
+            let what =
+                format!("{images} has {n} images, {labels} has {m} labels, expected as many");
+            return Err(Error::Shape {
+                name: spec.to_string(),
+                what,
+            });
+        }
+        assemble(spec, PARTS[part].0, images, labels)
+    };
+    Ok(Splits {
+        train: part(0)?,
+        test: Some(part(1)?),
+    })
+}
+
+/// The file of this name in a folder: as it is, gzipped, or with the dot that some mirrors put before `idx`.
+fn find(folder: &Path, file: &str) -> Option<PathBuf> {
+    let dotted = file.replace("-idx", ".idx");
+    [
+        file.to_owned(),
+        format!("{file}.gz"),
+        dotted.clone(),
+        format!("{dotted}.gz"),
+    ]
+    .iter()
+    .map(|file| folder.join(file))
+    .find(|path| path.is_file())
+}
+
+/// Data sets in MNIST's format have the same file names; training on the wrong one would go unnoticed.
+fn check_first_labels(spec: DataSpec, labels: &[u32], path: &Path) -> Result<()> {
+    let found = FIRST_LABELS
+        .iter()
+        .find(|(_, first)| labels.starts_with(first));
+    match found {
+        Some((other, _)) if *other != spec => Err(Error::OtherDataset {
+            path: path.to_owned(),
+            expected: spec.to_string(),
+            found: other.to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn assemble(spec: DataSpec, part: &str, images: idx::Images, labels: Vec<u32>) -> Result<Dataset> {
+    let size = (images.height, images.width, 1);
+    Dataset::new(
+        &format!("{spec} {part}"),
+        images.pixels,
+        size,
+        Some(labels),
+        spec.class_names(),
+    )
+}
