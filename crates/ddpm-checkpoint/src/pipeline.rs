@@ -1,0 +1,324 @@
+//! A model as diffusers keeps it: network, weights and scheduler in one folder.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use ddpm_samplers::SchedulerConfig;
+use ddpm_unet::{DIFFUSERS_VERSION, UNetConfig, WeightsMismatch};
+use serde_json::Value;
+
+use crate::durable;
+use crate::tensor_file::{TensorFile, write_tensors};
+use crate::{Error, Result};
+
+/// Everything that sampling needs: the network, its weights and the diffusion it was trained for.
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    /// The network's configuration (`unet/config.json`).
+    pub unet: UNetConfig,
+    /// The network's weights by diffusers' names, f32 (`unet/diffusion_pytorch_model.safetensors`).
+    pub weights: Vec<(String, Tensor)>,
+    /// Schedule, prediction and clipping (`scheduler/scheduler_config.json`).
+    pub scheduler: SchedulerConfig,
+    /// What of this model diffusers cannot express, one sentence each; empty for models that it runs as they are.
+    ///
+    /// If there is any, the folder gets no `model_index.json`, so that `DDPMPipeline.from_pretrained` refuses it
+    /// instead of making wrong images, and a `not-a-diffusers-pipeline.md` that says why.
+    pub beyond_diffusers: Vec<String>,
+}
+
+impl Pipeline {
+    /// A model that diffusers can express.
+    pub fn new(unet: UNetConfig, weights: Vec<(String, Tensor)>, scheduler: SchedulerConfig) -> Self {
+        Self { unet, weights, scheduler, beyond_diffusers: Vec::new() }
+    }
+
+    /// Writes a diffusers folder, whole or not at all.
+    ///
+    /// # Errors
+    /// When the folder already holds something, the weights are not the network's, or a file cannot be written; the
+    /// error names the path and what was being written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) || folder.is_file() {
+            return Err(Error::Exists(folder.to_owned()));
+        }
+        durable::replace_folder(folder, "the model", |draft| self.write_files(draft))
+    }
+
+    /// Reads a diffusers folder: a pipeline with `model_index.json`, the flat layout of early uploads to the Hub, or
+    /// a bare `unet` folder with a scheduler beside it.
+    ///
+    /// # Errors
+    /// When the folder is no model, holds another pipeline, network or scheduler than can be read, a file is cut
+    /// short or does not parse, or tensors are missing, unknown or of the wrong shape (all named).
+    pub fn load(folder: &Path) -> Result<Self> {
+        let parts = Parts::find(folder)?;
+        let (unet, scheduler) = (parts.read_unet()?, parts.read_scheduler()?);
+        let weights = read_weights(&mut TensorFile::open(&parts.weights)?, "", &unet)?;
+        Ok(Self { unet, weights, scheduler, beyond_diffusers: read_note(folder)? })
+    }
+
+    /// Fills an existing empty folder.
+    pub(crate) fn write_files(&self, folder: &Path) -> Result<()> {
+        self.check_weights(&folder.join(WEIGHTS))?;
+        let scheduler = self.scheduler_json(folder)?;
+        for part in ["unet", "scheduler"] {
+            fs::create_dir(folder.join(part)).map_err(Error::write("the model", &folder.join(part)))?;
+        }
+        let write = |name: &str, what: &str, text: &str| durable::write_file(&folder.join(name), what, text.as_bytes());
+        if self.beyond_diffusers.is_empty() {
+            write(INDEX, "the model's index", &index_text(&scheduler_class(&scheduler)))?;
+        } else {
+            write(NOTE, "the note on what diffusers lacks", &note_text(&self.beyond_diffusers))?;
+        }
+        write(UNET_CONFIG, "the network's configuration", &self.unet.to_json())?;
+        write(SCHEDULER_CONFIG, "the scheduler's configuration", &scheduler)?;
+        let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+        write_tensors(&folder.join(WEIGHTS), "the weights", &self.weights, &metadata)
+    }
+
+    fn check_weights(&self, path: &Path) -> Result<()> {
+        let shapes = self.weights.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
+        check_shapes(path, &shapes, "", &self.unet)
+    }
+
+    fn scheduler_json(&self, _folder: &Path) -> Result<String> {
+        Ok(self.scheduler.to_json())
+    }
+}
+
+/// The index of a pipeline.
+pub(crate) const INDEX: &str = "model_index.json";
+/// The sentence-by-sentence account of what diffusers cannot express, in place of the index.
+pub(crate) const NOTE: &str = "not-a-diffusers-pipeline.md";
+pub(crate) const UNET_CONFIG: &str = "unet/config.json";
+pub(crate) const SCHEDULER_CONFIG: &str = "scheduler/scheduler_config.json";
+pub(crate) const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
+
+/// Where the three parts of a model folder are.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    unet: PathBuf,
+    scheduler: Option<PathBuf>,
+    pub(crate) weights: PathBuf,
+}
+
+impl Parts {
+    /// Finds the parts of a pipeline, in folders or flat, or of a bare network.
+    pub(crate) fn find(folder: &Path) -> Result<Self> {
+        if !folder.is_dir() {
+            let found = if folder.exists() { "it is a file" } else { "there is nothing" };
+            return Err(not_a_model(folder, found));
+        }
+        if folder.join(INDEX).is_file() {
+            check_index(&folder.join(INDEX))?;
+        }
+        let network = [folder.join("unet"), folder.to_owned()].into_iter().find(|at| at.join("config.json").is_file());
+        let Some(network) = network else {
+            if folder.join(INDEX).is_file() {
+                let path = folder.join(UNET_CONFIG);
+                return Err(Error::Missing { path, why: "it describes the network" });
+            }
+            return Err(not_a_model(folder, "none of its files is one of a model"));
+        };
+        let beside = folder.parent().filter(|_| folder.file_name().is_some_and(|name| name == "unet"));
+        let schedulers = [Some(folder.join(SCHEDULER_CONFIG)), Some(folder.join("scheduler_config.json"))]
+            .into_iter()
+            .chain([beside.map(|parent| parent.join(SCHEDULER_CONFIG))]);
+        let scheduler = schedulers.flatten().find(|path| path.is_file());
+        Ok(Self { unet: network.join("config.json"), scheduler, weights: find_weights(&network)? })
+    }
+
+    pub(crate) fn read_unet(&self) -> Result<UNetConfig> {
+        let text = read_text(&self.unet)?;
+        UNetConfig::from_json(&text).map_err(|source| Error::Network { path: self.unet.clone(), source })
+    }
+
+    pub(crate) fn read_scheduler(&self) -> Result<SchedulerConfig> {
+        let Some(path) = &self.scheduler else {
+            let path = self.unet.with_file_name("scheduler_config.json");
+            return Err(Error::Missing {
+                path,
+                why: "without a scheduler's configuration nobody knows the network's noise schedule; \
+                      put it here or into ../scheduler",
+            });
+        };
+        SchedulerConfig::from_json(&read_text(path)?).map_err(|source| Error::Scheduler { path: path.clone(), source })
+    }
+
+    /// Checks everything but the numbers: all files there, JSON parses, headers and lengths right, tensors fit.
+    pub(crate) fn validate(&self) -> Result<UNetConfig> {
+        let unet = self.read_unet()?;
+        self.read_scheduler()?;
+        let weights = TensorFile::open(&self.weights)?;
+        check_shapes(&self.weights, &weights.shapes(), "", &unet)?;
+        Ok(unet)
+    }
+}
+
+/// Reads the network's tensors `PREFIX NAME`, in construction order, after checking names and shapes.
+///
+/// Attention weights under the names that diffusers used before 0.17 are read as today's.
+pub(crate) fn read_weights(file: &mut TensorFile, prefix: &str, unet: &UNetConfig) -> Result<Vec<(String, Tensor)>> {
+    let path = file.path().to_owned();
+    let stored_as: BTreeMap<String, String> =
+        file.names().into_iter().map(|name| (modern_name(&name), name)).collect();
+    check_shapes(&path, &file.shapes(), prefix, unet)?;
+    let mut weights = Vec::new();
+    for (name, shape) in unet.parameters() {
+        let full = format!("{prefix}{name}");
+        let tensor = file.read_f32(stored_as.get(&full).unwrap_or(&full))?;
+        weights.push((name, tensor.reshape(shape)?));
+    }
+    Ok(weights)
+}
+
+/// Compares the tensors whose names begin with `prefix` with the network's parameters.
+pub(crate) fn check_shapes(
+    path: &Path,
+    shapes: &BTreeMap<String, Vec<usize>>,
+    prefix: &str,
+    unet: &UNetConfig,
+) -> Result<()> {
+    let mut there: BTreeMap<String, &Vec<usize>> = shapes
+        .iter()
+        .filter_map(|(name, shape)| Some((modern_name(name.strip_prefix(prefix)?), shape)))
+        .collect();
+    let mut mismatch = WeightsMismatch::default();
+    for (name, expected) in unet.parameters() {
+        match there.remove(&name) {
+            None => mismatch.missing.push(format!("{prefix}{name}")),
+            Some(found) if fits(&name, found, &expected) => {}
+            Some(found) => mismatch.wrong.push(format!("{prefix}{name} is {found:?}, expected {expected:?}")),
+        }
+    }
+    mismatch.extra = there.into_keys().map(|name| format!("{prefix}{name}")).collect();
+    if mismatch.is_empty() { Ok(()) } else { Err(Error::Architecture { path: path.to_owned(), mismatch }) }
+}
+
+/// The same shape, or a linear layer of attention stored as the 1x1 convolution that it was in early files.
+fn fits(name: &str, found: &[usize], expected: &[usize]) -> bool {
+    found == expected || (name.contains(".attentions.") && found.strip_suffix(&[1, 1]) == Some(expected))
+}
+
+/// diffusers 0.17 renamed the four linear layers of attention.
+fn modern_name(name: &str) -> String {
+    let renamed = [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
+    let (rest, last) = name.rsplit_once('.').unwrap_or(("", name));
+    if !rest.contains("attentions.") {
+        return name.to_owned();
+    }
+    match renamed.iter().find_map(|(old, new)| Some((rest.strip_suffix(old)?.strip_suffix('.')?, new))) {
+        Some((stem, new)) => format!("{stem}.{new}.{last}"),
+        None => name.to_owned(),
+    }
+}
+
+const LOOKED_FOR: [&str; 4] =
+    ["checkpoints/step-*/ (a run)", INDEX, UNET_CONFIG, "config.json with diffusion_pytorch_model.safetensors"];
+
+pub(crate) fn not_a_model(folder: &Path, found: &'static str) -> Error {
+    Error::NotAModel { path: folder.to_owned(), found, looked_for: LOOKED_FOR.to_vec() }
+}
+
+fn find_weights(network: &Path) -> Result<PathBuf> {
+    let stem = "diffusion_pytorch_model";
+    let whole = [".safetensors", ".fp16.safetensors", ".bf16.safetensors"];
+    let candidates = whole.map(|ending| network.join(format!("{stem}{ending}")));
+    if let Some(path) = candidates.iter().find(|path| path.is_file()) {
+        return Ok(path.clone());
+    }
+    let sharded = network.join(format!("{stem}.safetensors.index.json"));
+    if sharded.is_file() {
+        let reason = "weights in several files are not read by this version; save the model as one safetensors file";
+        return Err(Error::unsupported(&sharded, reason));
+    }
+    let pickled = network.join(format!("{stem}.bin"));
+    if pickled.is_file() {
+        let reason = "pickled weights are not read by this version; save the model with safe_serialization=True";
+        return Err(Error::unsupported(&pickled, reason));
+    }
+    Err(Error::Missing { path: candidates[0].clone(), why: "it holds the network's weights" })
+}
+
+/// Refuses every pipeline that is not an unconditional one in pixel space.
+fn check_index(path: &Path) -> Result<()> {
+    let text = read_text(path)?;
+    let index: Value = serde_json::from_str(&text).map_err(|error| Error::malformed(path, error))?;
+    let Some(index) = index.as_object() else {
+        return Err(Error::malformed(path, "expected an object with `_class_name`, `unet` and `scheduler`"));
+    };
+    match index.get("_class_name") {
+        Some(Value::String(class)) if PIPELINES.contains(&class.as_str()) => {}
+        Some(Value::String(class)) => {
+            let reason = format!("pipeline {class} is not supported; supported are {}", PIPELINES.join(" and "));
+            return Err(Error::unsupported(path, reason));
+        }
+        other => return Err(Error::malformed(path, format!("`_class_name` should be a text, found {}", shown(other)))),
+    }
+    check_component(path, index.get("unet"), "unet", &["UNet2DModel"])?;
+    check_component(path, index.get("scheduler"), "scheduler", &SCHEDULERS)
+}
+
+const PIPELINES: [&str; 2] = ["DDPMPipeline", "DDIMPipeline"];
+const SCHEDULERS: [&str; 2] = ["DDPMScheduler", "DDIMScheduler"];
+
+fn check_component(path: &Path, entry: Option<&Value>, name: &str, supported: &[&str]) -> Result<()> {
+    let class = entry.and_then(|entry| match entry.as_array()?.as_slice() {
+        [Value::String(_), Value::String(class)] => Some(class),
+        _ => None,
+    });
+    let Some(class) = class else {
+        let reason = format!("`{name}` should be a library and a class, as [\"diffusers\", ...], found {}", shown(entry));
+        return Err(Error::malformed(path, reason));
+    };
+    if supported.contains(&class.as_str()) {
+        return Ok(());
+    }
+    let reason = format!("{name} {class} is not supported; supported are {}", supported.join(" and "));
+    Err(Error::unsupported(path, reason))
+}
+
+fn shown(value: Option<&Value>) -> String {
+    value.map_or_else(|| "nothing".to_owned(), Value::to_string)
+}
+
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    let bytes = fs::read(path).map_err(Error::read(path))?;
+    String::from_utf8(bytes).map_err(|error| Error::malformed(path, format!("it is not text: {error}")))
+}
+
+fn scheduler_class(json: &str) -> String {
+    let class = serde_json::from_str::<Value>(json).ok().and_then(|value| Some(value.get("_class_name")?.as_str()?.to_owned()));
+    class.unwrap_or_else(|| SCHEDULERS[0].to_owned())
+}
+
+fn index_text(scheduler_class: &str) -> String {
+    let pipeline = if scheduler_class == SCHEDULERS[1] { PIPELINES[1] } else { PIPELINES[0] };
+    format!(
+        "{{\n  \"_class_name\": \"{pipeline}\",\n  \"_diffusers_version\": \"{DIFFUSERS_VERSION}\",\n  \
+         \"scheduler\": [\n    \"diffusers\",\n    \"{scheduler_class}\"\n  ],\n  \
+         \"unet\": [\n    \"diffusers\",\n    \"UNet2DModel\"\n  ]\n}}\n"
+    )
+}
+
+const NOTE_HEAD: &str = "# Not a diffusers pipeline
+
+`unet/` loads as diffusers' `UNet2DModel`, but no pipeline of diffusers makes this model's images:
+
+";
+
+fn note_text(reasons: &[String]) -> String {
+    let lines: BTreeSet<String> = reasons.iter().map(|reason| format!("- {}\n", reason.replace('\n', " "))).collect();
+    lines.into_iter().fold(NOTE_HEAD.to_owned(), |text, line| text + &line)
+}
+
+fn read_note(folder: &Path) -> Result<Vec<String>> {
+    let path = folder.join(NOTE);
+    if !path.is_file() {
+        return Ok(Vec::new());
+    }
+    Ok(read_text(&path)?.lines().filter_map(|line| line.strip_prefix("- ")).map(str::to_owned).collect())
+}
