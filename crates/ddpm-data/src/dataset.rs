@@ -9,6 +9,8 @@ use crate::{Error, Result};
 /// The parts of a data set.
 #[derive(Debug, Clone)]
 pub struct Splits {
+    /// Where it was found: a folder, or words that say that it is inside the program.
+    pub origin: String,
     /// What training sees.
     pub train: Dataset,
     /// What the held-out loss is measured on, where the source has such a part.

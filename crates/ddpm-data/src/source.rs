@@ -23,6 +23,8 @@ pub enum DataSpec {
 
 /// Where Debian's packages `dataset-*` put data sets.
 const SYSTEM: &str = "/usr/share/datasets";
+/// Where the digits are.
+const INSIDE: &str = "inside the program";
 /// The two parts of a data set, and what their files' names begin with.
 const PARTS: [(&str, &str); 2] = [("train", "train"), ("test", "t10k")];
 /// The first ten training labels of each data set in MNIST's format, by which one is known from another.
@@ -179,7 +181,7 @@ fn digits() -> Result<Splits> {
             let labels =
                 include_bytes!(concat!("../digits/", $prefix, "-labels-idx1-ubyte.gz")).as_slice();
             let spec = DataSpec::Digits;
-            let place = |file: &str| Path::new("(inside the program)").join(file);
+            let place = |file: &str| Path::new(INSIDE).join(file);
             let images = idx::images_from(
                 images,
                 &place(concat!($prefix, "-images")),

@@ -1,0 +1,41 @@
+//! `cargo xtask data`: asks ddpm-data where a data set is, through its example `find`.
+
+use crate::Usage;
+
+/// What cargo is told: `[NAME] [--data-dir DIR]` as a command line of the example.
+pub(crate) fn cargo_arguments(typed: &[String]) -> Result<Vec<String>, Usage> {
+    let mut names = Vec::new();
+    let mut words = typed.iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--data-dir" if words.next().is_none() => {
+                return Err(Usage("`--data-dir` needs a folder".to_owned()));
+            }
+            "--data-dir" => {}
+            flag if flag.starts_with('-') => return Err(Usage(format!("unknown flag `{flag}`"))),
+            name => names.push(name),
+        }
+    }
+    if names.len() > 1 {
+        return Err(Usage(format!(
+            "one data set at a time, found `{}`",
+            names.join(" ")
+        )));
+    }
+    // Release, because training is: its dependencies are then built once.
+    let run = [
+        "run",
+        "--quiet",
+        "--release",
+        "--package",
+        "ddpm-data",
+        "--example",
+        "find",
+        "--",
+    ];
+    Ok(run
+        .map(str::to_owned)
+        .into_iter()
+        .chain(typed.iter().cloned())
+        .collect())
+}

@@ -1,0 +1,146 @@
+//! `cargo xtask`: spawns cargo and the programs; holds no logic of the product.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program speaks to the person who started it"
+)]
+
+mod cargo;
+mod ci;
+mod data;
+mod train;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  train [PRESET] [-- FLAGS]   build in release, then train; no PRESET: digits
+                              FLAGS are those of ddpm-train (cargo xtask train -- --help)
+  data [NAME] [--data-dir DIR]
+                              say where a data set is found, or how to get it; no NAME: all of them
+                              (status 1: not found)
+  ci                          every check, cheapest first: format, lints, tests, documentation
+  help                        this text
+
+examples
+  cargo xtask train
+  cargo xtask train fashion-mnist -- --minutes 20
+  cargo xtask train digits -- --out runs/second --seed 1
+  cargo xtask data fashion-mnist
+";
+
+/// What a person typed that no command understands.
+#[derive(Debug, PartialEq, Eq)]
+struct Usage(String);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+        Err(Usage(message)) => {
+            eprintln!("error: {message}\n\n{HELP}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Outer error: wrong usage. Inner: what was asked for failed.
+fn run(arguments: &[String]) -> Result<anyhow::Result<ExitCode>, Usage> {
+    let Some((command, rest)) = arguments.split_first() else {
+        return Err(Usage("no command given".to_owned()));
+    };
+    match command.as_str() {
+        "train" => Ok(cargo::become_cargo(&train::cargo_arguments(rest)?)),
+        "data" => Ok(cargo::become_cargo(&data::cargo_arguments(rest)?)),
+        "ci" if rest.is_empty() => Ok(ci::run()),
+        "ci" => Err(Usage(format!(
+            "`ci` takes no arguments, found `{}`",
+            rest.join(" ")
+        ))),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(Ok(ExitCode::SUCCESS))
+        }
+        other => Err(Usage(format!("unknown command `{other}`"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[track_caller]
+    fn check_usage(line: &str, expected: &str) {
+        match run(&words(line)) {
+            Err(Usage(message)) => assert_eq!(message, expected),
+            Ok(_) => panic!("`{line}` was accepted"),
+        }
+    }
+
+    #[test]
+    fn wrong_usage_says_what_was_typed() {
+        check_usage("", "no command given");
+        check_usage("trian", "unknown command `trian`");
+        check_usage("ci fast", "`ci` takes no arguments, found `fast`");
+        check_usage(
+            "train digits --minutes 5",
+            "`--minutes` is no preset; flags of ddpm-train follow `--`: cargo xtask train digits -- --minutes 5",
+        );
+        check_usage(
+            "train a b",
+            "`b` is one preset too many; flags of ddpm-train follow `--`: cargo xtask train a -- b",
+        );
+        check_usage(
+            "data mnist digits",
+            "one data set at a time, found `mnist digits`",
+        );
+        check_usage("data --data-dir", "`--data-dir` needs a folder");
+        check_usage("data --where mnist", "unknown flag `--where`");
+    }
+
+    #[test]
+    fn training_runs_the_preset_asked_for() {
+        let run = "run --release --package ddpm-train --";
+        for (typed, expected) in [
+            ("", "--preset digits"),
+            ("fashion-mnist", "--preset fashion-mnist"),
+            ("-- --minutes 5", "--preset digits --minutes 5"),
+            ("mnist -- --seed 1 -- x", "--preset mnist --seed 1 -- x"),
+            (
+                "-- --config my.toml --steps 3",
+                "--config my.toml --steps 3",
+            ),
+            ("-- --config=my.toml", "--config=my.toml"),
+            ("-- --preset mnist", "--preset mnist"),
+            ("-- --list-presets", "--list-presets"),
+            ("-- --help", "--help"),
+        ] {
+            assert_eq!(
+                train::cargo_arguments(&words(typed)),
+                Ok(words(&format!("{run} {expected}"))),
+                "{typed}"
+            );
+        }
+    }
+
+    #[test]
+    fn finding_data_passes_name_and_folder_on() {
+        let run = "run --release --package ddpm-data --example find --";
+        for typed in ["", "mnist", "mnist --data-dir d", "--data-dir d"] {
+            assert_eq!(
+                data::cargo_arguments(&words(typed)),
+                Ok(words(&format!("{run} {typed}"))),
+                "{typed}"
+            );
+        }
+    }
+}
