@@ -1,0 +1,90 @@
+//! What can go wrong on the way from noise to image, and in a scheduler's configuration.
+
+/// The result of everything in this crate that can fail.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Every failure names the thing, its value and what was expected.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The mathematics, the network or the source of noise failed.
+    #[error(transparent)]
+    Core(#[from] ddpm_core::Error),
+    /// A setting of a walk is impossible.
+    #[error("{name} is {value}, expected {expected}")]
+    Setting {
+        /// The name of the setting.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// What would have been right.
+        expected: &'static str,
+    },
+    /// The network answered with another shape than it was asked about.
+    #[error("the network was given {given:?} and returned {returned:?}, expected the same shape")]
+    OutputShape {
+        /// The shape of x_t.
+        given: Vec<usize>,
+        /// The shape of the output.
+        returned: Vec<usize>,
+    },
+    /// The noise has another shape than the images.
+    #[error("draw {draw} of noise has shape {got:?}, expected {expected:?}")]
+    NoiseShape {
+        /// How many draws came before.
+        draw: usize,
+        /// The shape of the noise.
+        got: Vec<usize>,
+        /// The shape of the images.
+        expected: Vec<usize>,
+    },
+    /// Clipping ranges for another number of channels.
+    #[error("clipping has ranges for {ranges} channels, but the images have {channels}")]
+    ClipChannels {
+        /// The number of ranges.
+        ranges: usize,
+        /// The number of channels.
+        channels: usize,
+    },
+    /// A sampler nobody knows.
+    #[error("unknown sampler `{name}`, expected one of: {known}")]
+    UnknownSampler {
+        /// The name.
+        name: String,
+        /// The names that exist.
+        known: String,
+    },
+    /// A scheduler configuration that is not JSON.
+    #[error("scheduler configuration: {0}")]
+    Json(#[source] serde_json::Error),
+    /// A key that no scheduler of ours has.
+    #[error("scheduler configuration: unknown key `{key}` for {class}")]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// The scheduler's class.
+        class: &'static str,
+    },
+    /// A key with a value that cannot be used.
+    #[error("scheduler configuration: `{key}` is {value}, expected {expected}")]
+    Value {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What would have been right.
+        expected: String,
+    },
+    /// Something that diffusers' scheduler configuration has no words for.
+    #[error("diffusers' scheduler configuration cannot express {what}")]
+    Inexpressible {
+        /// What it is.
+        what: &'static str,
+    },
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Error::Core(error.into())
+    }
+}
