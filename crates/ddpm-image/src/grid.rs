@@ -1,0 +1,211 @@
+//! Many pictures on one sheet: grids of samples, strips of moments.
+
+use crate::{Error, Picture, Result};
+
+/// Pixels between the pictures of a grid, and around them.
+pub const GRID_PADDING: usize = 2;
+
+/// Grey level between pictures: visible beside black and white backgrounds alike.
+pub const GRID_BACKGROUND: u8 = 64;
+
+/// The pictures in reading order on a sheet ceil(√N) wide.
+///
+/// # Errors
+/// [`Error::NoPictures`], [`Error::UnequalPictures`].
+pub fn grid(pictures: &[Picture]) -> Result<Picture> {
+    let root = pictures.len().isqrt();
+    let columns = root + usize::from(root * root < pictures.len());
+    grid_with_columns(pictures, columns.max(1))
+}
+
+/// The pictures in reading order on a sheet of so many columns, or fewer if there are fewer.
+///
+/// # Errors
+/// [`Error::NoPictures`], [`Error::NoColumns`], [`Error::UnequalPictures`].
+pub fn grid_with_columns(pictures: &[Picture], columns: usize) -> Result<Picture> {
+    let Some(first) = pictures.first() else {
+        return Err(Error::NoPictures("a grid"));
+    };
+    if columns == 0 {
+        return Err(Error::NoColumns);
+    }
+    check_equal(first, pictures)?;
+    let columns = columns.min(pictures.len());
+    let rows = pictures.len().div_ceil(columns);
+    let (cell_width, cell_height) = (first.width() + GRID_PADDING, first.height() + GRID_PADDING);
+    let width = columns * cell_width + GRID_PADDING;
+    let height = rows * cell_height + GRID_PADDING;
+    let mut sheet = Picture::filled(width, height, first.channels(), GRID_BACKGROUND)?;
+    for (index, picture) in pictures.iter().enumerate() {
+        let left = GRID_PADDING + index % columns * cell_width;
+        let top = GRID_PADDING + index / columns * cell_height;
+        sheet.paste(picture, left, top);
+    }
+    Ok(sheet)
+}
+
+/// Time from left to right: `moments[k][i]` is image i at moment k, and stands in row i, column k.
+///
+/// # Errors
+/// [`Error::NoPictures`], [`Error::UnequalMoments`], [`Error::UnequalPictures`].
+pub fn strip(moments: &[Vec<Picture>]) -> Result<Picture> {
+    let rows = moments.first().map_or(0, Vec::len);
+    if rows == 0 {
+        return Err(Error::NoPictures("a strip"));
+    }
+    if let Some((moment, given)) = moments
+        .iter()
+        .map(Vec::len)
+        .enumerate()
+        .find(|&(_, given)| given != rows)
+    {
+        return Err(Error::UnequalMoments {
+            moment,
+            given,
+            expected: rows,
+        });
+    }
+    let reading_order = (0..rows).flat_map(|row| moments.iter().map(move |moment| &moment[row]));
+    grid_with_columns(&reading_order.cloned().collect::<Vec<_>>(), moments.len())
+}
+
+fn check_equal(first: &Picture, pictures: &[Picture]) -> Result<()> {
+    let kind = |picture: &Picture| (picture.width(), picture.height(), picture.channels());
+    let (first_width, first_height, first_channels) = kind(first);
+    match pictures
+        .iter()
+        .enumerate()
+        .find(|(_, picture)| kind(picture) != kind(first))
+    {
+        None => Ok(()),
+        Some((index, picture)) => {
+            let (width, height, channels) = kind(picture);
+            Err(Error::UnequalPictures {
+                index,
+                width,
+                height,
+                channels,
+                first_width,
+                first_height,
+                first_channels,
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn level(width: usize, height: usize, channels: usize, level: u8) -> Picture {
+        Picture::filled(width, height, channels, level).unwrap()
+    }
+
+    #[test]
+    fn a_grid_is_the_rounded_up_root_wide() {
+        let sizes = [
+            (1, 1, 1),
+            (2, 2, 1),
+            (3, 2, 2),
+            (4, 2, 2),
+            (5, 3, 2),
+            (9, 3, 3),
+            (10, 4, 3),
+            (64, 8, 8),
+            (65, 9, 8),
+        ];
+        for (n, columns, rows) in sizes {
+            let sheet = grid(&vec![level(6, 4, 3, 9); n]).unwrap();
+            assert_eq!(
+                (sheet.width(), sheet.height()),
+                (columns * 8 + 2, rows * 6 + 2),
+                "{n}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_grid_pixel_by_pixel() {
+        let pictures = [
+            Picture::new(2, 1, 1, vec![1, 2]).unwrap(),
+            Picture::new(2, 1, 1, vec![3, 4]).unwrap(),
+            Picture::new(2, 1, 1, vec![5, 6]).unwrap(),
+        ];
+        let b = GRID_BACKGROUND;
+        let empty = [b; 10];
+        let rows = [
+            empty,
+            empty,
+            [b, b, 1, 2, b, b, 3, 4, b, b],
+            empty,
+            empty,
+            [b, b, 5, 6, b, b, b, b, b, b],
+            empty,
+            empty,
+        ];
+        assert_eq!(grid(&pictures).unwrap().pixels(), rows.concat());
+        let column = grid_with_columns(&pictures, 1).unwrap();
+        assert_eq!((column.width(), column.height()), (6, 11));
+        let row = grid_with_columns(&pictures, 7).unwrap();
+        assert_eq!((row.width(), row.height()), (14, 5));
+    }
+
+    #[test]
+    fn colour_stays_with_its_pixel() {
+        let pictures = [
+            Picture::new(1, 1, 3, vec![1, 2, 3]).unwrap(),
+            Picture::new(1, 1, 3, vec![4, 5, 6]).unwrap(),
+        ];
+        let sheet = grid(&pictures).unwrap();
+        assert_eq!((sheet.width(), sheet.height(), sheet.channels()), (8, 5, 3));
+        assert_eq!(sheet.pixels()[(2 * 8 + 2) * 3..][..3], [1, 2, 3]);
+        assert_eq!(sheet.pixels()[(2 * 8 + 5) * 3..][..3], [4, 5, 6]);
+    }
+
+    #[test]
+    fn a_strip_has_a_row_an_image_and_a_column_a_moment() {
+        let moments: Vec<Vec<Picture>> = (0..3u8)
+            .map(|moment| {
+                (0..2u8)
+                    .map(|image| level(6, 4, 1, 10 * image + moment))
+                    .collect()
+            })
+            .collect();
+        let sheet = strip(&moments).unwrap();
+        assert_eq!((sheet.width(), sheet.height()), (3 * 8 + 2, 2 * 6 + 2));
+        for (image, moment) in [(0, 0), (0, 2), (1, 1)] {
+            let place = (2 + image * 6) * sheet.width() + 2 + moment * 8;
+            assert_eq!(sheet.pixels()[place], (10 * image + moment) as u8);
+        }
+    }
+
+    #[track_caller]
+    fn check_error(result: Result<Picture>, expected: &str) {
+        assert_eq!(result.unwrap_err().to_string(), expected);
+    }
+
+    #[test]
+    fn what_cannot_be_a_sheet_is_refused() {
+        check_error(grid(&[]), "a grid needs at least one picture");
+        check_error(strip(&[]), "a strip needs at least one picture");
+        check_error(strip(&[vec![]]), "a strip needs at least one picture");
+        check_error(
+            grid_with_columns(&[level(1, 1, 1, 0)], 0),
+            "a grid needs at least 1 column",
+        );
+        check_error(
+            grid(&[level(6, 4, 1, 0), level(6, 4, 1, 0), level(4, 6, 1, 0)]),
+            "picture 2 is 4x6 with 1 channels (width x height), picture 0 is 6x4 with 1: \
+             one grid holds pictures of one kind",
+        );
+        check_error(
+            grid(&[level(6, 4, 1, 0), level(6, 4, 3, 0)]),
+            "picture 1 is 6x4 with 3 channels (width x height), picture 0 is 6x4 with 1: \
+             one grid holds pictures of one kind",
+        );
+        check_error(
+            strip(&[vec![level(1, 1, 1, 0)], vec![]]),
+            "moment 1 of the strip has 0 pictures, moment 0 has 1",
+        );
+    }
+}
