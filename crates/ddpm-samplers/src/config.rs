@@ -3,6 +3,7 @@
 use crate::{Clip, DdimSettings, Error, Process, Result, Sampler, SamplerKind};
 use ddpm_core::{Prediction, Schedule, Spacing, Variance};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// The version of diffusers whose files these are: written as `_diffusers_version`.
 const DIFFUSERS_VERSION: &str = "0.42.1";
@@ -14,25 +15,25 @@ pub enum Betas {
     /// `linear`: [`Schedule::linear`].
     Linear {
         /// `beta_start`.
-        beta_1: f64,
+        start: f64,
         /// `beta_end`.
-        beta_t_max: f64,
+        end: f64,
     },
     /// `scaled_linear`: [`Schedule::scaled_linear`].
     ScaledLinear {
         /// `beta_start`.
-        beta_1: f64,
+        start: f64,
         /// `beta_end`.
-        beta_t_max: f64,
+        end: f64,
     },
     /// `squaredcos_cap_v2`: [`Schedule::cosine`].
     Cosine,
     /// `sigmoid`: [`Schedule::sigmoid`]; `DDPMScheduler` alone knows it.
     Sigmoid {
         /// `beta_start`.
-        beta_1: f64,
+        start: f64,
         /// `beta_end`.
-        beta_t_max: f64,
+        end: f64,
     },
     /// `laplace`: [`Schedule::laplace`]; `DDPMScheduler` alone knows it.
     Laplace,
@@ -70,16 +71,15 @@ impl SchedulerConfig {
     /// The configuration of a network trained here: a `DDPMScheduler` with trailing spacing.
     ///
     /// # Errors
-    /// When the betas make no schedule of `steps` steps, or diffusers has no words for the prediction
-    /// ([`Prediction::PosteriorMean`]) or the clipping ([`Clip::PerChannel`]).
+    /// When the betas make no schedule of `steps` steps, or the file has no words for the clipping: for
+    /// [`Clip::PerChannel`] write [`Clip::None`] and set the clip of the [`Process`] where the range of the data is known.
     pub fn ddpm(
-        steps: usize,
         betas: Betas,
+        steps: usize,
         prediction: Prediction,
         variance: Variance,
         clip: Clip,
     ) -> Result<Self> {
-        prediction_word(prediction)?;
         if matches!(clip, Clip::PerChannel(_)) {
             return Err(Error::Inexpressible {
                 what: "clipping that differs between channels",
@@ -145,10 +145,10 @@ impl SchedulerConfig {
 
     /// `scheduler_config.json`, its keys in order as diffusers writes them.
     pub fn to_json(&self) -> String {
-        let (word, beta_1, beta_t_max) = match self.betas {
-            Betas::Linear { beta_1, beta_t_max } => ("linear", beta_1, beta_t_max),
-            Betas::ScaledLinear { beta_1, beta_t_max } => ("scaled_linear", beta_1, beta_t_max),
-            Betas::Sigmoid { beta_1, beta_t_max } => ("sigmoid", beta_1, beta_t_max),
+        let (word, start, end) = match self.betas {
+            Betas::Linear { start, end } => ("linear", start, end),
+            Betas::ScaledLinear { start, end } => ("scaled_linear", start, end),
+            Betas::Sigmoid { start, end } => ("sigmoid", start, end),
             Betas::Cosine => ("squaredcos_cap_v2", BETA_START, BETA_END),
             Betas::Laplace => ("laplace", BETA_START, BETA_END),
             Betas::Trained(_) => ("linear", BETA_START, BETA_END),
@@ -167,32 +167,35 @@ impl SchedulerConfig {
             Spacing::Linspace => ("linspace", 0),
             Spacing::Trailing => ("trailing", 0),
         };
-        let mut file = json!({
-            "_class_name": class_name(self.class),
-            "_diffusers_version": DIFFUSERS_VERSION,
-            "num_train_timesteps": self.steps,
-            "beta_start": beta_1,
-            "beta_end": beta_t_max,
-            "beta_schedule": word,
-            "trained_betas": trained,
-            "rescale_betas_zero_snr": self.zero_terminal_snr,
-            "prediction_type": word_of(&PREDICTIONS, self.prediction),
-            "clip_sample": self.clip != Clip::None,
-            "clip_sample_range": range,
-            "thresholding": false,
-            "dynamic_thresholding_ratio": 0.995,
-            "sample_max_value": 1.0,
-            "timestep_spacing": spacing,
-            "steps_offset": offset,
-        });
+        let mut file = BTreeMap::from([
+            ("_class_name", json!(class_name(self.class))),
+            ("_diffusers_version", json!(DIFFUSERS_VERSION)),
+            ("num_train_timesteps", json!(self.steps)),
+            ("beta_start", json!(start)),
+            ("beta_end", json!(end)),
+            ("beta_schedule", json!(word)),
+            ("trained_betas", json!(trained)),
+            ("rescale_betas_zero_snr", json!(self.zero_terminal_snr)),
+            (
+                "prediction_type",
+                json!(word_of(&PREDICTIONS, self.prediction)),
+            ),
+            ("clip_sample", json!(self.clip != Clip::None)),
+            ("clip_sample_range", json!(range)),
+            ("thresholding", json!(false)),
+            ("dynamic_thresholding_ratio", json!(0.995)),
+            ("sample_max_value", json!(1.0)),
+            ("timestep_spacing", json!(spacing)),
+            ("steps_offset", json!(offset)),
+        ]);
         // Each class has one key of its own; the other class's is written where it would be missed.
         if self.class == SamplerKind::Ddpm || self.variance != Variance::FixedSmall {
-            file["variance_type"] = json!(word_of(&VARIANCES, self.variance));
+            file.insert("variance_type", json!(word_of(&VARIANCES, self.variance)));
         }
         if self.class == SamplerKind::Ddim || !self.set_alpha_to_one {
-            file["set_alpha_to_one"] = json!(self.set_alpha_to_one);
+            file.insert("set_alpha_to_one", json!(self.set_alpha_to_one));
         }
-        format!("{file:#}\n")
+        format!("{:#}\n", json!(file))
     }
 
     /// The schedule of training.
@@ -201,15 +204,9 @@ impl SchedulerConfig {
     /// When the betas make no schedule; not for a configuration that was read or made without an error.
     pub fn schedule(&self) -> Result<Schedule> {
         let schedule = match &self.betas {
-            Betas::Linear { beta_1, beta_t_max } => {
-                Schedule::linear(self.steps, *beta_1, *beta_t_max)
-            }
-            Betas::ScaledLinear { beta_1, beta_t_max } => {
-                Schedule::scaled_linear(self.steps, *beta_1, *beta_t_max)
-            }
-            Betas::Sigmoid { beta_1, beta_t_max } => {
-                Schedule::sigmoid(self.steps, *beta_1, *beta_t_max)
-            }
+            Betas::Linear { start, end } => Schedule::linear(self.steps, *start, *end),
+            Betas::ScaledLinear { start, end } => Schedule::scaled_linear(self.steps, *start, *end),
+            Betas::Sigmoid { start, end } => Schedule::sigmoid(self.steps, *start, *end),
             Betas::Cosine => Schedule::cosine(self.steps),
             Betas::Laplace => Schedule::laplace(self.steps),
             Betas::Trained(betas) if betas.len() != self.steps => {
@@ -289,6 +286,16 @@ impl SchedulerConfig {
         self.zero_terminal_snr
     }
 
+    /// Why diffusers cannot sample with this file, in words for whoever opens it; `None` when it can.
+    pub fn beyond_diffusers(&self) -> Option<&'static str> {
+        match self.prediction {
+            Prediction::PosteriorMean => Some(
+                "the network predicts posterior means, for which diffusers has no prediction_type",
+            ),
+            _ => None,
+        }
+    }
+
     /// What the network outputs.
     pub fn prediction(&self) -> Prediction {
         self.prediction
@@ -319,10 +326,12 @@ impl SchedulerConfig {
 const BETA_START: f64 = 0.0001;
 const BETA_END: f64 = 0.02;
 
-const PREDICTIONS: [(&str, Prediction); 3] = [
+/// `posterior_mean` is our word: diffusers has none, and stops with its own message instead of sampling wrongly.
+const PREDICTIONS: [(&str, Prediction); 4] = [
     ("epsilon", Prediction::Noise),
     ("sample", Prediction::Original),
     ("v_prediction", Prediction::Velocity),
+    ("posterior_mean", Prediction::PosteriorMean),
 ];
 
 /// The first word of each variance is the one that is written. diffusers' other words: `fixed_small_log` comes to the same as
@@ -334,16 +343,16 @@ const VARIANCES: [(&str, Variance); 3] = [
 ];
 
 fn read_betas(keys: &mut Keys, steps: usize) -> Result<Betas> {
-    let beta_1 = keys.number("beta_start", BETA_START)?;
-    let beta_t_max = keys.number("beta_end", BETA_END)?;
+    let start = keys.number("beta_start", BETA_START)?;
+    let end = keys.number("beta_end", BETA_END)?;
     let named = keys.word(
         "beta_schedule",
-        Some(Betas::Linear { beta_1, beta_t_max }),
+        Some(Betas::Linear { start, end }),
         &[
-            ("linear", Betas::Linear { beta_1, beta_t_max }),
-            ("scaled_linear", Betas::ScaledLinear { beta_1, beta_t_max }),
+            ("linear", Betas::Linear { start, end }),
+            ("scaled_linear", Betas::ScaledLinear { start, end }),
             ("squaredcos_cap_v2", Betas::Cosine),
-            ("sigmoid", Betas::Sigmoid { beta_1, beta_t_max }),
+            ("sigmoid", Betas::Sigmoid { start, end }),
             ("laplace", Betas::Laplace),
         ],
     )?;
@@ -467,12 +476,6 @@ fn class_name(class: SamplerKind) -> &'static str {
         SamplerKind::Ddpm => "DDPMScheduler",
         SamplerKind::Ddim => "DDIMScheduler",
     }
-}
-
-fn prediction_word(prediction: Prediction) -> Result<&'static str> {
-    word_of(&PREDICTIONS, prediction).ok_or(Error::Inexpressible {
-        what: "a network that predicts posterior means",
-    })
 }
 
 fn word_of<T: PartialEq>(words: &[(&'static str, T)], meaning: T) -> Option<&'static str> {

@@ -3,10 +3,10 @@
 use crate::process::{Process, Step, draw};
 use crate::{Error, Result};
 use candle_core::Tensor;
-use ddpm_core::{Denoiser, NoiseSource, Timestep, eps_from_x_0};
+use ddpm_core::{Denoiser, NoiseSource, Schedule, Timestep, eps_from_x_0};
 
 /// The settings of a DDIM walk, as diffusers' `DDIMScheduler` has them.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DdimSettings {
     /// How much of the ancestral noise is drawn, in 0..=1: 0 is deterministic, 1 has the variance beta-tilde_t
     /// (equation 16 of Song et al. 2021).
@@ -15,6 +15,24 @@ pub struct DdimSettings {
     pub direction: Direction,
     /// alpha-bar of the image after the last step: 1, or alpha-bar_1 of training for files with `set_alpha_to_one: false`.
     pub alpha_bar_end: f64,
+    /// The level that each step goes down to.
+    pub landing: Landing,
+}
+
+/// The level alpha-bar_{t-1} in equation 12.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Landing {
+    /// That of the walk's next step, which is where the next step takes off.
+    NextStep,
+    /// That of a fixed number of training steps earlier, as diffusers' `DDIMScheduler` computes it: wrong by a little when
+    /// spacing is linspace or T is no multiple of the number of steps, and needed to get its images there. See
+    /// [`DdimSettings::landing_as_diffusers`].
+    Stride {
+        /// The schedule of training.
+        training: Schedule,
+        /// floor(T / the number of steps of the walk).
+        stride: usize,
+    },
 }
 
 /// Where the noise in equation 12 comes from when x_0-hat was clipped; without clipping both are the same.
@@ -33,6 +51,19 @@ impl DdimSettings {
             eta,
             direction: Direction::AsPredicted,
             alpha_bar_end: 1.0,
+            landing: Landing::NextStep,
+        }
+    }
+
+    /// The same with [`Landing::Stride`], for a walk over `steps` of the steps of `training`.
+    pub fn landing_as_diffusers(self, training: &Schedule, steps: usize) -> Self {
+        let stride = training.steps() / steps.max(1);
+        DdimSettings {
+            landing: Landing::Stride {
+                training: training.clone(),
+                stride,
+            },
+            ..self
         }
     }
 }
@@ -104,9 +135,7 @@ impl Ddim<'_> {
             }
             Direction::FromClipped => eps_from_x_0(schedule, &self.x, &answer.t, &x_0_hat)?,
         };
-        let alpha_bar_after = t
-            .previous()
-            .map_or(self.settings.alpha_bar_end, |t| schedule.alpha_bar(t));
+        let alpha_bar_after = self.settings.alpha_bar_after(schedule, t);
         let variance = self.settings.eta.powi(2) * variance(schedule.alpha_bar(t), alpha_bar_after);
         let direction = (1.0 - alpha_bar_after - variance).max(0.0).sqrt();
         let mut x = ((&x_0_hat * alpha_bar_after.sqrt())? + (eps * direction)?)?;
@@ -125,6 +154,20 @@ impl Ddim<'_> {
 }
 
 impl DdimSettings {
+    /// alpha-bar of the level that the step t of `schedule` goes down to.
+    fn alpha_bar_after(&self, schedule: &Schedule, t: Timestep) -> f64 {
+        match &self.landing {
+            Landing::NextStep => t
+                .previous()
+                .map_or(self.alpha_bar_end, |t| schedule.alpha_bar(t)),
+            Landing::Stride { training, stride } => {
+                let before = (schedule.network_time(t) as usize).checked_sub(*stride);
+                let before = before.and_then(|time| training.timestep_at_network_time(time));
+                before.map_or(self.alpha_bar_end, |t| training.alpha_bar(t))
+            }
+        }
+    }
+
     fn check(&self) -> Result<()> {
         let unit = |name, value: f64| match (0.0..=1.0).contains(&value) {
             true => Ok(()),

@@ -10,7 +10,7 @@ mod sampler;
 
 pub use ancestral::{Ancestral, ancestral};
 pub use config::{Betas, SchedulerConfig};
-pub use ddim::{Ddim, DdimSettings, Direction, ddim, ddim_with};
+pub use ddim::{Ddim, DdimSettings, Direction, Landing, ddim, ddim_with};
 pub use ddim_inversion::{DdimInversion, ddim_inversion};
 pub use error::{Error, Result};
 pub use process::{Clip, Process, Step, Walk};

@@ -17,7 +17,7 @@ pub enum SamplerKind {
 }
 
 /// A sampler with all its settings.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Sampler {
     /// [`ancestral`] with this variance.
@@ -35,22 +35,17 @@ impl Sampler {
         x_t_last: &Tensor,
         noise: &'a mut dyn NoiseSource,
     ) -> Walk<'a> {
-        match *self {
+        match self {
             Sampler::Ancestral(variance) => {
-                Box::new(ancestral(process, variance, denoiser, x_t_last, noise))
+                Box::new(ancestral(process, *variance, denoiser, x_t_last, noise))
             }
-            Sampler::Ddim(settings) => {
-                Box::new(ddim_with(process, settings, denoiser, x_t_last, noise))
-            }
-        }
-    }
-
-    /// How many draws of noise a walk over `steps` steps makes: what a file of step noise must hold.
-    pub fn draws(&self, steps: usize) -> usize {
-        match *self {
-            Sampler::Ddim(DdimSettings { eta: 0.0, .. }) => 0,
-            // At an end that is not clean, the last step draws too unless it starts there; see `DdimSettings::alpha_bar_end`.
-            Sampler::Ancestral(_) | Sampler::Ddim(_) => steps.saturating_sub(1),
+            Sampler::Ddim(settings) => Box::new(ddim_with(
+                process,
+                settings.clone(),
+                denoiser,
+                x_t_last,
+                noise,
+            )),
         }
     }
 }
