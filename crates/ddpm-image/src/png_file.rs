@@ -335,7 +335,7 @@ mod tests {
             );
         }
         encode_png(&grey(), &[(&"k".repeat(79), String::new())]).unwrap();
-        let message = encode_png(&grey(), &[("seed", "1\02".to_string())])
+        let message = encode_png(&grey(), &[("seed", "1\0".to_string())])
             .unwrap_err()
             .to_string();
         assert_eq!(
