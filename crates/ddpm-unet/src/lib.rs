@@ -1,0 +1,62 @@
+//! The network, configured and named as diffusers' UNet2DModel.
+//!
+//! A [`UNetConfig`] is diffusers' `unet/config.json`; [`initialise`] draws first weights, or they come by diffusers'
+//! names from a file; [`UNet`] is the two together and a [`ddpm_core::Denoiser`].
+//!
+//! ```text
+//!  x_t ─ conv_in ─ down_blocks.0 ─ halve ─ ... ─ down_blocks.n ─ mid_block ─ up_blocks.0 ─ double ─ ... ─ up_blocks.n ─ conv_out
+//!                        └───────────── every state is remembered and joined on the way up ──────────────┘
+//!  time ─ sinusoids ─ time_embedding ─ added in (or scaling and shifting) every residual block
+//! ```
+//!
+//! | what | where |
+//! |---|---|
+//! | keys, defaults, checks, JSON | `config` |
+//! | layers, names, shapes, construction order | `architecture` |
+//! | what is computed, said once | `walk` |
+//! | the walk that computes, by ddpm-kernels | `compute` |
+//! | the walk that counts bytes | `memory` |
+//! | sinusoids, in three conventions | `time_embedding` |
+//! | dropout with an address | `dropout` |
+//! | first weights as Ho's or PyTorch's | `initialisation` |
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use ddpm_unet::{Initialisation, UNet, UNetConfig, UNetSettings, initialise};
+//!
+//! # fn main() -> ddpm_unet::Result<()> {
+//! assert_eq!(UNetConfig::ddpm_cifar10().parameter_count(), 35_746_307);
+//!
+//! // A small one: two levels, attention in the second.
+//! let settings = UNetSettings { in_channels: 1, out_channels: 1, norm_num_groups: 4, ..UNetSettings::ho() };
+//! let config = UNetConfig::new(settings.with_levels(&[(8, false), (16, true)]))?;
+//! let weights = initialise(&config, Initialisation::Ho, 17, &Device::Cpu)?;
+//! let network = UNet::new(&config, &weights)?;
+//!
+//! let x_t = Tensor::zeros((2, 1, 4, 6), DType::F32, &Device::Cpu)?;
+//! let eps = network.forward(&x_t, &[999.0, 0.0])?;
+//! assert_eq!(eps.dims(), [2, 1, 4, 6]);
+//! # Ok(())
+//! # }
+//! ```
+
+mod architecture;
+mod compute;
+mod config;
+mod dropout;
+mod error;
+mod initialisation;
+mod memory;
+mod time_embedding;
+mod unet;
+mod walk;
+
+pub use config::{
+    DIFFUSERS_VERSION, DownBlock, DownsamplePadding, SampleSize, TimeScaleShift, UNetConfig,
+    UNetSettings, UpBlock,
+};
+pub use dropout::DropoutAddress;
+pub use error::{Error, Result, WeightsMismatch};
+pub use initialisation::{Initialisation, initialise};
+pub use memory::{MemoryEstimate, Use};
+pub use unet::{NamedTensors, UNet};

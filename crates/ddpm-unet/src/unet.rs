@@ -1,0 +1,227 @@
+//! The network with its weights: what it is made from, and its two calls, with and without dropout.
+
+use std::collections::{BTreeMap, HashMap};
+
+use candle_core::{DType, Tensor};
+
+use crate::architecture::Architecture;
+use crate::compute::Compute;
+use crate::dropout::{Dropout, check_address};
+use crate::error::WeightsMismatch;
+use crate::time_embedding::TimeEmbedding;
+use crate::{DropoutAddress, Error, Result, UNetConfig, walk};
+
+/// DDPM's U-Net: x_t and the time in, what it was trained to predict out.
+#[derive(Clone)]
+pub struct UNet {
+    config: UNetConfig,
+    network: Architecture,
+    time: TimeEmbedding,
+    weights: Vec<Tensor>,
+}
+
+impl UNet {
+    /// Builds the network from tensors by name, as diffusers' files name them.
+    ///
+    /// The tensors are used as they are: those of a `Var` get gradients and follow its changes, detached ones cost
+    /// no graph.
+    ///
+    /// # Errors
+    /// [`Error::Weights`], which names every tensor that is missing, extra, of the wrong shape or not f32.
+    pub fn new(config: &UNetConfig, weights: &(impl NamedTensors + ?Sized)) -> Result<Self> {
+        let network = Architecture::new(config);
+        let weights = matched(&network, weights)?;
+        Ok(Self {
+            config: config.clone(),
+            time: TimeEmbedding::new(config.settings()),
+            network,
+            weights,
+        })
+    }
+
+    /// The configuration it was built from.
+    pub fn config(&self) -> &UNetConfig {
+        &self.config
+    }
+
+    /// Names and tensors, in construction order.
+    pub fn parameters(&self) -> impl ExactSizeIterator<Item = (&str, &Tensor)> {
+        self.network
+            .parameters
+            .iter()
+            .map(|parameter| parameter.name.as_str())
+            .zip(&self.weights)
+    }
+
+    /// The same network on the same storage without a graph: what sampling wants of a network in training.
+    pub fn detached(&self) -> Self {
+        Self {
+            weights: self.weights.iter().map(Tensor::detach).collect(),
+            ..self.clone()
+        }
+    }
+
+    /// Evaluates the network, without dropout.
+    ///
+    /// # Shapes
+    /// x_t `[B, in_channels, H, W]` f32, time: one an image, 0..T-1 -> `[B, out_channels, H, W]`
+    ///
+    /// # Errors
+    /// An input of another shape or type; a size that the network's depth does not suit.
+    pub fn forward(&self, x_t: &Tensor, time: &[f64]) -> Result<Tensor> {
+        self.evaluate(x_t, time, None)
+    }
+
+    /// Evaluates the network with dropout at the configured rate; at rate 0 it is [`UNet::forward`].
+    ///
+    /// # Errors
+    /// As [`UNet::forward`]; an address that does not have one index an image.
+    pub fn forward_train(
+        &self,
+        x_t: &Tensor,
+        time: &[f64],
+        dropout: &DropoutAddress<'_>,
+    ) -> Result<Tensor> {
+        check_address(dropout, time.len())?;
+        let rate = self.config.settings().dropout;
+        let places = self.network.dropouts;
+        self.evaluate(
+            x_t,
+            time,
+            (rate > 0.0).then_some(Dropout {
+                address: *dropout,
+                rate,
+                places,
+            }),
+        )
+    }
+
+    fn evaluate(&self, x_t: &Tensor, time: &[f64], dropout: Option<Dropout<'_>>) -> Result<Tensor> {
+        self.check_input(x_t, time)?;
+        let sinusoids = self.time.rows(time, x_t.device())?;
+        let x = if self.config.settings().center_input_sample {
+            x_t.affine(2.0, -1.0)?
+        } else {
+            x_t.clone()
+        };
+        walk::unet(
+            &self.network,
+            &mut Compute {
+                weights: &self.weights,
+                dropout,
+            },
+            x,
+            sinusoids,
+        )
+    }
+
+    fn check_input(&self, x_t: &Tensor, time: &[f64]) -> Result<()> {
+        let channels = self.config.settings().in_channels;
+        let wrong = |what, found, expected| {
+            Err(Error::Input {
+                what,
+                found,
+                expected,
+            })
+        };
+        let found = format!("{:?} {:?}", x_t.dtype(), x_t.dims());
+        match *x_t.dims() {
+            [batch, c, height, width]
+                if batch > 0 && c == channels && x_t.dtype() == DType::F32 =>
+            {
+                if time.len() != batch {
+                    let found = format!("{} times", time.len());
+                    return wrong("the time", found, format!("one for each of {batch} images"));
+                }
+                if let Some(t) = time.iter().find(|t| !t.is_finite()) {
+                    return wrong("the time", t.to_string(), "finite".to_owned());
+                }
+                self.config.check_image(height, width)
+            }
+            _ => wrong(
+                "x_t",
+                found,
+                format!("F32 [batch, {channels}, height, width], at least one image"),
+            ),
+        }
+    }
+}
+
+impl ddpm_core::Denoiser for UNet {
+    fn predict(&self, x_t: &Tensor, time: &[f64]) -> ddpm_core::Result<Tensor> {
+        Ok(self.forward(x_t, time)?)
+    }
+}
+
+/// Tensors by name, however they are kept.
+pub trait NamedTensors {
+    /// All names and tensors.
+    fn named_tensors(&self) -> Vec<(&str, &Tensor)>;
+}
+
+impl NamedTensors for [(String, Tensor)] {
+    fn named_tensors(&self) -> Vec<(&str, &Tensor)> {
+        self.iter()
+            .map(|(name, tensor)| (name.as_str(), tensor))
+            .collect()
+    }
+}
+
+impl NamedTensors for Vec<(String, Tensor)> {
+    fn named_tensors(&self) -> Vec<(&str, &Tensor)> {
+        self.as_slice().named_tensors()
+    }
+}
+
+impl<S> NamedTensors for HashMap<String, Tensor, S> {
+    fn named_tensors(&self) -> Vec<(&str, &Tensor)> {
+        self.iter()
+            .map(|(name, tensor)| (name.as_str(), tensor))
+            .collect()
+    }
+}
+
+impl NamedTensors for BTreeMap<String, Tensor> {
+    fn named_tensors(&self) -> Vec<(&str, &Tensor)> {
+        self.iter()
+            .map(|(name, tensor)| (name.as_str(), tensor))
+            .collect()
+    }
+}
+
+/// The tensors in construction order, or everything that is wrong with them.
+fn matched(network: &Architecture, weights: &(impl NamedTensors + ?Sized)) -> Result<Vec<Tensor>> {
+    let mut given = BTreeMap::new();
+    let mut mismatch = WeightsMismatch::default();
+    for (name, tensor) in weights.named_tensors() {
+        if given.insert(name, tensor).is_some() {
+            mismatch.wrong.push(format!("`{name}` is given twice"));
+        }
+    }
+    let mut tensors = Vec::with_capacity(network.parameters.len());
+    for parameter in &network.parameters {
+        let name = &parameter.name;
+        let Some(tensor) = given.remove(name.as_str()) else {
+            mismatch.missing.push(name.clone());
+            continue;
+        };
+        if tensor.dims() != parameter.shape {
+            mismatch.wrong.push(format!(
+                "`{name}` is {:?}, expected {:?}",
+                tensor.dims(),
+                parameter.shape
+            ));
+        } else if tensor.dtype() != DType::F32 {
+            mismatch
+                .wrong
+                .push(format!("`{name}` is {:?}, expected F32", tensor.dtype()));
+        }
+        tensors.push(tensor.clone());
+    }
+    mismatch.extra.extend(given.into_keys().map(str::to_owned));
+    if mismatch.is_empty() {
+        Ok(tensors)
+    } else {
+        Err(Error::Weights(mismatch))
+    }
+}
