@@ -1,5 +1,7 @@
 //! A data set in memory: u8 images as the files had them, their labels, their SHA-256.
 
+use std::sync::Arc;
+
 use candle_core::{Device, Tensor};
 use ddpm_image::PixelMap;
 use sha2::{Digest, Sha256};
@@ -18,12 +20,14 @@ pub struct Splits {
 }
 
 /// Images of one size, u8, each height x width x channels, one after the other; and a label for each, or none at all.
+///
+/// A clone shares the images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dataset {
     name: String,
-    pixels: Vec<u8>,
+    pixels: Arc<Vec<u8>>,
     size: (usize, usize, usize),
-    labels: Option<Vec<u32>>,
+    labels: Option<Arc<Vec<u32>>>,
     class_names: Vec<String>,
 }
 
@@ -49,7 +53,7 @@ impl Dataset {
             .checked_mul(width)
             .and_then(|n| n.checked_mul(channels))
             .unwrap_or(0);
-        if image == 0 || pixels.is_empty() || pixels.len() % image != 0 {
+        if image == 0 || pixels.is_empty() || !pixels.len().is_multiple_of(image) {
             let bytes = pixels.len();
             return Err(wrong(format!(
                 "{bytes} bytes of pixels, expected one or more whole images of {height}x{width}x{channels}"
@@ -76,9 +80,9 @@ impl Dataset {
         }
         Ok(Self {
             name: name.to_owned(),
-            pixels,
+            pixels: Arc::new(pixels),
             size,
-            labels,
+            labels: labels.map(Arc::new),
             class_names,
         })
     }
@@ -128,7 +132,7 @@ impl Dataset {
 
     /// The class of each image, where the source knows it.
     pub fn labels(&self) -> Option<&[u32]> {
-        self.labels.as_deref()
+        self.labels.as_ref().map(|labels| labels.as_slice())
     }
 
     /// What the classes are called, class 0 first; empty when the source gives no names.
@@ -159,9 +163,9 @@ impl Dataset {
         for number in [self.len(), self.size.0, self.size.1, self.size.2] {
             hash.update((number as u64).to_le_bytes());
         }
-        hash.update(&self.pixels);
+        hash.update(self.pixels.as_slice());
         hash.update([u8::from(self.labels.is_some())]);
-        for label in self.labels.iter().flatten() {
+        for label in self.labels().into_iter().flatten() {
             hash.update(label.to_le_bytes());
         }
         hash.finalize()
@@ -197,6 +201,6 @@ impl Dataset {
         map: &PixelMap,
         device: &Device,
     ) -> Result<Tensor> {
-        Ok(map.to_tensor(pixels, n, self.size)?.to_device(device)?)
+        Ok(map.to_tensor(pixels, n, self.size, device)?)
     }
 }

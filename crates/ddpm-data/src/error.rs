@@ -113,6 +113,14 @@ pub enum Error {
         /// How many there are.
         len: usize,
     },
+    /// A position is so far on that it has no randomness of its own.
+    #[error("image {position} of the feed: {source}")]
+    Position {
+        /// How many images came before.
+        position: u64,
+        /// What has no address.
+        source: ddpm_random::Error,
+    },
     /// Pixels could not become a tensor.
     #[error("{0}")]
     Image(#[from] ddpm_image::Error),

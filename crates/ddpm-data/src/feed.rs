@@ -1,21 +1,24 @@
 //! The order in which training sees a data set: epochs without end, each shuffled anew, each image perhaps mirrored.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use candle_core::{Device, Tensor};
 use ddpm_image::PixelMap;
 use ddpm_random::{Permutation, Stream, uniform_u64_below};
 
-use crate::{Dataset, Result};
+use crate::{Dataset, Error, Result};
 
 /// An endless, seeded order over a data set, with mirroring.
 ///
 /// Position `p` (how many images came before) lies in epoch `p / n`; which image it is and whether it is mirrored are
 /// functions of seed, epoch and `p % n` alone. So nothing has to be saved for an exact resume, and how positions are split
-/// into batches changes nothing. It borrows the data set and costs nothing to make.
-#[derive(Debug, Clone, Copy)]
-pub struct Feed<'a> {
-    dataset: &'a Dataset,
+/// into batches changes nothing. It shares the data set's memory, and remembers the last epoch's order: keep it.
+#[derive(Debug)]
+pub struct Feed {
+    dataset: Dataset,
     seed: u64,
     flip: bool,
+    last_epoch: Mutex<Option<Arc<Epoch>>>,
 }
 
 /// What stands at one position of a [`Feed`].
@@ -27,42 +30,45 @@ pub struct Drawn {
     pub flip: bool,
 }
 
-impl<'a> Feed<'a> {
+impl Feed {
     /// The order of this seed; with `flip`, each image is mirrored with probability 1/2, anew in each epoch.
-    pub fn new(dataset: &'a Dataset, seed: u64, flip: bool) -> Self {
+    pub fn new(dataset: &Dataset, seed: u64, flip: bool) -> Self {
         Self {
-            dataset,
+            dataset: dataset.clone(),
             seed,
             flip,
+            last_epoch: Mutex::new(None),
         }
+    }
+
+    /// The data set it feeds from.
+    pub fn dataset(&self) -> &Dataset {
+        &self.dataset
     }
 
     /// What stands at `position`.
-    pub fn draw(&self, position: u64) -> Drawn {
-        let (epoch, place) = self.place(position);
-        self.draw_from(&self.permutation(epoch), epoch, place)
+    ///
+    /// # Errors
+    /// [`Error::Position`] beyond epoch 2^44, where the addresses of randomness end.
+    pub fn draw(&self, position: u64) -> Result<Drawn> {
+        let found = self.drawn(position);
+        found.map_err(|source| Error::Position { position, source })
     }
 
     /// What stands at `position` and after it, in order.
-    pub fn draws(&self, position: u64, count: usize) -> Vec<Drawn> {
-        let mut draws = Vec::with_capacity(count);
-        let mut current: Option<(u64, Permutation)> = None;
-        for position in position..position + count as u64 {
-            let (epoch, place) = self.place(position);
-            let permutation = match current.take() {
-                Some((of, permutation)) if of == epoch => permutation,
-                _ => self.permutation(epoch),
-            };
-            draws.push(self.draw_from(&permutation, epoch, place));
-            current = Some((epoch, permutation));
-        }
-        draws
+    ///
+    /// # Errors
+    /// As [`draw`](Self::draw).
+    pub fn draws(&self, position: u64, count: usize) -> Result<Vec<Drawn>> {
+        (0..count as u64)
+            .map(|place| self.draw(position.saturating_add(place)))
+            .collect()
     }
 
     /// The `count` images at `position` and after it, as f32 `[count, channels, height, width]`.
     ///
     /// # Errors
-    /// What the pixel map refuses.
+    /// As [`draw`](Self::draw), and what the pixel map refuses.
     pub fn batch(
         &self,
         position: u64,
@@ -71,7 +77,7 @@ impl<'a> Feed<'a> {
         device: &Device,
     ) -> Result<Tensor> {
         let mut pixels = Vec::with_capacity(count * self.dataset.image_len());
-        for drawn in self.draws(position, count) {
+        for drawn in self.draws(position, count)? {
             let image = self.dataset.image(drawn.index);
             if drawn.flip {
                 mirror_into(
@@ -87,22 +93,36 @@ impl<'a> Feed<'a> {
         self.dataset.to_tensor(&pixels, count, map, device)
     }
 
-    /// The epoch a position lies in, and its place there, 0..n.
-    fn place(&self, position: u64) -> (u64, usize) {
+    fn drawn(&self, position: u64) -> ddpm_random::Result<Drawn> {
         let n = self.dataset.len() as u64;
-        (position / n, (position % n) as usize)
+        let epoch = self.epoch(position / n)?;
+        let index = epoch.order.get((position % n) as usize);
+        let flip = self.flip
+            && uniform_u64_below(self.seed, Stream::Flip, index as u64, epoch.number, 2)? == 1;
+        Ok(Drawn { index, flip })
     }
 
-    fn permutation(&self, epoch: u64) -> Permutation {
-        Permutation::new(self.seed, epoch, self.dataset.len())
+    /// The order of an epoch, computed when the epoch changes.
+    fn epoch(&self, number: u64) -> ddpm_random::Result<Arc<Epoch>> {
+        let mut last = self
+            .last_epoch
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(epoch) = last.as_ref().filter(|epoch| epoch.number == number) {
+            return Ok(Arc::clone(epoch));
+        }
+        let order = Permutation::new(self.seed, number, self.dataset.len())?;
+        let epoch = Arc::new(Epoch { number, order });
+        *last = Some(Arc::clone(&epoch));
+        Ok(epoch)
     }
+}
 
-    fn draw_from(&self, permutation: &Permutation, epoch: u64, place: usize) -> Drawn {
-        let index = permutation.get(place);
-        let flip =
-            self.flip && uniform_u64_below(self.seed, Stream::Flip, index as u64, epoch, 2) == 1;
-        Drawn { index, flip }
-    }
+/// One pass over the data set.
+#[derive(Debug)]
+struct Epoch {
+    number: u64,
+    order: Permutation,
 }
 
 /// Appends an image, height x width x channels, with each row's pixels in reverse.

@@ -106,7 +106,7 @@ pub(crate) fn labels_from(file: impl BufRead, path: &Path, classes: u32) -> Resu
 
 fn open(path: &Path) -> Result<BufReader<File>> {
     match File::open(path) {
-        Ok(file) => Ok(BufReader::with_capacity(PIECE, file)),
+        Ok(file) => Ok(BufReader::new(file)),
         Err(source) => Err(Error::Open {
             path: path.to_owned(),
             source,

@@ -192,6 +192,7 @@ fn digits() -> Result<Splits> {
         }};
     }
     Ok(Splits {
+        origin: INSIDE.to_owned(),
         train: part!("train", "train"),
         test: Some(part!("test", "t10k")),
     })
@@ -249,6 +250,7 @@ fn load_idx(spec: DataSpec, places: &[PathBuf]) -> Result<Splits> {
         assemble(spec, PARTS[part].0, images, labels)
     };
     Ok(Splits {
+        origin: folder.display().to_string(),
         train: part(0)?,
         test: Some(part(1)?),
     })
@@ -292,4 +294,40 @@ fn assemble(spec: DataSpec, part: &str, images: idx::Images, labels: Vec<u32>) -
         Some(labels),
         spec.class_names(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn not_found_names_every_place_and_the_commands() {
+        let places = ["/absent/fashion-mnist", "/absent", "/absent/system"].map(PathBuf::from);
+        let message = load_idx(DataSpec::FashionMnist, &places)
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            message,
+            "data set `fashion-mnist` not found; looked in /absent/fashion-mnist, /absent, /absent/system\n\
+             to get it, on Debian or Ubuntu:\n  apt-get install dataset-fashion-mnist\n\
+             or put the four original files, gzipped or not, into /absent/fashion-mnist:\n  \
+             train-images-idx3-ubyte.gz train-labels-idx1-ubyte.gz t10k-images-idx3-ubyte.gz t10k-labels-idx1-ubyte.gz\n\
+             they are in the folder data/fashion of https://github.com/zalandoresearch/fashion-mnist"
+        );
+        let message = load_idx(DataSpec::Mnist, &places).unwrap_err().to_string();
+        assert!(message.contains(
+            "to get it, put the four original files, gzipped or not, into /absent/mnist:"
+        ));
+        assert!(how_to_get(&DataSpec::Digits, None).contains("nothing to get"));
+    }
+
+    #[test]
+    fn debian_packages_are_looked_at_last() {
+        let places = places(&DataSpec::FashionMnist, Some(Path::new("d")));
+        assert_eq!(
+            places,
+            ["d/fashion-mnist", "d", "/usr/share/datasets/fashion-mnist"].map(PathBuf::from)
+        );
+        assert!(super::places(&DataSpec::Digits, None).is_empty());
+    }
 }
