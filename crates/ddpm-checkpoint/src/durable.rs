@@ -63,14 +63,18 @@ fn split(folder: &Path) -> Result<(PathBuf, String)> {
 }
 
 /// Errors name the folder the user knows, not the hidden one.
-fn shown_at(error: Error, draft: &Path, folder: &Path) -> Error {
-    match error {
-        Error::Write { what, path, source } => {
-            let path = path.strip_prefix(draft).map(|rest| folder.join(rest)).unwrap_or(path.clone());
-            Error::Write { what, path, source }
-        }
-        other => other,
+fn shown_at(mut error: Error, draft: &Path, folder: &Path) -> Error {
+    let path = match &mut error {
+        Error::Write { path, .. }
+        | Error::Twice { path, .. }
+        | Error::ElementType { path, .. }
+        | Error::Architecture { path, .. } => path,
+        _ => return error,
+    };
+    if let Ok(rest) = path.strip_prefix(draft) {
+        *path = folder.join(rest);
     }
+    error
 }
 
 fn remove_if_there(path: &Path) -> std::io::Result<()> {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
-use ddpm_samplers::SchedulerConfig;
+use ddpm_samplers::{SamplerKind, SchedulerConfig};
 use ddpm_unet::{DIFFUSERS_VERSION, UNetConfig, WeightsMismatch};
 use serde_json::Value;
 
@@ -63,15 +63,15 @@ impl Pipeline {
     /// Fills an existing empty folder.
     pub(crate) fn write_files(&self, folder: &Path) -> Result<()> {
         self.check_weights(&folder.join(WEIGHTS))?;
-        let scheduler = self.scheduler_json(folder)?;
+        let (scheduler, reasons) = (self.scheduler.to_json(), self.reasons());
         for part in ["unet", "scheduler"] {
             fs::create_dir(folder.join(part)).map_err(Error::write("the model", &folder.join(part)))?;
         }
         let write = |name: &str, what: &str, text: &str| durable::write_file(&folder.join(name), what, text.as_bytes());
-        if self.beyond_diffusers.is_empty() {
-            write(INDEX, "the model's index", &index_text(&scheduler_class(&scheduler)))?;
+        if reasons.is_empty() {
+            write(INDEX, "the model's index", &index_text(self.scheduler.kind()))?;
         } else {
-            write(NOTE, "the note on what diffusers lacks", &note_text(&self.beyond_diffusers))?;
+            write(NOTE, "the note on what diffusers lacks", &note_text(&reasons))?;
         }
         write(UNET_CONFIG, "the network's configuration", &self.unet.to_json())?;
         write(SCHEDULER_CONFIG, "the scheduler's configuration", &scheduler)?;
@@ -84,8 +84,9 @@ impl Pipeline {
         check_shapes(path, &shapes, "", &self.unet)
     }
 
-    fn scheduler_json(&self, _folder: &Path) -> Result<String> {
-        Ok(self.scheduler.to_json())
+    /// Why diffusers cannot run this model: what its owner says, and what its scheduler says.
+    fn reasons(&self) -> BTreeSet<&str> {
+        self.beyond_diffusers.iter().map(String::as_str).chain(self.scheduler.beyond_diffusers()).collect()
     }
 }
 
@@ -191,7 +192,7 @@ pub(crate) fn check_shapes(
         match there.remove(&name) {
             None => mismatch.missing.push(format!("{prefix}{name}")),
             Some(found) if fits(&name, found, &expected) => {}
-            Some(found) => mismatch.wrong.push(format!("{prefix}{name} is {found:?}, expected {expected:?}")),
+            Some(found) => mismatch.wrong.push(format!("`{prefix}{name}` is {found:?}, expected {expected:?}")),
         }
     }
     mismatch.extra = there.into_keys().map(|name| format!("{prefix}{name}")).collect();
@@ -290,16 +291,12 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
     String::from_utf8(bytes).map_err(|error| Error::malformed(path, format!("it is not text: {error}")))
 }
 
-fn scheduler_class(json: &str) -> String {
-    let class = serde_json::from_str::<Value>(json).ok().and_then(|value| Some(value.get("_class_name")?.as_str()?.to_owned()));
-    class.unwrap_or_else(|| SCHEDULERS[0].to_owned())
-}
-
-fn index_text(scheduler_class: &str) -> String {
-    let pipeline = if scheduler_class == SCHEDULERS[1] { PIPELINES[1] } else { PIPELINES[0] };
+fn index_text(kind: SamplerKind) -> String {
+    let class = usize::from(kind == SamplerKind::Ddim);
+    let (pipeline, scheduler) = (PIPELINES[class], SCHEDULERS[class]);
     format!(
         "{{\n  \"_class_name\": \"{pipeline}\",\n  \"_diffusers_version\": \"{DIFFUSERS_VERSION}\",\n  \
-         \"scheduler\": [\n    \"diffusers\",\n    \"{scheduler_class}\"\n  ],\n  \
+         \"scheduler\": [\n    \"diffusers\",\n    \"{scheduler}\"\n  ],\n  \
          \"unet\": [\n    \"diffusers\",\n    \"UNet2DModel\"\n  ]\n}}\n"
     )
 }
@@ -310,9 +307,8 @@ const NOTE_HEAD: &str = "# Not a diffusers pipeline
 
 ";
 
-fn note_text(reasons: &[String]) -> String {
-    let lines: BTreeSet<String> = reasons.iter().map(|reason| format!("- {}\n", reason.replace('\n', " "))).collect();
-    lines.into_iter().fold(NOTE_HEAD.to_owned(), |text, line| text + &line)
+fn note_text(reasons: &BTreeSet<&str>) -> String {
+    reasons.iter().fold(NOTE_HEAD.to_owned(), |text, reason| format!("{text}- {}\n", reason.replace('\n', " ")))
 }
 
 fn read_note(folder: &Path) -> Result<Vec<String>> {
