@@ -1,0 +1,77 @@
+//! Adam and AdamW with their state in the open, and the clipping of gradients.
+
+use candle_core::{Tensor, Var};
+use ddpm_kernels::{AdamW, adamw_step, sum_of_squares};
+
+use crate::Result;
+use crate::settings::OptimizerSettings;
+
+/// Adam (Kingma and Ba 2015, algorithm 1), with decoupled weight decay AdamW (Loshchilov and Hutter 2019, algorithm 2),
+/// in the form and order of PyTorch's. One first and one second moment for each parameter, in the parameters' order.
+#[derive(Clone, Debug)]
+pub struct Adam {
+    /// The running means of the gradients.
+    pub m: Vec<Tensor>,
+    /// The running means of the gradients' squares.
+    pub v: Vec<Tensor>,
+    /// How many steps were made.
+    pub step: usize,
+    beta_1: f64,
+    beta_2: f64,
+    epsilon: f64,
+    weight_decay: f64,
+}
+
+impl Adam {
+    /// An optimiser that has made no step yet: all moments 0.
+    pub fn new(settings: &OptimizerSettings, parameters: &[Var]) -> Result<Self> {
+        let zeros = || parameters.iter().map(|p| p.as_tensor().zeros_like()).collect::<candle_core::Result<Vec<_>>>();
+        Ok(Self {
+            m: zeros()?,
+            v: zeros()?,
+            step: 0,
+            beta_1: settings.beta_1,
+            beta_2: settings.beta_2,
+            epsilon: settings.epsilon,
+            weight_decay: settings.weight_decay,
+        })
+    }
+
+    /// Moves every parameter, in place, by one step along its gradient.
+    ///
+    /// # Shapes
+    /// `gradients[i]` is shaped as `parameters[i]`; both are in the order the optimiser was made with.
+    pub fn step(&mut self, parameters: &[Var], gradients: &[Tensor], learning_rate: f64) -> Result<()> {
+        self.step += 1;
+        let step = AdamW {
+            learning_rate,
+            beta1: self.beta_1,
+            beta2: self.beta_2,
+            eps: self.epsilon,
+            weight_decay: self.weight_decay,
+            step: self.step as u64,
+        };
+        for (((p, g), m), v) in parameters.iter().zip(gradients).zip(&self.m).zip(&self.v) {
+            adamw_step(p.as_tensor(), m, v, g, &step)?;
+        }
+        Ok(())
+    }
+}
+
+/// The norm of all gradients taken as one vector.
+pub fn global_norm(gradients: &[Tensor]) -> Result<f64> {
+    let squares = gradients.iter().map(sum_of_squares).collect::<candle_core::Result<Vec<_>>>()?;
+    Ok(squares.iter().sum::<f64>().sqrt())
+}
+
+/// What gradients of this global norm are multiplied by, as `torch.nn.utils.clip_grad_norm_`:
+/// `min(1, max_norm / (norm + 1e-6))`. A `max_norm` of 0 means no clipping.
+///
+/// ```
+/// assert_eq!(ddpm_train::clip_factor(0.5, 1.0), 1.0);
+/// assert!((ddpm_train::clip_factor(4.0, 1.0) - 0.25).abs() < 1e-6);
+/// assert_eq!(ddpm_train::clip_factor(4.0, 0.0), 1.0);
+/// ```
+pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
+    if max_norm == 0.0 { 1.0 } else { (max_norm / (norm + 1e-6)).min(1.0) }
+}

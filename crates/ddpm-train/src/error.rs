@@ -1,0 +1,144 @@
+//! What can go wrong in training, and what each message names.
+
+use std::path::{Path, PathBuf};
+
+/// The result of everything in this crate that can fail.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why settings are refused, or why a run cannot begin, continue or be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A settings key has an impossible value.
+    #[error("`{key}` {problem}")]
+    Setting {
+        /// The key, `section.name`.
+        key: String,
+        /// What is wrong with it and what was expected.
+        problem: String,
+    },
+    /// A source of settings cannot be understood.
+    #[error("{place}: {problem}")]
+    Layer {
+        /// The file, preset or flag.
+        place: String,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// No preset has this name.
+    #[error("no preset is called `{name}`; there are: {known}")]
+    UnknownPreset {
+        /// What was asked for.
+        name: String,
+        /// All names, with commas.
+        known: String,
+    },
+    /// The folder of a new run already holds one.
+    #[error("`{}` already holds a run; continue it with --resume, or choose another folder with --out", .0.display())]
+    RunExists(PathBuf),
+    /// There is no run to resume.
+    #[error("nothing to resume in `{}`: it has no run.toml; start a run without --resume", .0.display())]
+    NoRun(PathBuf),
+    /// A run cannot be resumed with another value of this key.
+    #[error(
+        "`{key}` is {was} in the run that is to be resumed, and {now} now; a resumed run may change only steps, minutes, \
+         cadences, threads and the place of the data"
+    )]
+    ResumeDiffers {
+        /// The key, `section.name`.
+        key: String,
+        /// The value in the run.
+        was: String,
+        /// The value asked for.
+        now: String,
+    },
+    /// The data on disk is not what the run was started on.
+    #[error("the data set {name} has sha256 {now}, but the run was started on {was}: it cannot be continued on other data")]
+    DataDiffers {
+        /// The data set.
+        name: String,
+        /// Recorded in the run.
+        was: String,
+        /// Found now.
+        now: String,
+    },
+    /// The first backward pass did not reach some parameters: a bug in the network.
+    #[error("no gradient reached {}: {}", count(.0), .0.join(", "))]
+    NoGradient(Vec<String>),
+    /// The numbers broke down.
+    #[error(
+        "step {step}: the {what} is not finite (images {}); the first bad tensor is {tensor}; the last good checkpoint is kept. \
+         A lower `optimizer.learning_rate` or more `optimizer.warm_up` usually helps", list(.images)
+    )]
+    NotFinite {
+        /// The optimiser step, from 1.
+        step: usize,
+        /// Loss or gradient norm.
+        what: &'static str,
+        /// Indices in the data set of the images whose loss is not finite, or of the whole batch.
+        images: Vec<usize>,
+        /// The first tensor, in the order of computation, that holds a NaN or an infinity.
+        tensor: String,
+    },
+    /// A checkpoint lacks something that training needs.
+    #[error("{place}: {problem}")]
+    State {
+        /// The checkpoint or run.
+        place: String,
+        /// What is missing or does not fit.
+        problem: String,
+    },
+    /// A file cannot be read or written.
+    #[error("cannot {action} `{}`: {source}", .path.display())]
+    Io {
+        /// `read`, `write`, ...
+        action: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The threads of the training could not be started.
+    #[error("cannot start {0} threads: {1}")]
+    Threads(usize, String),
+    /// A tensor operation failed.
+    #[error("{0}")]
+    Tensor(#[from] candle_core::Error),
+    /// The diffusion process refused something.
+    #[error(transparent)]
+    Core(#[from] ddpm_core::Error),
+    /// A sampler's configuration was refused.
+    #[error(transparent)]
+    Sampler(#[from] ddpm_samplers::Error),
+    /// Noise could not be drawn.
+    #[error(transparent)]
+    Random(#[from] ddpm_random::Error),
+    /// A picture could not be made.
+    #[error(transparent)]
+    Image(#[from] ddpm_image::Error),
+    /// The network was refused.
+    #[error(transparent)]
+    Network(#[from] ddpm_unet::Error),
+    /// The data could not be read.
+    #[error(transparent)]
+    Data(#[from] ddpm_data::Error),
+    /// A checkpoint could not be written or read.
+    #[error(transparent)]
+    Checkpoint(#[from] ddpm_checkpoint::Error),
+}
+
+impl Error {
+    pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::Io { action, path: path.into(), source }
+    }
+}
+
+fn count(names: &[String]) -> String {
+    if names.len() == 1 { "1 parameter".into() } else { format!("{} parameters", names.len()) }
+}
+
+fn list(indices: &[usize]) -> String {
+    let shown: Vec<_> = indices.iter().take(16).map(usize::to_string).collect();
+    let more = indices.len().saturating_sub(16);
+    if more > 0 { format!("{} and {more} more", shown.join(", ")) } else { shown.join(", ") }
+}

@@ -1,0 +1,62 @@
+//! Algorithm 1: loss, AdamW, EMA, exact resume.
+//!
+//! | line of Algorithm 1 | here |
+//! |---|---|
+//! | 1 repeat | [`Trainer`], an iterator of [`Report`]s |
+//! | 2 x_0 ~ q(x_0), 3 t ~ Uniform(1..T), 4 eps ~ N(0, I) | [`Examples`], drawn at addresses of ddpm-random |
+//! | 5 gradient step | [`Objective`], [`Adam`], [`clip_factor`], [`LearningRate`], [`ema_decay`] |
+//! | 6 until converged | [`HeldOut`], [`picture`] |
+//!
+//! [`Settings`] say what to do, [`Run`] keeps it on disk, [`on_threads`] gives it threads with a large stack.
+//!
+//! ```
+//! use ddpm_data::Dataset;
+//! use ddpm_train::{Layer, Settings, Trainer, on_threads};
+//!
+//! let text = r#"
+//! data.name = "stripes"
+//! train = { steps = 3, batch_size = 2 }
+//! optimizer = { learning_rate = 1e-3, warm_up = 0 }
+//! model = { block_out_channels = [4, 8], down_block_types = ["DownBlock2D", "AttnDownBlock2D"], norm_num_groups = 4 }
+//! "#;
+//! let settings = Settings::from_layers(&[Layer::from_text("example", text)?])?.resolved();
+//! let stripes = [[0, 255].repeat(8), [255, 0].repeat(8)].concat();
+//! let data = Dataset::new("stripes", stripes, (4, 4, 1), None, vec![])?;
+//!
+//! let reports = on_threads(1, || Trainer::new(&settings, data)?.collect::<ddpm_train::Result<Vec<_>>>())??;
+//! assert_eq!(reports.len(), 3);
+//! assert_eq!(reports[2].images, 6);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod settings;
+
+mod presets;
+mod objective;
+mod learning_rate;
+mod adam;
+mod ema;
+mod trainer;
+mod held_out;
+mod samples;
+mod scheduler;
+mod state;
+mod metrics;
+mod run;
+mod threads;
+mod error;
+
+pub use adam::{Adam, clip_factor, global_norm};
+pub use ema::{EmaWarmUp, ema_decay};
+pub use error::{Error, Result};
+pub use held_out::HeldOut;
+pub use learning_rate::{Decay, LearningRate};
+pub use metrics::{Metrics, MetricsLine, read_metrics};
+pub use objective::{Examples, Objective};
+pub use presets::{PRESETS, Preset};
+pub use run::{Progress, Recorded, Run};
+pub use samples::{picture, sample};
+pub use scheduler::scheduler;
+pub use settings::{Layer, Settings};
+pub use threads::on_threads;
+pub use trainer::{Report, Trainer};

@@ -1,0 +1,159 @@
+//! `metrics.jsonl`: one JSON object a line, cut back when a run resumes.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Report, Result};
+
+/// One line: a step, and what was measured at it. A number that is missing was not measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MetricsLine {
+    /// The optimiser step, from 1.
+    pub step: usize,
+    /// The step's loss, averaged over its images.
+    pub loss: f64,
+    /// The loss of the images with t in the first quarter of 1..=T, the nearly clean ones.
+    pub loss_q1: Option<f64>,
+    /// The second quarter.
+    pub loss_q2: Option<f64>,
+    /// The third quarter.
+    pub loss_q3: Option<f64>,
+    /// The last quarter, almost noise.
+    pub loss_q4: Option<f64>,
+    /// The global norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// The learning rate of the step.
+    pub learning_rate: f64,
+    /// Images the run has trained on so far.
+    pub images: u64,
+    /// Images a second since the line before.
+    pub images_per_second: f64,
+    /// The loss of the averaged weights on images never trained on, at fixed t and noise.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub held_out_loss: Option<f64>,
+}
+
+impl MetricsLine {
+    /// The line of a step.
+    pub fn new(report: &Report, images_per_second: f64, held_out_loss: Option<f64>) -> Self {
+        let [loss_q1, loss_q2, loss_q3, loss_q4] = report.loss_by_quartile;
+        Self {
+            step: report.step,
+            loss: report.loss,
+            loss_q1,
+            loss_q2,
+            loss_q3,
+            loss_q4,
+            gradient_norm: report.gradient_norm,
+            learning_rate: report.learning_rate,
+            images: report.images,
+            images_per_second,
+            held_out_loss,
+        }
+    }
+}
+
+/// The open file; every line is written at once and whole.
+pub struct Metrics {
+    path: PathBuf,
+    file: File,
+}
+
+impl Metrics {
+    /// Opens `path` for appending, after dropping every line of a step later than `step` and any broken line.
+    ///
+    /// # Errors
+    /// The file cannot be read or written; the message names it.
+    pub fn open_at(path: &Path, step: usize) -> Result<Self> {
+        let kept = match std::fs::read_to_string(path) {
+            Ok(text) => cut_back(&text, step),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(e) => return Err(Error::io("read", path, e)),
+        };
+        let temporary = path.with_extension("jsonl.tmp");
+        let written = File::create(&temporary).and_then(|mut f| {
+            f.write_all(kept.as_bytes())?;
+            f.sync_all()
+        });
+        written.map_err(|e| Error::io("write", &temporary, e))?;
+        std::fs::rename(&temporary, path).map_err(|e| Error::io("write", path, e))?;
+        let file = OpenOptions::new().append(true).open(path).map_err(|e| Error::io("write", path, e))?;
+        Ok(Self { path: path.into(), file })
+    }
+
+    /// Appends one line.
+    pub fn write(&mut self, line: &MetricsLine) -> Result<()> {
+        let io = |e| Error::io("write", &self.path, e);
+        let mut text = serde_json::to_string(line).map_err(|e| io(e.into()))?;
+        text.push('\n');
+        self.file.write_all(text.as_bytes()).map_err(io)
+    }
+
+    /// Asks the system to put what was written on the disk, before a checkpoint relies on it.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(|e| Error::io("write", &self.path, e))
+    }
+}
+
+/// Reads every line.
+///
+/// # Errors
+/// The file cannot be read, or a line is not one of ours.
+pub fn read_metrics(path: &Path) -> Result<Vec<MetricsLine>> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    let parse = |line| serde_json::from_str(line).map_err(|e| Error::io("read", path, e.into()));
+    text.lines().map(parse).collect()
+}
+
+fn cut_back(text: &str, step: usize) -> String {
+    let belongs = |line: &&str| serde_json::from_str::<MetricsLine>(line).is_ok_and(|l| l.step <= step);
+    text.lines().filter(belongs).flat_map(|line| [line, "\n"]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(step: usize, held_out_loss: Option<f64>) -> MetricsLine {
+        let report = Report {
+            step,
+            loss: 0.125,
+            loss_by_quartile: [Some(0.5), None, Some(0.25), Some(0.1)],
+            gradient_norm: 1.5,
+            learning_rate: 2e-4,
+            images: 8 * step as u64,
+            seconds: 0.5,
+        };
+        MetricsLine::new(&report, 16.0, held_out_loss)
+    }
+
+    #[test]
+    fn lines_come_back_and_are_cut_back_to_a_step() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let mut metrics = Metrics::open_at(&path, 0).unwrap();
+        for step in 1..=4 {
+            metrics.write(&line(step, (step == 2).then_some(0.75))).unwrap();
+        }
+        drop(metrics);
+        let mut text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.lines().nth(1).unwrap().contains("\"held_out_loss\":0.75"), "{text}");
+        assert!(text.lines().next().unwrap().contains("\"loss_q2\":null"), "{text}");
+        text.push_str("{\"step\":3,\"los"); // what a power cut leaves
+        std::fs::write(&path, text).unwrap();
+
+        let mut metrics = Metrics::open_at(&path, 3).unwrap();
+        metrics.write(&line(4, None)).unwrap();
+        let lines = read_metrics(&path).unwrap();
+        assert_eq!(lines, [line(1, None), line(2, Some(0.75)), line(3, None), line(4, None)]);
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_named() {
+        let error = Metrics::open_at(Path::new("/nowhere/metrics.jsonl"), 0).err().unwrap();
+        assert_eq!(error.to_string(), "cannot write `/nowhere/metrics.jsonl.tmp`: No such file or directory (os error 2)");
+    }
+}

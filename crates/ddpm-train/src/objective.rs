@@ -1,0 +1,122 @@
+//! Algorithm 1, lines 2 to 5: what the network sees, what it should have said, and how wrong it was.
+
+use candle_core::{Device, Tensor};
+use ddpm_core::{Loss, Prediction, Schedule, Timestep, Variance, Weighting, q_sample};
+
+use crate::settings::{DiffusionSettings, LossKind, PredictionKind, ScheduleKind, VarianceKind, WeightingKind};
+use crate::{Error, Result};
+
+/// The training objective: schedule, prediction, loss and weighting together.
+#[derive(Clone, Debug)]
+pub struct Objective {
+    /// The noise schedule.
+    pub schedule: Schedule,
+    /// What the network predicts.
+    pub prediction: Prediction,
+    /// The variance of the ancestral sampler, which training itself does not need.
+    pub variance: Variance,
+    /// The distance between prediction and target.
+    pub loss: Loss,
+    /// The weight of each t, index t - 1: `weighting` of the settings, tabulated.
+    weights: Vec<f64>,
+}
+
+/// Images with the t and the noise they are trained at.
+#[derive(Clone, Debug)]
+pub struct Examples {
+    /// `[B, C, H, W]`, in [-1, 1].
+    pub x_0: Tensor,
+    /// A timestep for each image.
+    pub t: Vec<Timestep>,
+    /// Standard normal noise, `[B, C, H, W]`.
+    pub eps: Tensor,
+}
+
+impl Objective {
+    /// Builds the objective that the settings describe.
+    ///
+    /// # Errors
+    /// The schedule refuses its numbers, or a weight is not finite; the message names the key.
+    pub fn new(d: &DiffusionSettings) -> Result<Self> {
+        let schedule = schedule(d).map_err(|e| wrong("diffusion.schedule", e.to_string()))?;
+        let prediction = match d.prediction {
+            PredictionKind::Noise => Prediction::Noise,
+            PredictionKind::Original => Prediction::Original,
+            PredictionKind::Velocity => Prediction::Velocity,
+        };
+        if schedule.alpha_bar(schedule.last()) == 0.0 && d.prediction == PredictionKind::Noise {
+            let problem = "cannot be `noise` with this schedule: nothing of the image is left in x_T; use `velocity`";
+            return Err(wrong("diffusion.prediction", problem.into()));
+        }
+        let gamma = d.weighting_gamma;
+        let weighting = match d.weighting {
+            WeightingKind::Uniform => Weighting::Uniform,
+            WeightingKind::Snr => Weighting::Snr,
+            WeightingKind::MinSnr => Weighting::MinSnr { gamma: gamma.unwrap_or(5.0) },
+            WeightingKind::P2 => Weighting::P2 { k: d.weighting_k.unwrap_or(1.0), gamma: gamma.unwrap_or(1.0) },
+        };
+        let weights: Vec<f64> = schedule.timesteps().map(|t| weighting.weight(&schedule, prediction, t)).collect();
+        if let Some(t) = weights.iter().position(|w| !w.is_finite()) {
+            return Err(wrong("diffusion.weighting", format!("gives {} at t = {} of this schedule", weights[t], t + 1)));
+        }
+        let variance = match d.variance {
+            VarianceKind::FixedLarge => Variance::FixedLarge,
+            VarianceKind::FixedSmall => Variance::FixedSmall,
+        };
+        let loss = match d.loss {
+            LossKind::Mse => Loss::Mse,
+            LossKind::L1 => Loss::L1,
+            LossKind::Huber => Loss::Huber { delta: d.huber_delta.unwrap_or(1.0) },
+        };
+        Ok(Self { schedule, prediction, variance, loss, weights })
+    }
+
+    /// x_t of each image (equation 4).
+    pub fn x_t(&self, examples: &Examples) -> Result<Tensor> {
+        Ok(q_sample(&self.schedule, &examples.x_0, &examples.t, &examples.eps)?)
+    }
+
+    /// The weighted loss of each image, `[B]`, through which gradients flow to `output`.
+    ///
+    /// # Shapes
+    /// `x_t`, `output`: `[B, C, H, W]`.
+    pub fn per_image(&self, examples: &Examples, x_t: &Tensor, output: &Tensor) -> Result<Tensor> {
+        let Examples { x_0, t, eps } = examples;
+        let target = self.prediction.target(&self.schedule, x_0, x_t, t, eps)?;
+        let loss = self.loss.per_image(output, &target)?; // [B]
+        let weights: Vec<f32> = t.iter().map(|t| self.weights[t.get() - 1] as f32).collect();
+        if weights.iter().all(|w| *w == 1.0) {
+            return Ok(loss);
+        }
+        Ok(loss.mul(&Tensor::new(weights, &Device::Cpu)?)?)
+    }
+
+    /// What the network is told about the time of each image.
+    pub fn network_times(&self, t: &[Timestep]) -> Vec<f64> {
+        t.iter().map(|&t| self.schedule.network_time(t)).collect()
+    }
+
+    /// Which quarter of 1..=T a timestep lies in, 0..=3.
+    pub fn quartile(&self, t: Timestep) -> usize {
+        4 * (t.get() - 1) / self.schedule.steps()
+    }
+}
+
+fn schedule(d: &DiffusionSettings) -> ddpm_core::Result<Schedule> {
+    let (steps, beta_1, beta_t) = (d.timesteps, d.beta_start.unwrap_or(1e-4), d.beta_end.unwrap_or(0.02));
+    let schedule = match d.schedule {
+        ScheduleKind::Linear => Schedule::linear(steps, beta_1, beta_t),
+        ScheduleKind::LinearScaled => Schedule::linear_scaled(steps),
+        ScheduleKind::ScaledLinear => Schedule::scaled_linear(steps, beta_1, beta_t),
+        ScheduleKind::Cosine => Schedule::cosine(steps),
+        ScheduleKind::Sigmoid => Schedule::sigmoid(steps, beta_1, beta_t),
+        ScheduleKind::AlphaBarSigmoid => Schedule::alpha_bar_sigmoid(steps),
+        ScheduleKind::Laplace => Schedule::laplace(steps),
+        ScheduleKind::Jsd => Schedule::jsd(steps),
+    }?;
+    if d.zero_terminal_snr { schedule.rescaled_to_zero_terminal_snr() } else { Ok(schedule) }
+}
+
+fn wrong(key: &str, problem: String) -> Error {
+    Error::Setting { key: key.into(), problem }
+}

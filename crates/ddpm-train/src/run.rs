@@ -1,0 +1,273 @@
+//! A run on disk: `RUN/run.toml`, `metrics.jsonl`, `samples/`, `checkpoints/`; begun, continued, and kept whole.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use ddpm_checkpoint::{Pipeline, Skipped, keep_last, newest_whole, read_run_toml, read_train_state, write_checkpoint};
+use ddpm_data::{Splits, load};
+use toml::Table;
+
+use crate::state::counter;
+use crate::{Error, HeldOut, Layer, Metrics, MetricsLine, Report, Result, Settings, Trainer, picture, scheduler};
+
+/// A training with its folder. [`Run::advance`] makes a step and writes what is due; nothing is written in between.
+pub struct Run {
+    folder: PathBuf,
+    run_toml: String,
+    trainer: Trainer,
+    held_out: Option<HeldOut>,
+    metrics: Metrics,
+    /// Seconds of training in earlier processes and since.
+    seconds: f64,
+    since_line: (f64, u64),
+    saved_at: Option<usize>,
+}
+
+/// What [`Run::advance`] did.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// The step.
+    pub report: Report,
+    /// The held-out loss, where it was due.
+    pub held_out_loss: Option<f64>,
+    /// The picture that was made.
+    pub picture: Option<PathBuf>,
+    /// The checkpoint that was written.
+    pub checkpoint: Option<PathBuf>,
+    /// Nothing is left to do.
+    pub last: bool,
+}
+
+/// What is known of a run on disk before it is continued.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// Its settings.
+    pub settings: Settings,
+    /// The preset it was started from.
+    pub preset: Option<String>,
+    /// SHA-256 of its training images.
+    pub data_sha256: String,
+}
+
+impl Recorded {
+    /// Reads `run.toml` of a run.
+    ///
+    /// # Errors
+    /// There is none, or it is not one of ours.
+    pub fn read(folder: &Path) -> Result<Self> {
+        if !folder.join("run.toml").is_file() {
+            return Err(Error::NoRun(folder.into()));
+        }
+        let mut table = read_run_toml(folder)?;
+        let run = table.remove("run").and_then(|v| v.try_into::<Table>().ok()).unwrap_or_default();
+        let text = |key: &str| run.get(key).and_then(toml::Value::as_str).map(String::from);
+        let place = folder.join("run.toml").display().to_string();
+        let data_sha256 = text("data_sha256").ok_or_else(|| Error::State {
+            place: place.clone(),
+            problem: "`run.data_sha256` is missing".into(),
+        })?;
+        let settings = Settings::from_layers(&[Layer::from_text(&place, &table.to_string())?])?;
+        Ok(Self { settings, preset: text("preset"), data_sha256 })
+    }
+}
+
+impl Run {
+    /// Begins a run in a folder that holds none. `settings` must be [resolved](Settings::resolved).
+    ///
+    /// # Errors
+    /// The folder holds a run; settings or data are refused; the folder cannot be written. Nothing is trained before
+    /// all of this is known.
+    pub fn begin(folder: &Path, settings: &Settings, preset: Option<&str>) -> Result<Self> {
+        if holds_a_run(folder) {
+            return Err(Error::RunExists(folder.into()));
+        }
+        let splits = read_data(settings)?;
+        let run_toml = run_toml(settings, preset, &splits.train.sha256())?;
+        let (trainer, held_out) = prepare(settings, splits)?;
+        write_run_toml(folder, &run_toml)?;
+        Self::open(folder, run_toml, trainer, held_out, 0.0)
+    }
+
+    /// Continues a run from its newest whole checkpoint, or from the beginning where it has none yet; also returns
+    /// the newer checkpoints that are not whole. `settings` are the recorded ones with what is to change.
+    ///
+    /// # Errors
+    /// A setting differs that would make it another run, the data is other data, or the checkpoint does not fit.
+    pub fn resume(folder: &Path, settings: &Settings) -> Result<(Self, Vec<Skipped>)> {
+        let recorded = Recorded::read(folder)?;
+        if let Some((key, was, now)) = recorded.settings.first_forbidden_change(settings)? {
+            return Err(Error::ResumeDiffers { key, was, now });
+        }
+        let splits = read_data(settings)?;
+        let now = splits.train.sha256();
+        if now != recorded.data_sha256 {
+            return Err(Error::DataDiffers { name: settings.data.name.clone(), was: recorded.data_sha256, now });
+        }
+        let run_toml = run_toml(settings, recorded.preset.as_deref(), &now)?;
+        let (mut trainer, held_out) = prepare(settings, splits)?;
+        let newest = newest_whole(folder)?;
+        let mut seconds = 0.0;
+        if let Some(checkpoint) = &newest.checkpoint {
+            let state = read_train_state(&checkpoint.path)?;
+            seconds = counter(&state.counters, "seconds", &checkpoint.path.display().to_string())?;
+            trainer.load_state(state, &checkpoint.path)?;
+        }
+        write_run_toml(folder, &run_toml)?;
+        let mut run = Self::open(folder, run_toml, trainer, held_out, seconds)?;
+        run.saved_at = newest.checkpoint.map(|c| c.step as usize);
+        Ok((run, newest.skipped))
+    }
+
+    /// Whether the steps or the minutes are used up.
+    pub fn finished(&self) -> bool {
+        let train = &self.trainer.settings().train;
+        train.steps.is_some_and(|steps| self.trainer.steps_done() >= steps)
+            || train.minutes.is_some_and(|minutes| self.seconds >= 60.0 * minutes)
+    }
+
+    /// Makes one step, then writes the metrics, the picture and the checkpoint that are due; at the last step all are.
+    ///
+    /// # Errors
+    /// Training broke down, or something cannot be written. Checkpoints written before stay as they are.
+    pub fn advance(&mut self) -> Result<Progress> {
+        let started = Instant::now();
+        let before = self.seconds;
+        let report = self.trainer.step()?;
+        self.seconds = before + started.elapsed().as_secs_f64();
+        let last = self.finished();
+        let (train, samples) = (&self.trainer.settings().train, &self.trainer.settings().samples);
+        let (log_every, checkpoint_every) = (train.log_every, train.checkpoint_every);
+        let due = |every: usize| last || every > 0 && report.step % every == 0;
+        let picture_due = samples.count > 0 && due(samples.every);
+        let held_out_loss = if due(train.held_out_every) { self.held_out_loss()? } else { None };
+        if due(log_every) || held_out_loss.is_some() {
+            self.write_line(&report, held_out_loss)?;
+        }
+        let picture = if picture_due { Some(self.write_picture()?) } else { None };
+        self.seconds = before + started.elapsed().as_secs_f64();
+        let checkpoint = if due(checkpoint_every) { Some(self.save()?) } else { None };
+        self.seconds = before + started.elapsed().as_secs_f64();
+        Ok(Progress { report, held_out_loss, picture, checkpoint, last })
+    }
+
+    /// Writes a checkpoint of this moment, if there is none yet, and removes those that are too many.
+    ///
+    /// # Errors
+    /// A weight is not finite, so that the last good checkpoint stays the newest; or the disk refuses.
+    pub fn save(&mut self) -> Result<PathBuf> {
+        let step = self.trainer.steps_done();
+        let path = self.folder.join(format!("checkpoints/step-{step:08}"));
+        if self.saved_at == Some(step) {
+            return Ok(path);
+        }
+        if let Some(tensor) = self.trainer.first_bad_weight()? {
+            return Err(Error::NotFinite { step, what: "model", images: Vec::new(), tensor });
+        }
+        self.metrics.sync()?;
+        let scheduler = scheduler(self.trainer.objective(), &self.trainer.settings().diffusion)?;
+        let pipeline = Pipeline::new(self.trainer.config().clone(), self.trainer.best_weights(), scheduler);
+        let mut state = self.trainer.state();
+        state.counters.insert("seconds".into(), self.seconds.to_string());
+        let path = write_checkpoint(&self.folder, step as u64, &pipeline, &state, &self.run_toml)?;
+        keep_last(&self.folder, self.trainer.settings().train.keep_last)?;
+        self.saved_at = Some(step);
+        Ok(path)
+    }
+
+    /// The run's folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The training itself.
+    pub fn trainer(&self) -> &Trainer {
+        &self.trainer
+    }
+
+    /// Seconds of training, over every resume.
+    pub fn seconds(&self) -> f64 {
+        self.seconds
+    }
+
+    fn open(
+        folder: &Path,
+        run_toml: String,
+        trainer: Trainer,
+        held_out: Option<HeldOut>,
+        seconds: f64,
+    ) -> Result<Self> {
+        let metrics = Metrics::open_at(&folder.join("metrics.jsonl"), trainer.steps_done())?;
+        let since_line = (seconds, trainer.images_done());
+        Ok(Self { folder: folder.into(), run_toml, trainer, held_out, metrics, seconds, since_line, saved_at: None })
+    }
+
+    fn held_out_loss(&self) -> Result<Option<f64>> {
+        let Some(held_out) = &self.held_out else { return Ok(None) };
+        held_out.loss(self.trainer.objective(), &self.trainer.sampling_network()?).map(Some)
+    }
+
+    fn write_line(&mut self, report: &Report, held_out_loss: Option<f64>) -> Result<()> {
+        let (seconds, images) = self.since_line;
+        let images_per_second = (report.images - images) as f64 / (self.seconds - seconds).max(1e-9);
+        self.since_line = (self.seconds, report.images);
+        self.metrics.write(&MetricsLine::new(report, images_per_second, held_out_loss))
+    }
+
+    fn write_picture(&self) -> Result<PathBuf> {
+        let path = self.folder.join(format!("samples/step-{:08}.png", self.trainer.steps_done()));
+        let network = self.trainer.sampling_network()?;
+        let data = self.trainer.data();
+        let shape = (data.channels(), data.height(), data.width());
+        picture(self.trainer.objective(), &network, &self.trainer.settings().samples, shape, &path)?;
+        Ok(path)
+    }
+}
+
+fn holds_a_run(folder: &Path) -> bool {
+    ["run.toml", "metrics.jsonl", "checkpoints"].iter().any(|name| folder.join(name).exists())
+}
+
+fn read_data(settings: &Settings) -> Result<Splits> {
+    settings.check()?;
+    let spec = settings.data.name.parse()?;
+    Ok(load(&spec, settings.data.directory.as_deref())?)
+}
+
+fn prepare(settings: &Settings, splits: Splits) -> Result<(Trainer, Option<HeldOut>)> {
+    let trainer = Trainer::new(settings, splits.train)?;
+    let train = &settings.train;
+    let test = splits.test.filter(|_| train.held_out_images > 0);
+    let at_once = train.micro_batch.unwrap_or(train.batch_size);
+    let held_out = test.map(|test| HeldOut::new(trainer.objective(), &test, train.held_out_images, at_once));
+    Ok((trainer, held_out.transpose()?))
+}
+
+/// The settings, and where they come from: what `RUN/run.toml` and every checkpoint record.
+fn run_toml(settings: &Settings, preset: Option<&str>, data_sha256: &str) -> Result<String> {
+    let mut run = Table::new();
+    run.insert("program".into(), concat!("ddpm-train ", env!("CARGO_PKG_VERSION")).into());
+    if let Some(preset) = preset {
+        run.insert("preset".into(), preset.into());
+    }
+    run.insert("data_sha256".into(), data_sha256.into());
+    run.insert("pixels".into(), "minus_one_to_one".into()); // ddpm_image::PixelMap::MinusOneToOne by serde
+    let mut table = settings.to_table()?;
+    table.insert("run".into(), run.into());
+    Ok(format!("# Written by ddpm-train: all settings of this run. `--resume` reads them.\n{table}"))
+}
+
+/// The settings first, so that whatever else is in the folder can be resumed.
+fn write_run_toml(folder: &Path, text: &str) -> Result<()> {
+    let make = |made: &Path| std::fs::create_dir_all(made).map_err(|e| Error::io("make the folder", made, e));
+    make(folder)?;
+    let (path, temporary) = (folder.join("run.toml"), folder.join("run.toml.tmp"));
+    let write = std::fs::File::create(&temporary).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    });
+    write.map_err(|e| Error::io("write", &temporary, e))?;
+    std::fs::rename(&temporary, &path).map_err(|e| Error::io("write", &path, e))?;
+    make(&folder.join("samples"))?;
+    make(&folder.join("checkpoints"))
+}

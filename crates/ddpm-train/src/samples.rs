@@ -1,0 +1,62 @@
+//! Pictures on the way: samples of the averaged weights, always from the same noise.
+
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use ddpm_core::Spacing;
+use ddpm_image::{PixelMap, Picture, grid, write_png};
+use ddpm_random::{SampleNoise, sample_start};
+use ddpm_samplers::{Clip, Process, ddim};
+use ddpm_unet::UNet;
+
+use crate::settings::SampleSettings;
+use crate::{Objective, Result};
+
+/// Images that go through the network at once.
+const AT_ONCE: usize = 64;
+
+/// Samples from a network by DDIM (eta 0, trailing spacing, x_0-hat clipped to [-1, 1]): what `ddpm-sample` draws with
+/// the same seed and number of steps.
+///
+/// # Shapes
+/// `shape`: (C, H, W). Returns `[samples.count, C, H, W]`.
+pub fn sample(
+    objective: &Objective,
+    network: &UNet,
+    samples: &SampleSettings,
+    shape: (usize, usize, usize),
+) -> Result<Tensor> {
+    let schedule = objective.schedule.respaced(Spacing::Trailing, samples.steps)?;
+    let process = Process { schedule, prediction: objective.prediction, clip: Clip::Range(1.0) };
+    let mut parts = Vec::new();
+    for first in (0..samples.count).step_by(AT_ONCE) {
+        let n = AT_ONCE.min(samples.count - first);
+        let mut x = sample_start(samples.seed, first as u64, n, shape, &Device::Cpu)?;
+        let mut noise = SampleNoise { seed: samples.seed, first_image: first as u64 };
+        for step in ddim(&process, 0.0, network, &x.clone(), &mut noise) {
+            x = step?.x;
+        }
+        parts.push(x);
+    }
+    Ok(Tensor::cat(&parts, 0)?)
+}
+
+/// Samples and writes them as a grid, whole or not at all.
+pub fn picture(
+    objective: &Objective,
+    network: &UNet,
+    samples: &SampleSettings,
+    shape: (usize, usize, usize),
+    path: &Path,
+) -> Result<()> {
+    let images = sample(objective, network, samples, shape)?;
+    let pictures = Picture::from_tensor(&images, &PixelMap::MinusOneToOne)?;
+    let metadata = [
+        ("Software", concat!("ddpm-train ", env!("CARGO_PKG_VERSION")).to_string()),
+        ("sampler", "ddim".to_string()),
+        ("steps", samples.steps.to_string()),
+        ("eta", "0".to_string()),
+        ("seed", samples.seed.to_string()),
+    ];
+    Ok(write_png(path, &grid(&pictures)?, &metadata)?)
+}

@@ -1,0 +1,709 @@
+//! Settings: typed sections from TOML, laid over one another, checked before the first step.
+
+use std::path::PathBuf;
+
+use ddpm_unet::UNetConfig;
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::{Decay, EmaWarmUp, Error, Result};
+
+/// Everything a training run is told. Every key has a default except `data.name`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// What is learnt from.
+    pub data: DataSettings,
+    /// The network, in the words of diffusers' `unet/config.json`.
+    pub model: ModelSettings,
+    /// The paper: schedule, what the network predicts, the loss.
+    pub diffusion: DiffusionSettings,
+    /// How the parameters move.
+    pub optimizer: OptimizerSettings,
+    /// The averages of the parameters that samples are drawn from.
+    pub ema: EmaSettings,
+    /// How long, how many at once, how often what is written.
+    pub train: TrainSettings,
+    /// The pictures made on the way.
+    pub samples: SampleSettings,
+}
+
+/// Section `[data]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataSettings {
+    /// The data set, as `--data` takes it.
+    pub name: String,
+    /// Where to look for it first, as `--data-dir`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+    /// Show half of the images mirrored (left to right). Wrong for digits and letters.
+    pub flip: bool,
+}
+
+/// Section `[model]`: the keys of diffusers' `UNet2DModel`; size and channels come from the data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelSettings {
+    /// Channels of each level; the image is halved from one level to the next.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks of each level.
+    pub layers_per_block: usize,
+    /// `DownBlock2D` or `AttnDownBlock2D` for each level.
+    pub down_block_types: Vec<String>,
+    /// `UpBlock2D` or `AttnUpBlock2D`, from the smallest level up; left out: the mirror of `down_block_types`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub up_block_types: Option<Vec<String>>,
+    /// Attention between the way down and the way up.
+    pub add_attention: bool,
+    /// Channels of one attention head; left out: a single head.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention_head_dim: Option<usize>,
+    /// Groups of every group normalisation; must divide every level's channels.
+    pub norm_num_groups: usize,
+    /// Added to the variance in group normalisation.
+    pub norm_eps: f64,
+    /// Fraction of the activations dropped in each residual block while training.
+    pub dropout: f64,
+    /// 0: pad right and below before halving (DDPM); 1: all around.
+    pub downsample_padding: usize,
+    /// Cosines before sines in the time embedding (DDPM: no).
+    pub flip_sin_to_cos: bool,
+    /// 1: the frequencies divide by half - 1 (DDPM); 0: by half.
+    pub freq_shift: usize,
+    /// How time enters a residual block: `default` (added) or `scale_shift`.
+    pub resnet_time_scale_shift: String,
+    /// How the weights begin: as Ho et al.'s or as PyTorch's.
+    pub initialisation: InitialisationKind,
+}
+
+impl Default for ModelSettings {
+    fn default() -> Self {
+        Self {
+            block_out_channels: vec![32, 64, 128],
+            layers_per_block: 2,
+            down_block_types: ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D"].map(String::from).to_vec(),
+            up_block_types: None,
+            add_attention: true,
+            attention_head_dim: None,
+            norm_num_groups: 32,
+            norm_eps: 1e-6,
+            dropout: 0.0,
+            downsample_padding: 0,
+            flip_sin_to_cos: false,
+            freq_shift: 1,
+            resnet_time_scale_shift: "default".into(),
+            initialisation: InitialisationKind::Ho,
+        }
+    }
+}
+
+/// Where the weights begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InitialisationKind {
+    /// Ho et al. 2020: fan-average uniform, the last convolution of each block almost zero.
+    Ho,
+    /// PyTorch's defaults, as diffusers.
+    Pytorch,
+}
+
+/// Section `[diffusion]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DiffusionSettings {
+    /// T, the number of steps from image to noise.
+    pub timesteps: usize,
+    /// The shape of beta_1 .. beta_T.
+    pub schedule: ScheduleKind,
+    /// beta_1, for the schedules that have one; left out: 1e-4.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta_start: Option<f64>,
+    /// beta_T, for the schedules that have one; left out: 0.02.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta_end: Option<f64>,
+    /// Rescale the schedule so that x_T is noise alone (Lin et al. 2023).
+    pub zero_terminal_snr: bool,
+    /// What the network predicts.
+    pub prediction: PredictionKind,
+    /// The variance of the ancestral sampler, recorded with the model.
+    pub variance: VarianceKind,
+    /// How far the prediction is from its target.
+    pub loss: LossKind,
+    /// Where Huber's loss turns from squares to absolute values; only with `loss = "huber"`, left out: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub huber_delta: Option<f64>,
+    /// How much each t counts.
+    pub weighting: WeightingKind,
+    /// Gamma of `min-snr` (left out: 5) or `p2` (left out: 1).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weighting_gamma: Option<f64>,
+    /// k of `p2`; left out: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weighting_k: Option<f64>,
+}
+
+impl Default for DiffusionSettings {
+    fn default() -> Self {
+        Self {
+            timesteps: 1000,
+            schedule: ScheduleKind::Linear,
+            beta_start: None,
+            beta_end: None,
+            zero_terminal_snr: false,
+            prediction: PredictionKind::Noise,
+            variance: VarianceKind::FixedLarge,
+            loss: LossKind::Mse,
+            huber_delta: None,
+            weighting: WeightingKind::Uniform,
+            weighting_gamma: None,
+            weighting_k: None,
+        }
+    }
+}
+
+/// The schedules of `ddpm_core::Schedule` that a setting can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScheduleKind {
+    /// Linear from beta_start to beta_end (Ho et al. 2020).
+    Linear,
+    /// Linear, 1e-4 to 0.02 scaled by 1000 / T, so that x_T is noise for any T.
+    LinearScaled,
+    /// Linear in the square root of beta (latent diffusion).
+    ScaledLinear,
+    /// Nichol and Dhariwal 2021.
+    Cosine,
+    /// diffusers' `sigmoid`: beta along a sigmoid.
+    Sigmoid,
+    /// alpha-bar along a sigmoid (Jabri et al. 2022).
+    AlphaBarSigmoid,
+    /// Hang et al. 2024.
+    Laplace,
+    /// beta_t = 1 / (T - t + 1) (Sohl-Dickstein et al. 2015).
+    Jsd,
+}
+
+impl ScheduleKind {
+    fn has_betas(self) -> bool {
+        matches!(self, Self::Linear | Self::ScaledLinear | Self::Sigmoid)
+    }
+}
+
+/// What the network predicts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PredictionKind {
+    /// The noise in x_t.
+    Noise,
+    /// The clean image.
+    Original,
+    /// v (Salimans and Ho 2022).
+    Velocity,
+}
+
+/// The variance of the ancestral sampler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VarianceKind {
+    /// beta_t.
+    FixedLarge,
+    /// beta-tilde_t.
+    FixedSmall,
+}
+
+/// The distance between prediction and target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LossKind {
+    /// Mean of squares.
+    Mse,
+    /// Mean of absolute values.
+    L1,
+    /// Huber's.
+    Huber,
+}
+
+/// How much each t counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WeightingKind {
+    /// All alike (equation 14).
+    Uniform,
+    /// By the signal-to-noise ratio.
+    Snr,
+    /// Hang et al. 2023.
+    MinSnr,
+    /// Choi et al. 2022.
+    P2,
+}
+
+/// Section `[optimizer]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimizerSettings {
+    /// `adam` or `adamw`.
+    pub name: OptimizerKind,
+    /// The learning rate after the warm-up.
+    pub learning_rate: f64,
+    /// Steps of linear warm-up.
+    pub warm_up: usize,
+    /// What the learning rate does after the warm-up.
+    pub decay: Decay,
+    /// The step at which the decay reaches 0; left out: `train.steps` as the run began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decay_steps: Option<usize>,
+    /// Memory of the gradient's mean.
+    pub beta_1: f64,
+    /// Memory of the gradient's square.
+    pub beta_2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay, AdamW's only.
+    pub weight_decay: f64,
+    /// The global norm that gradients are clipped to; 0: not clipped.
+    pub gradient_clip: f64,
+}
+
+impl Default for OptimizerSettings {
+    fn default() -> Self {
+        Self {
+            name: OptimizerKind::Adam,
+            learning_rate: 2e-4,
+            warm_up: 500,
+            decay: Decay::Constant,
+            decay_steps: None,
+            beta_1: 0.9,
+            beta_2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            gradient_clip: 1.0,
+        }
+    }
+}
+
+/// Which optimiser.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerKind {
+    /// Kingma and Ba 2015.
+    Adam,
+    /// Loshchilov and Hutter 2019: weight decay apart from the gradient.
+    Adamw,
+}
+
+/// Section `[ema]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EmaSettings {
+    /// One average for each rate. The first is the one that samples and the saved pipeline use; none: the raw
+    /// weights are used.
+    pub rates: Vec<f64>,
+    /// How a young average is kept from remembering the random start.
+    pub warm_up: EmaWarmUp,
+}
+
+impl Default for EmaSettings {
+    fn default() -> Self {
+        Self { rates: vec![0.9999], warm_up: EmaWarmUp::Ratio }
+    }
+}
+
+/// Section `[train]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainSettings {
+    /// Optimiser steps in all; left out: no limit (then `minutes` must be there).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
+    /// Minutes of training in all, counted over every resume; left out: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minutes: Option<f64>,
+    /// Images of one optimiser step.
+    pub batch_size: usize,
+    /// Images that go through the network at once; must divide `batch_size`; left out: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<usize>,
+    /// The seed of everything that is drawn.
+    pub seed: u64,
+    /// Steps between checkpoints; 0: only at the end.
+    pub checkpoint_every: usize,
+    /// How many checkpoints are kept, the newest.
+    pub keep_last: usize,
+    /// Steps between measurements of the held-out loss; 0: only at the end.
+    pub held_out_every: usize,
+    /// How many images of the test split the held-out loss is measured on; 0: never measured.
+    pub held_out_images: usize,
+    /// Steps between lines of `metrics.jsonl`.
+    pub log_every: usize,
+    /// Threads; 0: as many as the machine has.
+    pub threads: usize,
+}
+
+impl Default for TrainSettings {
+    fn default() -> Self {
+        Self {
+            steps: None,
+            minutes: None,
+            batch_size: 64,
+            micro_batch: None,
+            seed: 0,
+            checkpoint_every: 500,
+            keep_last: 3,
+            held_out_every: 500,
+            held_out_images: 256,
+            log_every: 1,
+            threads: 0,
+        }
+    }
+}
+
+/// Section `[samples]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SampleSettings {
+    /// Steps between pictures; 0: only at the end.
+    pub every: usize,
+    /// Images of a picture; 0: no pictures.
+    pub count: usize,
+    /// DDIM steps (eta 0).
+    pub steps: usize,
+    /// The seed of the noise that every picture of the run starts from.
+    pub seed: u64,
+}
+
+impl Default for SampleSettings {
+    fn default() -> Self {
+        Self { every: 500, count: 64, steps: 50, seed: 0 }
+    }
+}
+
+/// Keys that a resumed run may change; all others would make it another run.
+const RESUMABLE: [&str; 9] = [
+    "data.directory",
+    "train.steps",
+    "train.minutes",
+    "train.checkpoint_every",
+    "train.keep_last",
+    "train.held_out_every",
+    "train.log_every",
+    "train.threads",
+    "samples.every",
+];
+
+/// One source of settings: a preset, a file, a flag.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// What error messages call it: `preset digits`, `my.toml`, `--steps 5`.
+    pub place: String,
+    table: Table,
+    /// A key, as section and name, that the layers below lose.
+    lifted: Option<(&'static str, &'static str)>,
+}
+
+impl Layer {
+    /// Reads a whole TOML text. Errors name `place`, line and key.
+    pub fn from_text(place: &str, text: &str) -> Result<Self> {
+        let wrong = |e: toml::de::Error| Error::Layer { place: place.into(), problem: e.to_string().trim_end().into() };
+        let table = toml::from_str::<Table>(text).map_err(wrong)?;
+        toml::from_str::<Settings>(text).map_err(wrong)?;
+        Ok(Self { place: place.into(), table, lifted: None })
+    }
+
+    /// One key, `section.key`, with its value.
+    pub fn one(place: String, key: &str, value: impl Into<Value>) -> Result<Self> {
+        let Some((section, key)) = key.split_once('.').filter(|(_, k)| !k.is_empty() && !k.contains('.')) else {
+            return Err(Error::Layer { place, problem: format!("`{key}` is not of the form SECTION.KEY") });
+        };
+        let inner = Table::from_iter([(key.to_string(), value.into())]);
+        Ok(Self { place, table: Table::from_iter([(section.to_string(), Value::Table(inner))]), lifted: None })
+    }
+
+    /// One `--set KEY=VALUE`; the value is TOML, or a bare word taken as a string.
+    pub fn from_assignment(text: &str) -> Result<Self> {
+        let place = format!("--set {text}");
+        let Some((key, value)) = text.split_once('=') else {
+            return Err(Error::Layer { place, problem: "expected KEY=VALUE, as in --set train.seed=1".into() });
+        };
+        let value = value.trim();
+        let parsed = toml::from_str::<Table>(&format!("v = {value}")).ok().and_then(|mut t| t.remove("v"));
+        Self::one(place, key.trim(), parsed.unwrap_or_else(|| Value::String(value.into())))
+    }
+
+    /// Takes a key out of the layers below.
+    pub fn lift(place: String, section: &'static str, key: &'static str) -> Self {
+        Self { place, table: Table::new(), lifted: Some((section, key)) }
+    }
+}
+
+impl Settings {
+    /// Lays the layers over one another, the last on top. An unknown key or a wrong type names the layer.
+    pub fn from_layers(layers: &[Layer]) -> Result<Self> {
+        let mut merged = Table::new();
+        let mut settings = Self::default();
+        for layer in layers {
+            lay_over(&mut merged, layer);
+            settings = merged.clone().try_into().map_err(|e: toml::de::Error| Error::Layer {
+                place: layer.place.clone(),
+                problem: e.to_string().trim_end().replace('\n', " "),
+            })?;
+        }
+        Ok(settings)
+    }
+
+    /// Fills in what was left out and depends on other keys, so that the recorded settings say everything.
+    pub fn resolved(mut self) -> Self {
+        let d = &mut self.diffusion;
+        if d.schedule.has_betas() {
+            d.beta_start.get_or_insert(1e-4);
+            d.beta_end.get_or_insert(0.02);
+        }
+        if d.loss == LossKind::Huber {
+            d.huber_delta.get_or_insert(1.0);
+        }
+        match d.weighting {
+            WeightingKind::MinSnr => {
+                d.weighting_gamma.get_or_insert(5.0);
+            }
+            WeightingKind::P2 => {
+                d.weighting_gamma.get_or_insert(1.0);
+                d.weighting_k.get_or_insert(1.0);
+            }
+            WeightingKind::Uniform | WeightingKind::Snr => {}
+        }
+        if self.optimizer.decay != Decay::Constant && self.optimizer.decay_steps.is_none() {
+            self.optimizer.decay_steps = self.train.steps;
+        }
+        self.train.micro_batch.get_or_insert(self.train.batch_size);
+        let mirror = || self.model.down_block_types.iter().rev().map(|d| mirrored(d)).collect();
+        if self.model.up_block_types.is_none() {
+            self.model.up_block_types = Some(mirror());
+        }
+        self
+    }
+
+    /// Checks everything that can be checked without the data. Call on [resolved](Settings::resolved) settings.
+    pub fn check(&self) -> Result<()> {
+        if self.data.name.is_empty() {
+            return Err(wrong("data.name", "is missing: say what to learn from, as in --data digits".into()));
+        }
+        self.check_model()?;
+        self.check_diffusion()?;
+        self.check_optimizer()?;
+        self.check_train()
+    }
+
+    /// Checks the settings against the data: `images` of height x width x channels.
+    pub fn check_data(&self, images: usize, (channels, height, width): (usize, usize, usize)) -> Result<()> {
+        if self.train.batch_size > images {
+            let (batch, name) = (self.train.batch_size, &self.data.name);
+            return Err(wrong("train.batch_size", format!("is {batch}, but {name} has only {images} images")));
+        }
+        let config = self.unet_config(channels, height, width)?;
+        config
+            .check_image(height, width)
+            .map_err(|e| wrong("model.block_out_channels", format!("does not fit the images of {}: {e}", self.data.name)))
+    }
+
+    /// The network's configuration for images of this shape.
+    pub fn unet_config(&self, channels: usize, height: usize, width: usize) -> Result<UNetConfig> {
+        let m = &self.model;
+        let sample_size = if height == width { serde_json::json!(height) } else { serde_json::json!([height, width]) };
+        let ups = m.up_block_types.clone();
+        let ups = ups.unwrap_or_else(|| m.down_block_types.iter().rev().map(|d| mirrored(d)).collect());
+        let json = serde_json::json!({
+            "sample_size": sample_size, "in_channels": channels, "out_channels": channels,
+            "block_out_channels": m.block_out_channels, "layers_per_block": m.layers_per_block,
+            "down_block_types": m.down_block_types, "up_block_types": ups,
+            "add_attention": m.add_attention, "attention_head_dim": m.attention_head_dim,
+            "norm_num_groups": m.norm_num_groups, "norm_eps": m.norm_eps, "dropout": m.dropout,
+            "downsample_padding": m.downsample_padding, "flip_sin_to_cos": m.flip_sin_to_cos,
+            "freq_shift": m.freq_shift, "resnet_time_scale_shift": m.resnet_time_scale_shift,
+        });
+        UNetConfig::from_json(&json.to_string()).map_err(|e| wrong("model", e.to_string()))
+    }
+
+    /// The first key (with both values) that differs from `other` and that a resumed run may not change.
+    pub fn first_forbidden_change(&self, other: &Self) -> Result<Option<(String, String, String)>> {
+        let (old, new) = (self.to_table()?, other.to_table()?);
+        let sections: Vec<_> = old.keys().collect();
+        for section in sections {
+            let inner = |t: &Table| t.get(section).and_then(Value::as_table).cloned().unwrap_or_default();
+            let (old, new) = (inner(&old), inner(&new));
+            let mut keys: Vec<_> = old.keys().chain(new.keys()).collect();
+            keys.sort();
+            for key in keys {
+                let name = format!("{section}.{key}");
+                if old.get(key) != new.get(key) && !RESUMABLE.contains(&name.as_str()) {
+                    let show = |t: &Table| t.get(key).map_or("unset".into(), Value::to_string);
+                    return Ok(Some((name, show(&old), show(&new))));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The settings as a TOML table, section by section.
+    pub fn to_table(&self) -> Result<Table> {
+        Table::try_from(self).map_err(|e| Error::Layer { place: "settings".into(), problem: e.to_string() })
+    }
+
+    /// The settings as TOML text.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::Layer { place: "settings".into(), problem: e.to_string() })
+    }
+
+    fn check_model(&self) -> Result<()> {
+        let m = &self.model;
+        let levels = m.block_out_channels.len();
+        if levels == 0 || m.block_out_channels.contains(&0) {
+            return Err(wrong("model.block_out_channels", "needs at least one level and no zeros".into()));
+        }
+        let same_length = |key: &str, n: usize| {
+            let text = format!("has {n} entries, but `model.block_out_channels` has {levels} levels");
+            if n == levels { Ok(()) } else { Err(wrong(key, text)) }
+        };
+        same_length("model.down_block_types", m.down_block_types.len())?;
+        if let Some(ups) = &m.up_block_types {
+            same_length("model.up_block_types", ups.len())?;
+        }
+        let groups = m.norm_num_groups;
+        if let Some(c) = m.block_out_channels.iter().find(|c| groups == 0 || *c % groups != 0) {
+            return Err(wrong("model.norm_num_groups", format!("is {groups}, which does not divide the {c} channels of a level")));
+        }
+        at_least_1("model.layers_per_block", m.layers_per_block)?;
+        in_range("model.dropout", m.dropout, (0.0..1.0).contains(&m.dropout), "at least 0 and below 1")
+    }
+
+    fn check_diffusion(&self) -> Result<()> {
+        let d = &self.diffusion;
+        at_least_1("diffusion.timesteps", d.timesteps)?;
+        for (key, beta) in [("diffusion.beta_start", d.beta_start), ("diffusion.beta_end", d.beta_end)] {
+            let Some(beta) = beta else { continue };
+            only_with(key, d.schedule.has_betas(), "a `diffusion.schedule` that is `linear`, `scaled-linear` or `sigmoid`")?;
+            in_range(key, beta, beta > 0.0 && beta <= 1.0, "above 0 and at most 1")?;
+        }
+        if let Some(delta) = d.huber_delta {
+            only_with("diffusion.huber_delta", d.loss == LossKind::Huber, "`diffusion.loss = \"huber\"`")?;
+            in_range("diffusion.huber_delta", delta, delta > 0.0 && delta.is_finite(), "above 0")?;
+        }
+        if let Some(gamma) = d.weighting_gamma {
+            let has_gamma = matches!(d.weighting, WeightingKind::MinSnr | WeightingKind::P2);
+            only_with("diffusion.weighting_gamma", has_gamma, "`diffusion.weighting` `min-snr` or `p2`")?;
+            in_range("diffusion.weighting_gamma", gamma, gamma > 0.0 && gamma.is_finite(), "above 0")?;
+        }
+        if let Some(k) = d.weighting_k {
+            only_with("diffusion.weighting_k", d.weighting == WeightingKind::P2, "`diffusion.weighting = \"p2\"`")?;
+            in_range("diffusion.weighting_k", k, k > 0.0 && k.is_finite(), "above 0")?;
+        }
+        Ok(())
+    }
+
+    fn check_optimizer(&self) -> Result<()> {
+        let o = &self.optimizer;
+        let finite_positive = |x: f64| x > 0.0 && x.is_finite();
+        in_range("optimizer.learning_rate", o.learning_rate, finite_positive(o.learning_rate), "above 0")?;
+        in_range("optimizer.epsilon", o.epsilon, finite_positive(o.epsilon), "above 0")?;
+        for (key, beta) in [("optimizer.beta_1", o.beta_1), ("optimizer.beta_2", o.beta_2)] {
+            in_range(key, beta, (0.0..1.0).contains(&beta), "at least 0 and below 1")?;
+        }
+        for (key, x) in [("optimizer.weight_decay", o.weight_decay), ("optimizer.gradient_clip", o.gradient_clip)] {
+            in_range(key, x, x >= 0.0 && x.is_finite(), "at least 0")?;
+        }
+        if o.weight_decay != 0.0 {
+            only_with("optimizer.weight_decay", o.name == OptimizerKind::Adamw, "`optimizer.name = \"adamw\"`")?;
+        }
+        match (o.decay, o.decay_steps) {
+            (Decay::Constant, Some(_)) => only_with("optimizer.decay_steps", false, "a decaying `optimizer.decay`")?,
+            (Decay::Constant, None) => {}
+            (_, None) => {
+                let text = "is missing: a decaying learning rate needs a length; give it, or `train.steps`";
+                return Err(wrong("optimizer.decay_steps", text.into()));
+            }
+            (_, Some(n)) if n <= o.warm_up => {
+                let text = format!("is {n}, which is not above `optimizer.warm_up` = {}", o.warm_up);
+                return Err(wrong("optimizer.decay_steps", text));
+            }
+            (_, Some(n)) if self.train.steps.is_some_and(|steps| steps > n) => {
+                let text = format!("goes beyond `optimizer.decay_steps` = {n}, where the learning rate is 0");
+                return Err(wrong("train.steps", text));
+            }
+            (_, Some(_)) => {}
+        }
+        for rate in &self.ema.rates {
+            in_range("ema.rates", *rate, (0.0..1.0).contains(rate), "at least 0 and below 1")?;
+        }
+        let mut rates = self.ema.rates.clone();
+        rates.sort_by(f64::total_cmp);
+        match rates.windows(2).find(|w| w[0] == w[1]) {
+            Some(pair) => Err(wrong("ema.rates", format!("holds {} twice", pair[0]))),
+            None => Ok(()),
+        }
+    }
+
+    fn check_train(&self) -> Result<()> {
+        let t = &self.train;
+        match (t.steps, t.minutes) {
+            (Some(0), _) => return Err(wrong("train.steps", "is 0; at least 1 is needed".into())),
+            (None, None) => return Err(wrong("train.steps", "is missing: say when to stop, with --steps or --minutes".into())),
+            _ => {}
+        }
+        if let Some(minutes) = t.minutes {
+            in_range("train.minutes", minutes, minutes > 0.0 && minutes.is_finite(), "above 0")?;
+        }
+        at_least_1("train.batch_size", t.batch_size)?;
+        let micro = t.micro_batch.unwrap_or(t.batch_size);
+        if micro == 0 || t.batch_size % micro != 0 {
+            return Err(wrong("train.micro_batch", format!("is {micro}, which does not divide `train.batch_size` = {}", t.batch_size)));
+        }
+        for (key, seed) in [("train.seed", t.seed), ("samples.seed", self.samples.seed)] {
+            if i64::try_from(seed).is_err() {
+                return Err(wrong(key, format!("is {seed}; at most {} can be recorded", i64::MAX)));
+            }
+        }
+        at_least_1("train.keep_last", t.keep_last)?;
+        at_least_1("train.log_every", t.log_every)?;
+        at_least_1("samples.steps", self.samples.steps)?;
+        if self.samples.steps > self.diffusion.timesteps {
+            let text = format!("is {}, more than `diffusion.timesteps` = {}", self.samples.steps, self.diffusion.timesteps);
+            return Err(wrong("samples.steps", text));
+        }
+        Ok(())
+    }
+}
+
+fn lay_over(below: &mut Table, layer: &Layer) {
+    if let Some((section, key)) = layer.lifted
+        && let Some(Value::Table(section)) = below.get_mut(section)
+    {
+        section.remove(key);
+    }
+    for (section, value) in &layer.table {
+        match (below.get_mut(section), value) {
+            (Some(Value::Table(below)), Value::Table(above)) => below.extend(above.clone()),
+            (_, value) => {
+                below.insert(section.clone(), value.clone());
+            }
+        }
+    }
+}
+
+fn mirrored(down: &str) -> String {
+    down.replace("Down", "Up").replace("down", "up")
+}
+
+fn wrong(key: &str, problem: String) -> Error {
+    Error::Setting { key: key.into(), problem }
+}
+
+fn at_least_1(key: &str, n: usize) -> Result<()> {
+    if n == 0 { Err(wrong(key, "is 0; at least 1 is needed".into())) } else { Ok(()) }
+}
+
+fn in_range(key: &str, value: f64, holds: bool, expected: &str) -> Result<()> {
+    if holds { Ok(()) } else { Err(wrong(key, format!("is {value}; it must be {expected}"))) }
+}
+
+fn only_with(key: &str, holds: bool, what: &str) -> Result<()> {
+    if holds { Ok(()) } else { Err(wrong(key, format!("only goes with {what}"))) }
+}
