@@ -73,3 +73,51 @@ pub(crate) fn check_address(address: &DropoutAddress<'_>, batch: usize) -> Resul
         expected: format!("one index for each of {batch} images"),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    /// What becomes of ones at two places of a network with seven.
+    fn applied(place: usize, images: &[u64]) -> Vec<f32> {
+        let address = DropoutAddress {
+            seed: 5,
+            step: 6,
+            images,
+        };
+        let dropout = Dropout {
+            address,
+            rate: 0.3,
+            places: 7,
+        };
+        let ones = Tensor::ones((images.len(), 3, 40, 60), DType::F32, &Device::Cpu).unwrap();
+        let dropped = dropout.apply(&ones, place).unwrap();
+        dropped.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn three_tenths_become_zero_and_the_rest_is_scaled() {
+        let values = applied(2, &[8, 9]);
+        let kept = (1.0 / 0.7) as f32;
+        assert!(values.iter().all(|&value| value == 0.0 || value == kept));
+        let share =
+            values.iter().filter(|&&value| value == 0.0).count() as f64 / values.len() as f64;
+        let deviation = (0.3 * 0.7 / values.len() as f64).sqrt();
+        assert!((share - 0.3).abs() < 4.0 * deviation, "{share}");
+    }
+
+    /// Of two independent masks, 0.3² of the elements are dropped by both.
+    #[test]
+    fn places_and_images_are_independent() {
+        let [here, there] = [applied(2, &[8, 9]), applied(3, &[8, 9])];
+        let (first, second) = here.split_at(here.len() / 2);
+        for (a, b) in [(here.as_slice(), there.as_slice()), (first, second)] {
+            let both = a.iter().zip(b).filter(|&(&a, &b)| a == 0.0 && b == 0.0);
+            let share = both.count() as f64 / a.len() as f64;
+            let deviation = (0.09 * 0.91 / a.len() as f64).sqrt();
+            assert!((share - 0.09).abs() < 4.0 * deviation, "{share}");
+        }
+    }
+}

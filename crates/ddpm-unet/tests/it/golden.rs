@@ -37,7 +37,6 @@ fn check(case: &str) {
         .unwrap();
     let output = formula_network(&config).forward(&x, &time).unwrap();
     let difference = max_difference(&output, &golden_tensor(&file, "output"));
-    println!("{case}: {difference:e}");
     assert!(difference <= 1e-5, "{difference:e}");
 }
 

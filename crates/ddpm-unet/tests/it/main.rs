@@ -1,5 +1,11 @@
 //! The network against diffusers and PyTorch, and what bad configurations, weights and inputs are told.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy sees only the tests themselves, not what they call"
+)]
+
 mod config;
 mod dropout;
 mod formula;
