@@ -24,13 +24,13 @@ use crate::{Error, Result};
 #[repr(u8)]
 #[non_exhaustive]
 pub enum Stream {
-    /// First weights of a network; image: place of the tensor, step: 0.
+    /// First weights of a network; image: a 44-bit hash of the tensor's name, step: 0.
     Initialisation = 0,
     /// The t of a training image; image: training images that came before.
     Timestep = 1,
     /// eps of a training image; image: training images that came before.
     TrainingNoise = 2,
-    /// Dropout masks; image: training images that came before, step: the dropout layer.
+    /// Dropout masks; image: training images that came before, step: optimiser step · layers + layer.
     Dropout = 3,
     /// The order of an epoch; step: the epoch, image: the place being filled.
     Order = 4,
@@ -40,17 +40,13 @@ pub enum Stream {
     SampleStart = 6,
     /// Noise of a sampler's steps; image: its index, step: draws that came before.
     SampleStep = 7,
-    /// eps of the held-out loss; image: its index.
+    /// The held-out loss; image: its index, step: 0 for t, 1 for eps.
     HeldOut = 8,
-    /// The t of the held-out loss; image: its index.
-    HeldOutTimestep = 9,
-    /// x_T of the pictures shown while training; image: its index.
-    Preview = 10,
 }
 
 impl Stream {
     /// Every stream, in the order of its number.
-    pub const ALL: [Stream; 11] = [
+    pub const ALL: [Stream; 9] = [
         Stream::Initialisation,
         Stream::Timestep,
         Stream::TrainingNoise,
@@ -60,8 +56,6 @@ impl Stream {
         Stream::SampleStart,
         Stream::SampleStep,
         Stream::HeldOut,
-        Stream::HeldOutTimestep,
-        Stream::Preview,
     ];
 }
 
@@ -147,7 +141,7 @@ mod tests {
     #[test]
     fn the_numbers_of_the_streams_do_not_change() {
         let numbers = Stream::ALL.map(|stream| stream as u8);
-        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
     }
 
     #[test]

@@ -92,7 +92,12 @@ impl NoiseSource for FixedNoise {
 fn image_numbers(first: u64, n: usize) -> Result<Vec<u64>> {
     let end = first.checked_add(n as u64).filter(|&end| end <= 1 << 44);
     let end = end.ok_or(Error::Images { first, n })?;
-    Ok((first..end).collect())
+    let mut images = Vec::new();
+    images
+        .try_reserve_exact(n)
+        .map_err(|_| Error::Shape { shape: vec![n] })?;
+    images.extend(first..end);
+    Ok(images)
 }
 
 fn to_core(error: Error) -> ddpm_core::Error {
