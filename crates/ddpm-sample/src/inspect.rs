@@ -1,0 +1,109 @@
+//! What a model is, for people.
+
+use ddpm_checkpoint::{Model, Weights};
+use ddpm_samplers::Clip;
+use ddpm_unet::{DownBlock, SampleSize, UNetConfig};
+
+use crate::Failure;
+use crate::request::clip;
+
+/// One line a property: network, schedule, training, weights.
+pub(crate) fn inspect(model: &Model) -> Result<String, Failure> {
+    let mut lines = vec![("model", model.folder.display().to_string())];
+    lines.extend(network(&model.unet));
+    lines.extend(diffusion(model)?);
+    lines.extend(training(model));
+    lines.extend(model.skipped.iter().map(|skipped| ("skipped", skipped.reason.to_string())));
+    Ok(lines.iter().map(|(name, text)| format!("{name:<12}{text}\n")).collect())
+}
+
+fn network(unet: &UNetConfig) -> Vec<(&'static str, String)> {
+    let settings = unet.settings();
+    let size = match settings.sample_size {
+        Some(SampleSize::Square(side)) => format!("{side}x{side}"),
+        Some(SampleSize::Rectangle(h, w)) => format!("{h}x{w}"),
+        None => "any size".to_owned(),
+    };
+    let levels = settings.block_out_channels.iter().zip(&settings.down_block_types);
+    let levels: Vec<String> = levels
+        .map(|(channels, block)| match block {
+            DownBlock::Down => channels.to_string(),
+            DownBlock::AttnDown => format!("{channels} with attention"),
+        })
+        .collect();
+    vec![
+        ("images", format!("{} channels, {size}", settings.in_channels)),
+        ("network", format!("UNet2DModel, levels {}; {} layers each", levels.join(", "), settings.layers_per_block)),
+        ("parameters", grouped(unet.parameter_count())),
+    ]
+}
+
+fn diffusion(model: &Model) -> anyhow::Result<Vec<(&'static str, String)>> {
+    let (scheduler, schedule) = (&model.scheduler, model.scheduler.schedule()?);
+    let (first, last) = (schedule.timestep(1)?, schedule.last());
+    let betas = format!("beta {:.6} to {:.6}, alpha-bar_T {:.3e}", schedule.beta(first), schedule.beta(last), schedule.alpha_bar(last));
+    Ok(vec![
+        ("schedule", format!("{} steps, {betas}", schedule.steps())),
+        ("prediction", words(&scheduler.prediction())),
+        ("variance", words(&scheduler.variance())),
+        ("clipping", clipping(&clip(model)?)),
+        ("spacing", words(&scheduler.spacing())),
+    ])
+}
+
+fn clipping(clip: &Clip) -> String {
+    match clip {
+        Clip::None => "none".to_owned(),
+        Clip::Range(r) => format!("to [-{r}, {r}]"),
+        Clip::PerChannel(ranges) => {
+            let ranges: Vec<String> = ranges.iter().map(|(low, high)| format!("[{low:.3}, {high:.3}]")).collect();
+            format!("per channel to {}", ranges.join(", "))
+        }
+    }
+}
+
+/// `FixedLarge` -> fixed-large, `Leading { offset: 1 }` -> leading { offset: 1 }.
+fn words(value: &impl std::fmt::Debug) -> String {
+    let mut text = String::new();
+    for (index, letter) in format!("{value:?}").chars().enumerate() {
+        if letter.is_uppercase() && index > 0 {
+            text.push('-');
+        }
+        text.extend(letter.to_lowercase());
+    }
+    text
+}
+
+fn training(model: &Model) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    if let Some(step) = model.step() {
+        lines.push(("step", step.to_string()));
+    }
+    let raw = model.has_raw.then(|| Weights::Raw.to_string());
+    let rates = model.ema_rates.iter().map(|rate| Weights::EmaRate(rate.clone()).to_string());
+    let weights: Vec<String> = [Weights::Ema.to_string()].into_iter().chain(raw).chain(rates).collect();
+    lines.push(("weights", weights.join(", ")));
+    if let Some(run) = &model.run {
+        if let Some(data) = run.get("data").and_then(toml::Value::as_table) {
+            let settings: Vec<String> = data.iter().map(|(key, value)| format!("{key} {}", plain(value))).collect();
+            lines.push(("data", settings.join(", ")));
+        }
+        let program = run.get("run").and_then(|run| run.get("program"));
+        lines.extend(program.map(|program| ("program", plain(program))));
+    }
+    lines
+}
+
+fn plain(value: &toml::Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// 35746307 -> 35,746,307.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let lead = digits.len() % 3;
+    let (head, rest) = digits.split_at(lead);
+    let groups = rest.as_bytes().chunks(3).map(|three| String::from_utf8_lossy(three).into_owned());
+    let parts: Vec<String> = Some(head.to_owned()).filter(|head| !head.is_empty()).into_iter().chain(groups).collect();
+    parts.join(",")
+}
