@@ -18,6 +18,21 @@ pub fn grid(pictures: &[Picture]) -> Result<Picture> {
     grid_with_columns(pictures, columns.max(1))
 }
 
+/// What [`sheet`] enlarges pictures up to, in pixels a side.
+pub const SHEET_SIDE: usize = 32;
+
+/// [`grid`] for people: pictures too small to be looked at are first enlarged by whole pixels, as often as fits
+/// into [`SHEET_SIDE`]: 8x8 four times, 28x28 and everything larger not at all.
+///
+/// # Errors
+/// As [`grid`].
+pub fn sheet(pictures: &[Picture]) -> Result<Picture> {
+    let side = pictures.iter().map(|p| p.width().max(p.height())).max();
+    let times = side.map_or(1, |side| (SHEET_SIDE / side).max(1));
+    let enlarged: Vec<Picture> = pictures.iter().map(|p| p.enlarged(times)).collect();
+    grid(&enlarged)
+}
+
 /// The pictures in reading order on a sheet of so many columns, or fewer if there are fewer.
 ///
 /// # Errors
@@ -151,6 +166,27 @@ mod tests {
     }
 
     #[test]
+    fn a_sheet_enlarges_small_pictures_and_leaves_others() {
+        let sizes = [
+            (8, 8, 4),
+            (7, 5, 4),
+            (10, 3, 3),
+            (16, 16, 2),
+            (17, 2, 1),
+            (28, 28, 1),
+            (64, 32, 1),
+        ];
+        for (width, height, times) in sizes {
+            let made = sheet(&[level(width, height, 1, 9)]).unwrap();
+            let expected = (width * times + 4, height * times + 4);
+            assert_eq!((made.width(), made.height()), expected, "{width}x{height}");
+        }
+        let picture = Picture::new(2, 1, 3, vec![1, 2, 3, 4, 5, 6]).unwrap();
+        let row = [1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6];
+        assert_eq!(picture.enlarged(2).pixels(), [row, row].concat());
+    }
+
+    #[test]
     fn colour_stays_with_its_pixel() {
         let pictures = [
             Picture::new(1, 1, 3, vec![1, 2, 3]).unwrap(),
@@ -187,6 +223,7 @@ mod tests {
     #[test]
     fn what_cannot_be_a_sheet_is_refused() {
         check_error(grid(&[]), "a grid needs at least one picture");
+        check_error(sheet(&[]), "a grid needs at least one picture");
         check_error(strip(&[]), "a strip needs at least one picture");
         check_error(strip(&[vec![]]), "a strip needs at least one picture");
         check_error(

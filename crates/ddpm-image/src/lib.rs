@@ -6,6 +6,7 @@
 //! | samples | bytes | [`PixelMap::to_u8`] |
 //! | samples | pictures | [`Picture::from_tensor`] |
 //! | pictures | one sheet, ceil(√N) wide | [`grid`], [`grid_with_columns`] |
+//! | tiny pictures | the same, enlarged until they can be seen | [`sheet`] |
 //! | pictures of several moments | time from left to right | [`strip`] |
 //! | a picture | a PNG that says how it was made | [`write_png`], [`encode_png`], [`read_png`] |
 //!
@@ -39,7 +40,7 @@ mod pixel_map;
 mod png_file;
 
 pub use error::{Error, Result};
-pub use grid::{GRID_BACKGROUND, GRID_PADDING, grid, grid_with_columns, strip};
+pub use grid::{GRID_BACKGROUND, GRID_PADDING, SHEET_SIDE, grid, grid_with_columns, sheet, strip};
 pub use picture::Picture;
 pub use pixel_map::PixelMap;
 pub use png_file::{encode_png, read_png, write_png};

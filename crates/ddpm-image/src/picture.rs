@@ -114,6 +114,25 @@ impl Picture {
         &self.pixels
     }
 
+    /// The picture with every pixel a square of `times` by `times` pixels.
+    pub(crate) fn enlarged(&self, times: usize) -> Picture {
+        let row = self.width * self.channels;
+        let mut pixels = Vec::with_capacity(self.pixels.len() * times * times);
+        for line in self.pixels.chunks_exact(row) {
+            let wide: Vec<u8> = line
+                .chunks_exact(self.channels)
+                .flat_map(|pixel| pixel.repeat(times))
+                .collect();
+            pixels.extend(wide.repeat(times));
+        }
+        Picture {
+            width: self.width * times,
+            height: self.height * times,
+            channels: self.channels,
+            pixels,
+        }
+    }
+
     /// A picture of one grey level.
     pub(crate) fn filled(
         width: usize,
