@@ -169,16 +169,23 @@ impl DdimSettings {
     }
 
     fn check(&self) -> Result<()> {
-        let unit = |name, value: f64| match (0.0..=1.0).contains(&value) {
-            true => Ok(()),
-            false => Err(Error::Setting {
+        if !(0.0..=1.0).contains(&self.eta) {
+            let (name, value) = ("eta", self.eta);
+            return Err(Error::Setting {
                 name,
                 value,
                 expected: "a number in 0..=1",
-            }),
-        };
-        unit("eta", self.eta)?;
-        unit("alpha_bar_end", self.alpha_bar_end)
+            });
+        }
+        if !(self.alpha_bar_end > 0.0 && self.alpha_bar_end <= 1.0) {
+            let (name, value) = ("alpha_bar_end", self.alpha_bar_end);
+            return Err(Error::Setting {
+                name,
+                value,
+                expected: "a number in (0, 1]",
+            });
+        }
+        Ok(())
     }
 }
 

@@ -1,16 +1,16 @@
 //! DDIM backwards: from an image to the x_T that DDIM with eta = 0 would turn into it.
 
-use crate::Result;
 use crate::process::{Process, Step};
+use crate::{Error, Result};
 use candle_core::Tensor;
-use ddpm_core::{Denoiser, Prediction, Timestep};
+use ddpm_core::{Denoiser, Prediction};
 
 /// Walks from x_0 to x_T by equation 12 of Song et al. 2021 with sigma = 0, solved for x_t with the noise of x_{t-1}
 /// (section 4.3 there).
 ///
-/// The network sees x_{t-1} with the time of t, as diffusers' `DDIMInverseScheduler` does; its answer is read at the level of
-/// x_{t-1} for noise and v, and at the level of t for x_0 and posterior means, which at the clean image would leave no noise
-/// to tell. More steps make the way back more exact; clipping makes it less so.
+/// The network sees x_{t-1} with the time of t, as diffusers' `DDIMInverseScheduler` does; the noise in its answer is
+/// read at the level of x_{t-1} for v, as there, and at the level of t for x_0 and posterior means, since a clean image holds
+/// no noise to tell. More steps make the way back more exact; clipping makes it less so.
 ///
 /// # Shapes
 /// `x_0`: `[B, C, H, W]`.
@@ -19,8 +19,20 @@ pub fn ddim_inversion<'a>(
     denoiser: &'a dyn Denoiser,
     x_0: &Tensor,
 ) -> DdimInversion<'a> {
+    ddim_inversion_with(process, 1.0, denoiser, x_0)
+}
+
+/// [`ddim_inversion`] from images at the level `alpha_bar_start`, in (0, 1]: the counterpart of
+/// [`DdimSettings::alpha_bar_end`](crate::DdimSettings::alpha_bar_end).
+pub fn ddim_inversion_with<'a>(
+    process: &'a Process,
+    alpha_bar_start: f64,
+    denoiser: &'a dyn Denoiser,
+    x_0: &Tensor,
+) -> DdimInversion<'a> {
     DdimInversion {
         process,
+        alpha_bar_start,
         denoiser,
         x: x_0.detach(),
         done: 0,
@@ -31,6 +43,7 @@ pub fn ddim_inversion<'a>(
 /// The iterator that [`ddim_inversion`] returns.
 pub struct DdimInversion<'a> {
     process: &'a Process,
+    alpha_bar_start: f64,
     denoiser: &'a dyn Denoiser,
     x: Tensor,
     done: usize,
@@ -39,6 +52,14 @@ pub struct DdimInversion<'a> {
 
 impl DdimInversion<'_> {
     fn step(&mut self) -> Result<Step> {
+        if !(self.alpha_bar_start > 0.0 && self.alpha_bar_start <= 1.0) {
+            let (name, value) = ("alpha_bar_start", self.alpha_bar_start);
+            return Err(Error::Setting {
+                name,
+                value,
+                expected: "a number in (0, 1]",
+            });
+        }
         let Process {
             schedule,
             prediction,
@@ -46,17 +67,16 @@ impl DdimInversion<'_> {
         } = self.process;
         let t = schedule.timestep(self.done + 1)?;
         let answer = self.process.ask(self.denoiser, &self.x, t)?;
-        let eps = self.noise(&answer.t, t, &answer.output)?;
-        // The clean image seen from x_{t-1}: equation 4 of Ho et al. 2020 solved for x_0.
-        let alpha_bar_before = schedule.alpha_bar_previous(t);
-        let x_0_hat = match prediction {
-            Prediction::Original | Prediction::PosteriorMean => {
-                prediction.x_0_hat(schedule, &self.x, &answer.t, &answer.output)?
-            }
-            _ => {
-                ((&self.x - (&eps * (1.0 - alpha_bar_before).sqrt())?)? / alpha_bar_before.sqrt())?
-            }
+        let before = t
+            .previous()
+            .map_or(self.alpha_bar_start, |t| schedule.alpha_bar(t));
+        let (signal, noise) = (before.sqrt(), (1.0 - before).sqrt());
+        let eps = match prediction {
+            Prediction::Velocity => ((answer.output * signal)? + (&self.x * noise)?)?,
+            _ => prediction.eps_hat(schedule, &self.x, &answer.t, &answer.output)?,
         };
+        // Equation 4 of Ho et al. 2020 at the level of x_{t-1}, solved for x_0.
+        let x_0_hat = ((&self.x - (&eps * noise)?)? / signal)?;
         let x_0_hat = clip.apply(&x_0_hat)?;
         let alpha_bar = schedule.alpha_bar(t);
         let x = ((&x_0_hat * alpha_bar.sqrt())? + (eps * (1.0 - alpha_bar).sqrt())?)?;
@@ -68,23 +88,6 @@ impl DdimInversion<'_> {
             x: self.x.clone(),
             x_0_hat: x_0_hat.detach(),
         })
-    }
-
-    /// The noise in x_{t-1}.
-    fn noise(&self, times: &[Timestep], t: Timestep, output: &Tensor) -> Result<Tensor> {
-        let Process {
-            schedule,
-            prediction,
-            ..
-        } = self.process;
-        match (prediction, t.previous()) {
-            // At the clean image v = eps.
-            (Prediction::Velocity, None) => Ok(output.clone()),
-            (Prediction::Velocity, Some(before)) => {
-                Ok(prediction.eps_hat(schedule, &self.x, &vec![before; times.len()], output)?)
-            }
-            _ => Ok(prediction.eps_hat(schedule, &self.x, times, output)?),
-        }
     }
 }
 

@@ -1,17 +1,68 @@
 //! Every way to walk from x_T back to x_0: one file an algorithm.
+//!
+//! A walk is an iterator: each `next()` asks the network once and yields a [`Step`] with the time just used, the images after
+//! it and the images that the network has in mind. Progress bars and films are consumers. Walks know a
+//! [`Denoiser`](ddpm_core::Denoiser) and a [`NoiseSource`](ddpm_core::NoiseSource), no network and no random generator, and they
+//! detach what they keep, so that a walk over weights in training holds no graph.
+//!
+//! | algorithm | source | here |
+//! |---|---|---|
+//! | ancestral sampling | Ho et al. 2020, algorithm 2 | [`ancestral`] |
+//! | DDIM | Song et al. 2021, equations 12 and 16 | [`ddim`], [`ddim_with`] |
+//! | DDIM inversion | Song et al. 2021, section 4.3 | [`ddim_inversion`] |
+//!
+//! [`Process`] is what all of them share: a schedule, full or respaced, what the network predicts, how x_0-hat is clipped.
+//! [`SchedulerConfig`] reads and writes it as diffusers' `scheduler_config.json`; [`Sampler`] and [`SamplerKind`] choose by name.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use ddpm_core::{NoiseSource, Prediction, Result, Schedule, Spacing};
+//! use ddpm_samplers::{Clip, Process, ddim};
+//!
+//! /// DDIM with eta = 0 draws nothing; ancestral sampling would need a real source, as `ddpm-random` has.
+//! struct Silence;
+//! impl NoiseSource for Silence {
+//!     fn draw(&mut self, _: usize, like: &Tensor) -> Result<Tensor> {
+//!         Ok(like.zeros_like()?)
+//!     }
+//! }
+//!
+//! let process = Process {
+//!     schedule: Schedule::linear(1000, 1e-4, 0.02)?.respaced(Spacing::Trailing, 50)?,
+//!     prediction: Prediction::Original,
+//!     clip: Clip::Range(1.0),
+//! };
+//! // A network that has one image in mind, whatever it sees.
+//! let image = Tensor::new(&[[[[0.5f32, -0.5], [1.0, 0.0]]]], &Device::Cpu)?;
+//! let network = |_: &Tensor, _: &[f64]| -> Result<Tensor> { Ok(image.clone()) };
+//! let x_t = Tensor::new(&[[[[1.2f32, 0.3], [-0.7, 0.1]]]], &Device::Cpu)?;
+//!
+//! let mut x = x_t.clone();
+//! for step in ddim(&process, 0.0, &network, &x_t, &mut Silence) {
+//!     x = step?.x;
+//! }
+//! assert!((x - image)?.abs()?.max_all()?.to_scalar::<f32>()? < 1e-6);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod process;
 
 mod ancestral;
-mod config;
+
 mod ddim;
+
 mod ddim_inversion;
-mod error;
-mod process;
+
 mod sampler;
+
+mod config;
+
+mod error;
 
 pub use ancestral::{Ancestral, ancestral};
 pub use config::{Betas, SchedulerConfig};
 pub use ddim::{Ddim, DdimSettings, Direction, Landing, ddim, ddim_with};
-pub use ddim_inversion::{DdimInversion, ddim_inversion};
+pub use ddim_inversion::{DdimInversion, ddim_inversion, ddim_inversion_with};
 pub use error::{Error, Result};
 pub use process::{Clip, Process, Step, Walk};
 pub use sampler::{Sampler, SamplerKind};

@@ -1,0 +1,305 @@
+//! `scheduler_config.json`: what diffusers wrote is read, what is read is written again, what is unknown is refused.
+
+use crate::fails;
+use ddpm_core::{Prediction, Schedule, Spacing, Variance};
+use ddpm_samplers::{Betas, Clip, SamplerKind, SchedulerConfig};
+
+const LINEAR: Betas = Betas::Linear {
+    start: 1e-4,
+    end: 0.02,
+};
+
+fn read(keys: &str) -> ddpm_samplers::Result<SchedulerConfig> {
+    SchedulerConfig::from_json(&format!("{{\"_class_name\": \"DDPMScheduler\"{keys}}}"))
+}
+
+#[test]
+fn missing_keys_are_diffusers_defaults() {
+    let config = read("").unwrap();
+    assert_eq!(config.kind(), SamplerKind::Ddpm);
+    assert_eq!(config.steps(), 1000);
+    assert_eq!(
+        config.schedule().unwrap(),
+        Schedule::linear(1000, 1e-4, 0.02).unwrap()
+    );
+    assert_eq!(config.prediction(), Prediction::Noise);
+    assert_eq!(config.variance(), Variance::FixedSmall);
+    assert_eq!(config.clip(), Clip::Range(1.0));
+    assert_eq!(config.spacing(), Spacing::Leading { offset: 0 });
+    assert!(!config.zero_terminal_snr());
+    assert_eq!(config.ddim_settings(0.0).unwrap().alpha_bar_end, 1.0);
+    // As `google/ddpm-cifar10-32` has it.
+    let old = read(
+        r#", "_diffusers_version": "0.1.1", "beta_end": 0.02, "beta_schedule": "linear", "beta_start": 0.0001,
+        "clip_sample": true, "num_train_timesteps": 1000, "trained_betas": null, "variance_type": "fixed_large""#,
+    );
+    assert_eq!(old.unwrap().variance(), Variance::FixedLarge);
+}
+
+#[test]
+fn every_key_is_read() {
+    let config = read(
+        r#", "num_train_timesteps": 100, "beta_start": 0.001, "beta_end": 0.03, "beta_schedule": "scaled_linear",
+        "variance_type": "fixed_small_log", "clip_sample": true, "clip_sample_range": 2, "prediction_type": "v_prediction",
+        "timestep_spacing": "linspace", "rescale_betas_zero_snr": true, "thresholding": false,
+        "dynamic_thresholding_ratio": 0.9, "sample_max_value": 3, "steps_offset": 0, "skip_prk_steps": null, "_other": 7"#,
+    )
+    .unwrap();
+    let expected = Schedule::scaled_linear(100, 0.001, 0.03)
+        .unwrap()
+        .rescaled_to_zero_terminal_snr()
+        .unwrap();
+    assert_eq!(config.schedule().unwrap(), expected);
+    assert_eq!(
+        (config.prediction(), config.clip()),
+        (Prediction::Velocity, Clip::Range(2.0))
+    );
+    let process = config.process(7).unwrap();
+    assert_eq!(
+        process.schedule,
+        expected.respaced(Spacing::Linspace, 7).unwrap()
+    );
+    assert_eq!(
+        (process.prediction, process.clip),
+        (Prediction::Velocity, Clip::Range(2.0))
+    );
+    let schedule = |word: &str| {
+        read(&format!(r#", "beta_schedule": "{word}""#))
+            .unwrap()
+            .schedule()
+            .unwrap()
+    };
+    assert_eq!(
+        schedule("squaredcos_cap_v2"),
+        Schedule::cosine(1000).unwrap()
+    );
+    assert_eq!(
+        schedule("sigmoid"),
+        Schedule::sigmoid(1000, 1e-4, 0.02).unwrap()
+    );
+    assert_eq!(schedule("laplace"), Schedule::laplace(1000).unwrap());
+    let ddim = SchedulerConfig::from_json(
+        r#"{"_class_name": "DDIMScheduler", "set_alpha_to_one": false, "steps_offset": 1}"#,
+    );
+    let ddim = ddim.unwrap();
+    assert_eq!(ddim.kind(), SamplerKind::Ddim);
+    assert_eq!(ddim.spacing(), Spacing::Leading { offset: 1 });
+    assert_eq!(ddim.ddim_settings(0.0).unwrap().alpha_bar_end, 0.9999);
+    assert_eq!(
+        read(r#", "clip_sample": false"#).unwrap().clip(),
+        Clip::None
+    );
+}
+
+#[test]
+fn round_trips() {
+    let strange = Schedule::alpha_bar_sigmoid(50).unwrap();
+    let all_betas = [
+        LINEAR,
+        Betas::ScaledLinear {
+            start: 0.00085,
+            end: 0.012,
+        },
+        Betas::Cosine,
+        Betas::Sigmoid {
+            start: 1e-4,
+            end: 0.02,
+        },
+        Betas::Laplace,
+        Betas::Trained(strange.betas().to_vec()),
+    ];
+    let predictions = [
+        Prediction::Noise,
+        Prediction::Original,
+        Prediction::Velocity,
+        Prediction::PosteriorMean,
+    ];
+    for betas in all_betas {
+        for prediction in predictions {
+            for (variance, clip) in [
+                (Variance::FixedLarge, Clip::Range(1.0)),
+                (Variance::FixedSmall, Clip::None),
+            ] {
+                let config =
+                    SchedulerConfig::ddpm(betas.clone(), 50, prediction, variance, clip).unwrap();
+                assert_eq!(config.spacing(), Spacing::Trailing);
+                let offset = config.clone().with_spacing(Spacing::Leading { offset: 1 });
+                for config in [
+                    config.clone(),
+                    config.with_zero_terminal_snr().unwrap(),
+                    offset,
+                ] {
+                    let again = SchedulerConfig::from_json(&config.to_json()).unwrap();
+                    assert_eq!(again, config);
+                    assert_eq!(again.schedule().unwrap(), config.schedule().unwrap());
+                }
+            }
+        }
+    }
+    let ddim = r#"{"_class_name": "DDIMScheduler", "set_alpha_to_one": false, "variance_type": "fixed_large"}"#;
+    let ddim = SchedulerConfig::from_json(ddim).unwrap();
+    assert_eq!(SchedulerConfig::from_json(&ddim.to_json()).unwrap(), ddim);
+}
+
+#[test]
+fn the_file_as_it_is_written() {
+    let config = SchedulerConfig::ddpm(
+        LINEAR,
+        1000,
+        Prediction::Noise,
+        Variance::FixedLarge,
+        Clip::Range(1.0),
+    )
+    .unwrap();
+    let expected = r#"{
+  "_class_name": "DDPMScheduler",
+  "_diffusers_version": "0.42.1",
+  "beta_end": 0.02,
+  "beta_schedule": "linear",
+  "beta_start": 0.0001,
+  "clip_sample": true,
+  "clip_sample_range": 1.0,
+  "dynamic_thresholding_ratio": 0.995,
+  "num_train_timesteps": 1000,
+  "prediction_type": "epsilon",
+  "rescale_betas_zero_snr": false,
+  "sample_max_value": 1.0,
+  "steps_offset": 0,
+  "thresholding": false,
+  "timestep_spacing": "trailing",
+  "trained_betas": null,
+  "variance_type": "fixed_large"
+}
+"#;
+    assert_eq!(config.to_json(), expected);
+    assert_eq!(config.beyond_diffusers(), None);
+}
+
+/// A full walk needs no spacing, so an offset cannot run over its end.
+#[test]
+fn a_full_walk_takes_every_step() {
+    let config = read(r#", "steps_offset": 1, "num_train_timesteps": 20"#).unwrap();
+    assert_eq!(
+        config.process(20).unwrap().schedule,
+        config.schedule().unwrap()
+    );
+    fails(
+        config.process(21),
+        "cannot keep 21 of 20 steps: the number must lie in 1..=20",
+    );
+}
+
+#[test]
+fn what_cannot_be_expressed() {
+    fails(
+        SchedulerConfig::ddpm(
+            LINEAR,
+            10,
+            Prediction::Noise,
+            Variance::FixedLarge,
+            Clip::PerChannel(vec![(0.0, 1.0)]),
+        ),
+        "diffusers' scheduler configuration cannot express clipping that differs between channels",
+    );
+    let means = SchedulerConfig::ddpm(
+        LINEAR,
+        10,
+        Prediction::PosteriorMean,
+        Variance::FixedLarge,
+        Clip::None,
+    )
+    .unwrap();
+    assert_eq!(
+        means.beyond_diffusers(),
+        Some("the network predicts posterior means, for which diffusers has no prediction_type")
+    );
+    fails(
+        SchedulerConfig::ddpm(
+            Betas::Cosine,
+            0,
+            Prediction::Noise,
+            Variance::FixedLarge,
+            Clip::None,
+        ),
+        "a schedule needs at least one step, but T is 0",
+    );
+}
+
+#[test]
+fn files_that_make_no_sense() {
+    fails(
+        read(r#", "sigma_min": 0.02"#),
+        "scheduler configuration: unknown key `sigma_min` for DDPMScheduler",
+    );
+    let check = |keys: &str, message: &str| {
+        fails(read(keys), &format!("scheduler configuration: {message}"))
+    };
+    check(
+        r#", "beta_start": "small""#,
+        "`beta_start` is \"small\", expected a number",
+    );
+    check(
+        r#", "num_train_timesteps": 10.5"#,
+        "`num_train_timesteps` is 10.5, expected a whole number of at least 0",
+    );
+    check(
+        r#", "clip_sample": 1"#,
+        "`clip_sample` is 1, expected true or false",
+    );
+    check(
+        r#", "clip_sample_range": 0"#,
+        "`clip_sample_range` is 0, expected a number above 0",
+    );
+    check(
+        r#", "thresholding": true"#,
+        "`thresholding` is true, expected false: dynamic thresholding is not supported",
+    );
+    check(
+        r#", "prediction_type": "flow""#,
+        "`prediction_type` is \"flow\", expected one of `epsilon`, `sample`, `v_prediction`, `posterior_mean`",
+    );
+    check(
+        r#", "variance_type": "learned_range""#,
+        "`variance_type` is \"learned_range\", expected one of `fixed_small`, `fixed_large`, `fixed_small_log`",
+    );
+    check(
+        r#", "beta_schedule": "warm""#,
+        "`beta_schedule` is \"warm\", expected one of `linear`, `scaled_linear`, `squaredcos_cap_v2`, `sigmoid`, `laplace`",
+    );
+    check(
+        r#", "timestep_spacing": "wide""#,
+        "`timestep_spacing` is \"wide\", expected one of `leading`, `linspace`, `trailing`",
+    );
+    check(
+        r#", "trained_betas": [0.1, "x"]"#,
+        "`trained_betas` is [0.1,\"x\"], expected null or 1000 numbers",
+    );
+    check(
+        r#", "trained_betas": [0.1, 0.2]"#,
+        "`trained_betas` is a list of 2, expected num_train_timesteps = 1000 numbers",
+    );
+    fails(
+        read(r#", "beta_end": 2"#),
+        "beta is 1.001050950950951 at t = 501, but every beta must lie in (0, 1]",
+    );
+    fails(
+        read(r#", "num_train_timesteps": 0"#),
+        "a schedule needs at least one step, but T is 0",
+    );
+    let class = "expected one of `DDPMScheduler`, `DDIMScheduler`";
+    fails(
+        SchedulerConfig::from_json("{}"),
+        &format!("scheduler configuration: `_class_name` is missing, {class}"),
+    );
+    fails(
+        SchedulerConfig::from_json(r#"{"_class_name": "PNDMScheduler"}"#),
+        &format!("scheduler configuration: `_class_name` is \"PNDMScheduler\", {class}"),
+    );
+    let error = SchedulerConfig::from_json("{\"_class_name\": ")
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        "scheduler configuration: EOF while parsing a value at line 1 column 16"
+    );
+}
