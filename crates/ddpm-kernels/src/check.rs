@@ -29,13 +29,6 @@ pub(crate) fn same_shape(op: &str, (x_name, x): (&str, &Tensor), (y_name, y): (&
     Ok(())
 }
 
-fn vector(op: &str, name: &str, x: &Tensor, length: usize) -> Result<()> {
-    if x.dims() != [length] {
-        bail!("{op}: {name} has shape {:?}, expected [{length}]", x.dims());
-    }
-    Ok(())
-}
-
 /// The shape of the output of a convolution.
 pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: Conv2d) -> Result<(usize, usize, usize, usize)> {
     let (batch, inputs, height, width) = image("conv2d", "x", x)?;
@@ -47,8 +40,14 @@ pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: C
             x.dims()
         ),
     };
-    if let Some(bias) = bias {
-        vector("conv2d", "bias", bias, outputs)?;
+    if let Some(bias) = bias
+        && bias.dims() != [outputs]
+        && bias.dims() != [batch, outputs]
+    {
+        bail!("conv2d: bias has shape {:?}, expected [{outputs}] or [{batch}, {outputs}]", bias.dims());
+    }
+    if x.elem_count() == 0 || outputs == 0 {
+        bail!("conv2d: nothing to convolve in x of shape {:?} by weight of shape {:?}", x.dims(), weight.dims());
     }
     if conv.stride == 0 {
         bail!("conv2d: stride is 0, expected at least 1");
@@ -72,6 +71,9 @@ pub(crate) fn group_norm(x: &Tensor, groups: usize, gamma: &Tensor, beta: &Tenso
         [b, c, _, ..] => (b, c),
         _ => bail!("group_norm: x has shape {:?}, expected [batch, channels, ...]", x.dims()),
     };
+    if x.elem_count() == 0 {
+        bail!("group_norm: x of shape {:?} has no elements", x.dims());
+    }
     if groups == 0 || channels % groups != 0 {
         bail!("group_norm: {channels} channels of x of shape {:?} do not divide into {groups} groups", x.dims());
     }
@@ -92,8 +94,13 @@ pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Resu
         [outputs, i] if i == inputs => outputs,
         _ => bail!("linear: weight has shape {:?}, expected [outputs, {inputs}] for x of shape {:?}", weight.dims(), x.dims()),
     };
-    if let Some(bias) = bias {
-        vector("linear", "bias", bias, outputs)?;
+    if let Some(bias) = bias
+        && bias.dims() != [outputs]
+    {
+        bail!("linear: bias has shape {:?}, expected [{outputs}]", bias.dims());
+    }
+    if x.elem_count() == 0 || outputs == 0 {
+        bail!("linear: nothing to multiply in x of shape {:?} and weight of shape {:?}", x.dims(), weight.dims());
     }
     Ok((inputs, outputs))
 }
@@ -107,7 +114,7 @@ pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
         _ => bail!("attention: k has shape {:?}, expected [{batch}, {heads}, keys, {size}] as q {:?}", k.dims(), q.dims()),
     };
     match *v.dims() {
-        [b, h, m, _] if (b, h, m) == (batch, heads, keys) => Ok(()),
+        [b, h, m, e] if (b, h, m) == (batch, heads, keys) && e > 0 && q.elem_count() > 0 => Ok(()),
         _ => bail!("attention: v has shape {:?}, expected [{batch}, {heads}, {keys}, size] as k {:?}", v.dims(), k.dims()),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | operation | formula | shapes | gradients |
 //! |---|---|---|---|
-//! | [`conv2d`] | y = W * x + b (cross-correlation) | x `[B, I, H, W]`, W `[O, I, k, k]`, b `[O]` -> `[B, O, H', W']` | x, W, b |
+//! | [`conv2d`] | y = W * x + b (cross-correlation) | x `[B, I, H, W]`, W `[O, I, k, k]`, b `[O]` or `[B, O]` -> `[B, O, H', W']` | x, W, b |
 //! | [`group_norm`] | γ (x - μ) / √(σ² + eps) + β, then SiLU if asked | x `[B, C, ...]`, γ and β `[C]` or `[B, C]` | x, γ, β |
 //! | [`silu`] | x / (1 + e^-x) | any | x |
 //! | [`linear`] | x Wᵀ + b | x `[..., I]`, W `[O, I]`, b `[O]` -> `[..., O]` | x, W, b |
@@ -45,7 +45,10 @@ mod check;
 mod conv;
 mod elementwise;
 mod linear;
+mod matrix;
 mod norm;
+mod simd;
+mod storage;
 mod training;
 mod upsample;
 

@@ -1,6 +1,12 @@
 //! Group normalisation, alone or with SiLU in the same pass, and its gradients.
 
-use candle_core::{Result, Tensor};
+use std::sync::OnceLock;
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use crate::simd::{self, per_processor, sigmoid};
+use crate::storage::{Shared, slice, tensor_like, view};
 
 /// What follows a normalisation in the same pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,5 +28,210 @@ pub enum Activation {
 /// Shapes that do not fit, groups that do not divide the channels, a type other than f32.
 pub fn group_norm(x: &Tensor, groups: usize, gamma: &Tensor, beta: &Tensor, eps: f64, activation: Activation) -> Result<Tensor> {
     crate::check::f32("group_norm", &[("x", x), ("gamma", gamma), ("beta", beta)])?;
-    crate::reference::group_norm(x, groups, gamma, beta, eps, activation)
+    crate::check::group_norm(x, groups, gamma, beta)?;
+    if !x.device().is_cpu() {
+        return crate::reference::group_norm(x, groups, gamma, beta, eps, activation);
+    }
+    let (batch, channels) = (x.dim(0)?, x.dim(1)?);
+    let pixels = x.elem_count() / (batch * channels);
+    let own = gamma.rank() == 2;
+    let silu = activation == Activation::Silu;
+    let norm = GroupNorm { batch, channels, pixels, groups, own, silu, eps, statistics: OnceLock::new() };
+    x.contiguous()?.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, norm)
+}
+
+struct GroupNorm {
+    batch: usize,
+    channels: usize,
+    pixels: usize,
+    groups: usize,
+    /// Whether each image has a gamma and beta of its own.
+    own: bool,
+    silu: bool,
+    eps: f64,
+    /// Mean and 1 / √(variance + eps) of each group of each image, kept for the gradient.
+    statistics: OnceLock<Vec<[f32; 2]>>,
+}
+
+impl CustomOp3 for GroupNorm {
+    fn name(&self) -> &'static str {
+        "group_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        gamma: &CpuStorage,
+        gamma_layout: &Layout,
+        beta: &CpuStorage,
+        beta_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let x = slice("group_norm", "x", x, x_layout)?;
+        let gamma = slice("group_norm", "gamma", gamma, gamma_layout)?;
+        let beta = slice("group_norm", "beta", beta, beta_layout)?;
+        let (y, statistics) = self.forward(x, gamma, beta);
+        let _ = self.statistics.set(statistics);
+        Ok((CpuStorage::F32(y), x_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        gamma: &Tensor,
+        beta: &Tensor,
+        _: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let g = g.contiguous()?;
+        let (dx, dgamma, dbeta) = {
+            let (x, g) = (view("group_norm", "x", x)?, view("group_norm", "the gradient", &g)?);
+            let (gamma, beta) = (view("group_norm", "gamma", gamma)?, view("group_norm", "beta", beta)?);
+            self.backward(&x, &gamma, &beta, &g)
+        };
+        let needed = |of: &Tensor, data| if of.track_op() { tensor_like(data, of).map(Some) } else { Ok(None) };
+        Ok((needed(x, dx)?, needed(gamma, dgamma)?, needed(beta, dbeta)?))
+    }
+}
+
+impl GroupNorm {
+    /// Elements of one group of one image, which lie side by side.
+    fn group_length(&self) -> usize {
+        self.channels / self.groups * self.pixels
+    }
+
+    /// Where in gamma and beta the channels of a group begin, counted through the batch.
+    fn affine_start(&self, group: usize) -> usize {
+        let first = group * (self.channels / self.groups);
+        if self.own { first } else { first % self.channels }
+    }
+
+    fn forward(&self, x: &[f32], gamma: &[f32], beta: &[f32]) -> (Vec<f32>, Vec<[f32; 2]>) {
+        let mut y = vec![0.0; x.len()];
+        let length = self.group_length();
+        let per_group = y.par_chunks_exact_mut(length).zip(x.par_chunks_exact(length)).enumerate().map(|(group, (y, x))| {
+            let [mean, inverse] = statistics(x, self.eps);
+            let channels = y.chunks_exact_mut(self.pixels).zip(x.chunks_exact(self.pixels));
+            for ((y, x), channel) in channels.zip(self.affine_start(group)..) {
+                let scale = inverse * gamma[channel];
+                if self.silu {
+                    affine_silu(y, x, mean, scale, beta[channel]);
+                } else {
+                    affine(y, x, mean, scale, beta[channel]);
+                }
+            }
+            [mean, inverse]
+        });
+        let statistics = per_group.collect();
+        (y, statistics)
+    }
+
+    /// dL/dx, dL/dgamma and dL/dbeta from g = dL/dy.
+    fn backward(&self, x: &[f32], gamma: &[f32], beta: &[f32], g: &[f32]) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+        let length = self.group_length();
+        let known = self.statistics.get();
+        let mut dx = vec![0.0; x.len()];
+        let (mut dgamma, mut dbeta) = (vec![0.0; self.batch * self.channels], vec![0.0; self.batch * self.channels]);
+        let (dgamma_memory, dbeta_memory) = (Shared::new(&mut dgamma), Shared::new(&mut dbeta));
+        let per_group = self.channels / self.groups;
+        let groups = dx.par_chunks_exact_mut(length).zip(x.par_chunks_exact(length)).zip(g.par_chunks_exact(length));
+        groups.enumerate().for_each(|(group, ((dx, x), g))| {
+            let statistics = known.map_or_else(|| statistics(x, self.eps), |known| known[group]);
+            let affine_start = self.affine_start(group);
+            let (gamma, beta) = (&gamma[affine_start..][..per_group], &beta[affine_start..][..per_group]);
+            #[allow(unsafe_code)]
+            // SAFETY: the channels of this group of this image are this task's, and no other's.
+            let (dgamma, dbeta) =
+                unsafe { (dgamma_memory.slice(group * per_group, per_group), dbeta_memory.slice(group * per_group, per_group)) };
+            self.backward_group(x, g, statistics, gamma, beta, dx, dgamma, dbeta);
+        });
+        if self.own { (dx, dgamma, dbeta) } else { (dx, self.over_batch(&dgamma), self.over_batch(&dbeta)) }
+    }
+
+    /// With x̂ = (x - μ) / s and h = dL/d(γ x̂ + β): dγ = Σ h x̂, dβ = Σ h, dx = (γ h - mean(γ h) - x̂ mean(γ h x̂)) / s.
+    fn backward_group(
+        &self,
+        x: &[f32],
+        g: &[f32],
+        [mean, inverse]: [f32; 2],
+        gamma: &[f32],
+        beta: &[f32],
+        dx: &mut [f32],
+        dgamma: &mut [f32],
+        dbeta: &mut [f32],
+    ) {
+        let (mut mean_h, mut mean_h_x) = (0f64, 0f64);
+        for (channel, (x, g)) in x.chunks_exact(self.pixels).zip(g.chunks_exact(self.pixels)).enumerate() {
+            let h = &mut dx[channel * self.pixels..][..self.pixels];
+            if self.silu {
+                through_silu(h, x, g, mean, inverse * gamma[channel], beta[channel]);
+            } else {
+                h.copy_from_slice(g);
+            }
+            let (sum_h, sum_h_x) = (simd::sum(h), sum_of_products(h, x, mean) * f64::from(inverse));
+            mean_h += f64::from(gamma[channel]) * sum_h;
+            mean_h_x += f64::from(gamma[channel]) * sum_h_x;
+            (dgamma[channel], dbeta[channel]) = (sum_h_x as f32, sum_h as f32);
+        }
+        let length = x.len() as f64;
+        let inverse = f64::from(inverse);
+        // dx = scale h - slope (x - μ) - shift
+        let slope = (mean_h_x / length * inverse * inverse) as f32;
+        let shift = (mean_h / length * inverse) as f32;
+        for (channel, (x, dx)) in x.chunks_exact(self.pixels).zip(dx.chunks_exact_mut(self.pixels)).enumerate() {
+            let scale = (inverse * f64::from(gamma[channel])) as f32;
+            input_gradient(dx, x, mean, scale, slope, shift);
+        }
+    }
+
+    /// Sums per image and channel to sums per channel, image after image.
+    fn over_batch(&self, per_image: &[f32]) -> Vec<f32> {
+        let channel_sum = |channel: usize| per_image.iter().skip(channel).step_by(self.channels).map(|&x| f64::from(x)).sum::<f64>();
+        (0..self.channels).map(|channel| channel_sum(channel) as f32).collect()
+    }
+}
+
+/// Mean and 1 / √(variance + eps).
+fn statistics(x: &[f32], eps: f64) -> [f32; 2] {
+    let length = x.len() as f64;
+    let mean = simd::sum(x) / length;
+    let rounded = mean as f32;
+    let offset = mean - f64::from(rounded); // Σ (x - rounded)² = Σ (x - mean)² + n offset²
+    let variance = (simd::sum_of_squared_differences(x, rounded) / length - offset * offset).max(0.0);
+    [rounded, (1.0 / (variance + eps).sqrt()) as f32]
+}
+
+per_processor! {
+    fn affine(y: &mut [f32], x: &[f32], mean: f32, scale: f32, shift: f32) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = (x - mean) * scale + shift;
+        }
+    }
+
+    fn affine_silu(y: &mut [f32], x: &[f32], mean: f32, scale: f32, shift: f32) {
+        for (y, x) in y.iter_mut().zip(x) {
+            let z = (x - mean) * scale + shift;
+            *y = z * sigmoid(z);
+        }
+    }
+
+    /// h = g silu'(z).
+    fn through_silu(h: &mut [f32], x: &[f32], g: &[f32], mean: f32, scale: f32, shift: f32) {
+        for ((h, x), g) in h.iter_mut().zip(x).zip(g) {
+            let z = (x - mean) * scale + shift;
+            let s = sigmoid(z);
+            *h = g * (s * (1.0 + z * (1.0 - s)));
+        }
+    }
+
+    /// Σ h (x - mean).
+    fn sum_of_products(h: &[f32], x: &[f32], mean: f32) -> f64 {
+        simd::sum_of(h, x, |h, x| h * (x - mean))
+    }
+
+    fn input_gradient(dx: &mut [f32], x: &[f32], mean: f32, scale: f32, slope: f32, shift: f32) {
+        for (dx, x) in dx.iter_mut().zip(x) {
+            *dx = scale * *dx - slope * (x - mean) - shift;
+        }
+    }
 }

@@ -9,13 +9,16 @@ use crate::{Activation, AdamW, Conv2d};
 /// [`crate::conv2d`] by zero padding and candle's convolution.
 #[allow(clippy::disallowed_methods)] // candle's convolution is the oracle here, its speed does not matter
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: Conv2d) -> Result<Tensor> {
-    crate::check::conv2d(x, weight, bias, conv)?;
+    let (_, _, height, width) = crate::check::conv2d(x, weight, bias, conv)?;
     let padding = conv.padding;
     let padded = x.pad_with_zeros(2, padding.top, padding.bottom)?.pad_with_zeros(3, padding.left, padding.right)?;
-    let y = padded.contiguous()?.conv2d(weight, 0, conv.stride, 1, 1)?;
+    // candle's gradient wants the kernel to end at the last pixel both ways: pixels beyond its last position are cut off.
+    let reached = |outputs: usize, kernel: usize| (outputs - 1) * conv.stride + kernel;
+    let reached = padded.narrow(2, 0, reached(height, weight.dim(2)?))?.narrow(3, 0, reached(width, weight.dim(3)?))?;
+    let y = reached.contiguous()?.conv2d(weight, 0, conv.stride, 1, 1)?;
     match bias {
         None => Ok(y),
-        Some(bias) => y.broadcast_add(&bias.reshape((1, (), 1, 1))?),
+        Some(bias) => y.broadcast_add(&bias.reshape(((), weight.dim(0)?, 1, 1))?),
     }
 }
 

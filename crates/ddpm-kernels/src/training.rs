@@ -5,6 +5,9 @@ use std::sync::Mutex;
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::simd::per_processor;
+use crate::storage::view;
+
 /// The settings of one step of Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101, algorithm 2,
 /// in the form of `torch.optim.AdamW`). With `weight_decay` 0 it is Adam.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,13 +44,13 @@ impl AdamW {
 pub fn adamw_step(p: &Tensor, m: &Tensor, v: &Tensor, g: &Tensor, adamw: &AdamW) -> Result<()> {
     crate::check::f32("adamw_step", &[("p", p), ("m", m), ("v", v), ("g", g)])?;
     crate::check::adamw_step(p, m, v, g, adamw)?;
+    apart("adamw_step", &[("p", p), ("m", m), ("v", v), ("g", g)])?;
     let g = g.detach().contiguous()?;
-    let (g_storage, g_layout) = g.storage_and_layout();
-    let g = read("adamw_step", "g", &g_storage, g_layout)?;
+    let g = view("adamw_step", "g", &g)?;
     in_place("adamw_step", "p", p, |p| {
         in_place("adamw_step", "m", m, |m| {
             in_place("adamw_step", "v", v, |v| {
-                adamw_slices(p, m, v, g, adamw);
+                adamw_slices(p, m, v, &g, adamw);
                 Ok(())
             })
         })
@@ -64,15 +67,13 @@ pub fn adamw_step(p: &Tensor, m: &Tensor, v: &Tensor, g: &Tensor, adamw: &AdamW)
 pub fn ema_update(ema: &Tensor, p: &Tensor, decay: f64) -> Result<()> {
     crate::check::f32("ema_update", &[("ema", ema), ("p", p)])?;
     crate::check::ema_update(ema, p, decay)?;
+    apart("ema_update", &[("ema", ema), ("p", p)])?;
     let p = p.detach().contiguous()?;
-    let (p_storage, p_layout) = p.storage_and_layout();
-    let p = read("ema_update", "p", &p_storage, p_layout)?;
+    let p = view("ema_update", "p", &p)?;
     let (keep, take) = (decay as f32, (1.0 - decay) as f32);
     in_place("ema_update", "ema", ema, |ema| {
         ema.par_chunks_mut(CHUNK).zip(p.par_chunks(CHUNK)).for_each(|(ema, p)| {
-            for (ema, p) in ema.iter_mut().zip(p) {
-                *ema = keep * *ema + take * p;
-            }
+            move_towards(ema, p, keep, take);
         });
         Ok(())
     })
@@ -88,8 +89,7 @@ pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
     if !x.device().is_cpu() {
         return crate::reference::sum_of_squares(&x);
     }
-    let (storage, layout) = x.storage_and_layout();
-    let x = read("sum_of_squares", "x", &storage, layout)?;
+    let x = view("sum_of_squares", "x", &x)?;
     let parts: Vec<f64> = x.par_chunks(CHUNK).map(sum_of_squares_slice).collect();
     Ok(parts.iter().sum())
 }
@@ -110,54 +110,82 @@ pub fn scale_in_place(x: &Tensor, factor: f64) -> Result<()> {
 /// Elements one task works on: a constant, so that sums do not depend on the number of threads.
 const CHUNK: usize = 1 << 14;
 
-/// Sixteen running sums, added up at the end in order.
-fn sum_of_squares_slice(x: &[f32]) -> f64 {
-    let mut sums = [0f64; 16];
-    let whole = x.chunks_exact(16);
-    let rest = whole.remainder();
-    for x in whole {
-        for (sum, &x) in sums.iter_mut().zip(x) {
-            *sum += f64::from(x) * f64::from(x);
+per_processor! {
+    /// Sixteen running sums, added up at the end in order.
+    fn sum_of_squares_slice(x: &[f32]) -> f64 {
+        let mut sums = [0f64; 16];
+        let whole = x.chunks_exact(16);
+        for (sum, &x) in sums.iter_mut().zip(whole.remainder()) {
+            *sum = f64::from(x) * f64::from(x);
+        }
+        for x in whole {
+            for (sum, &x) in sums.iter_mut().zip(x) {
+                *sum += f64::from(x) * f64::from(x);
+            }
+        }
+        sums.iter().sum()
+    }
+
+    /// keep ema + take p for weights that add up to 1, written so that either is exact when its weight is 1.
+    fn move_towards(ema: &mut [f32], p: &[f32], keep: f32, take: f32) {
+        if take < 0.5 {
+            for (ema, p) in ema.iter_mut().zip(p) {
+                *ema += take * (p - *ema);
+            }
+        } else {
+            for (ema, p) in ema.iter_mut().zip(p) {
+                *ema = p - keep * (p - *ema);
+            }
         }
     }
-    for (sum, &x) in sums.iter_mut().zip(rest) {
-        *sum += f64::from(x) * f64::from(x);
+
+    fn adamw_piece(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], numbers: &Numbers) {
+        let Numbers { shrink, step_size, root_correction, eps, beta2, one_less_beta1, one_less_beta2 } = *numbers;
+        for (((p, m), v), &g) in p.iter_mut().zip(m).zip(v).zip(g) {
+            *m += one_less_beta1 * (g - *m); // torch's lerp
+            *v = *v * beta2 + one_less_beta2 * g * g;
+            let denominator = v.sqrt() / root_correction + eps;
+            *p = *p * shrink - step_size * (*m / denominator);
+        }
     }
-    sums.iter().sum()
+}
+
+/// The settings of a step as the loop over elements wants them.
+pub(crate) struct Numbers {
+    shrink: f32,
+    step_size: f32,
+    root_correction: f32,
+    eps: f32,
+    beta2: f32,
+    one_less_beta1: f32,
+    one_less_beta2: f32,
 }
 
 /// m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g², p = p (1 - lr wd) - lr m̂ / (√v̂ + eps), in torch's order.
 fn adamw_slices(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], adamw: &AdamW) {
     let (m_correction, v_correction) = adamw.bias_corrections();
-    let shrink = (1.0 - adamw.learning_rate * adamw.weight_decay) as f32;
-    let step_size = (adamw.learning_rate / m_correction) as f32;
-    let root_correction = v_correction.sqrt() as f32;
-    let eps = adamw.eps as f32;
-    let (beta2, one_less_beta1, one_less_beta2) = (adamw.beta2 as f32, (1.0 - adamw.beta1) as f32, (1.0 - adamw.beta2) as f32);
+    let numbers = Numbers {
+        shrink: (1.0 - adamw.learning_rate * adamw.weight_decay) as f32,
+        step_size: (adamw.learning_rate / m_correction) as f32,
+        root_correction: v_correction.sqrt() as f32,
+        eps: adamw.eps as f32,
+        beta2: adamw.beta2 as f32,
+        one_less_beta1: (1.0 - adamw.beta1) as f32,
+        one_less_beta2: (1.0 - adamw.beta2) as f32,
+    };
     let chunks = p.par_chunks_mut(CHUNK).zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK)).zip(g.par_chunks(CHUNK));
-    chunks.for_each(|(((p, m), v), g)| {
-        for (((p, m), v), &g) in p.iter_mut().zip(m).zip(v).zip(g) {
-            *p *= shrink;
-            *m += one_less_beta1 * (g - *m); // torch's lerp
-            *v = *v * beta2 + one_less_beta2 * g * g;
-            let denominator = v.sqrt() / root_correction + eps;
-            *p -= step_size * (*m / denominator);
+    chunks.for_each(|(((p, m), v), g)| adamw_piece(p, m, v, g, &numbers));
+}
+
+/// Refuses tensors that share memory: candle would wait for its own lock for ever.
+fn apart(op: &str, tensors: &[(&str, &Tensor)]) -> Result<()> {
+    let address = |x: &Tensor| std::ptr::from_ref(&*x.storage_and_layout().0).addr();
+    for (i, (name, x)) in tensors.iter().enumerate() {
+        if let Some((other, _)) = tensors[..i].iter().find(|(_, other)| address(other) == address(x)) {
+            bail!("{op}: {other} and {name} share their memory");
         }
-    });
-}
-
-fn read<'a>(op: &str, name: &str, storage: &'a candle_core::Storage, layout: &Layout) -> Result<&'a [f32]> {
-    match storage {
-        candle_core::Storage::Cpu(CpuStorage::F32(data)) => contiguous(op, name, data, layout),
-        _ => bail!("{op}: {name} is not an f32 tensor on the cpu"),
     }
-}
-
-fn contiguous<'a>(op: &str, name: &str, data: &'a [f32], layout: &Layout) -> Result<&'a [f32]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&data[start..end]),
-        None => bail!("{op}: {name} of shape {:?} is not contiguous", layout.dims()),
-    }
+    Ok(())
 }
 
 /// Hands the elements of a tensor to `change`, which may write them.

@@ -1,6 +1,9 @@
 //! Nearest-neighbour up-sampling and its gradient.
 
-use candle_core::{Result, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use crate::storage::{slice, tensor_like, view};
 
 /// Every pixel becomes a square of two by two.
 ///
@@ -11,5 +14,57 @@ use candle_core::{Result, Tensor};
 /// A shape that is no image batch, a type other than f32.
 pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
     crate::check::f32("upsample_nearest_2x", &[("x", x)])?;
-    crate::reference::upsample_nearest_2x(x)
+    crate::check::image("upsample_nearest_2x", "x", x)?;
+    if !x.device().is_cpu() {
+        return crate::reference::upsample_nearest_2x(x);
+    }
+    x.contiguous()?.apply_op1(Upsample)
+}
+
+struct Upsample;
+
+impl CustomOp1 for Upsample {
+    fn name(&self) -> &'static str {
+        "upsample_nearest_2x"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = slice("upsample_nearest_2x", "x", x, layout)?;
+        let (batch, channels, height, width) = layout.shape().dims4()?;
+        let mut y = vec![0.0; 4 * x.len()];
+        if !x.is_empty() {
+            let planes = y.par_chunks_exact_mut(4 * height * width).zip(x.par_chunks_exact(height * width));
+            planes.for_each(|(y, x)| upsample_plane(y, x, width));
+        }
+        Ok((CpuStorage::F32(y), Shape::from((batch, channels, 2 * height, 2 * width))))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+        let (_, _, height, width) = x.dims4()?;
+        let g = g.contiguous()?;
+        let g = view("upsample_nearest_2x", "the gradient", &g)?;
+        let mut dx = vec![0.0; x.elem_count()];
+        if !dx.is_empty() {
+            let planes = dx.par_chunks_exact_mut(height * width).zip(g.par_chunks_exact(4 * height * width));
+            planes.for_each(|(dx, g)| sum_plane(dx, g, width));
+        }
+        tensor_like(dx, x).map(Some)
+    }
+}
+
+fn upsample_plane(y: &mut [f32], x: &[f32], width: usize) {
+    for (y, x) in y.chunks_exact_mut(4 * width).zip(x.chunks_exact(width)) {
+        let (upper, lower) = y.split_at_mut(2 * width);
+        upper.chunks_exact_mut(2).zip(x).for_each(|(pair, &x)| pair.fill(x));
+        lower.copy_from_slice(upper);
+    }
+}
+
+/// Each pixel gathers the gradients of the four that it became.
+fn sum_plane(dx: &mut [f32], g: &[f32], width: usize) {
+    for (dx, g) in dx.chunks_exact_mut(width).zip(g.chunks_exact(4 * width)) {
+        let (upper, lower) = g.split_at(2 * width);
+        let pairs = upper.chunks_exact(2).zip(lower.chunks_exact(2));
+        dx.iter_mut().zip(pairs).for_each(|(dx, (a, b))| *dx = (a[0] + a[1]) + (b[0] + b[1]));
+    }
 }

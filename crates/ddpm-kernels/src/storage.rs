@@ -1,0 +1,100 @@
+//! The numbers behind candle's tensors, new tensors from numbers, and scratch memory that threads keep.
+
+use std::cell::RefCell;
+use std::ops::{Deref, Range};
+
+use candle_core::{CpuStorage, Device, Layout, Result, Storage, Tensor, bail};
+
+/// The elements of a contiguous f32 tensor on the CPU, borrowed.
+pub(crate) struct View<G> {
+    guard: G,
+    range: Range<usize>,
+}
+
+/// Borrows the elements of a contiguous f32 tensor on the CPU.
+pub(crate) fn view<'a>(op: &str, name: &str, x: &'a Tensor) -> Result<View<impl Deref<Target = Storage> + 'a>> {
+    let (guard, layout) = x.storage_and_layout();
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("{op}: {name} of shape {:?} is not contiguous", x.dims());
+    };
+    match &*guard {
+        Storage::Cpu(CpuStorage::F32(_)) => Ok(View { guard, range: start..end }),
+        _ => bail!("{op}: {name} is {:?} on {:?}, expected f32 on the cpu", x.dtype(), x.device().location()),
+    }
+}
+
+impl<G: Deref<Target = Storage>> Deref for View<G> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match &*self.guard {
+            Storage::Cpu(CpuStorage::F32(data)) => &data[self.range.clone()],
+            _ => &[], // `view` let nothing else in
+        }
+    }
+}
+
+/// The elements of an argument of a custom operation.
+pub(crate) fn slice<'a>(op: &str, name: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let CpuStorage::F32(data) = storage else {
+        bail!("{op}: {name} of shape {:?} is not f32", layout.dims());
+    };
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&data[start..end]),
+        None => bail!("{op}: {name} of shape {:?} is not contiguous", layout.dims()),
+    }
+}
+
+/// A tensor on the CPU, of these elements and the shape of `like`.
+pub(crate) fn tensor_like(data: Vec<f32>, like: &Tensor) -> Result<Tensor> {
+    Tensor::from_vec(data, like.shape(), &Device::Cpu)
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends `length` floats with whatever was in them; the thread keeps them for the next loan.
+pub(crate) fn with_scratch<R>(length: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    let mut scratch = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
+    if scratch.len() < length {
+        scratch = vec![0.0; length];
+    }
+    let result = work(&mut scratch[..length]);
+    SCRATCH.with_borrow_mut(|kept| kept.push(scratch));
+    result
+}
+
+/// Memory that tasks write at once, each in its own places.
+pub(crate) struct Shared<'a> {
+    pointer: *mut f32,
+    length: usize,
+    borrow: std::marker::PhantomData<&'a mut [f32]>,
+}
+
+#[allow(unsafe_code)]
+// SAFETY: whoever takes a slice or a matrix out of it promises that no other task touches the same elements.
+unsafe impl Send for Shared<'_> {}
+#[allow(unsafe_code)]
+// SAFETY: as above.
+unsafe impl Sync for Shared<'_> {}
+
+impl<'a> Shared<'a> {
+    pub(crate) fn new(data: &'a mut [f32]) -> Self {
+        Shared { pointer: data.as_mut_ptr(), length: data.len(), borrow: std::marker::PhantomData }
+    }
+
+    /// A pointer to an element, of which `length` must exist.
+    pub(crate) fn at(&self, start: usize, length: usize) -> *mut f32 {
+        assert!(start + length <= self.length, "{length} elements from {start} of {}", self.length);
+        self.pointer.wrapping_add(start)
+    }
+
+    /// # Safety
+    /// Nothing else reads or writes these elements while the slice lives.
+    #[allow(unsafe_code, clippy::mut_from_ref)] // the whole point of the type: tasks write disjoint parts
+    pub(crate) unsafe fn slice(&self, start: usize, length: usize) -> &mut [f32] {
+        // SAFETY: inside of the borrowed memory by the check of `at`, unaliased by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.at(start, length), length) }
+    }
+}
