@@ -278,7 +278,7 @@ fn time_counts_from_one() {
     let times: Vec<usize> = schedule.timesteps().map(|t| t.get()).collect();
     assert_eq!(times, (1..=1000).collect::<Vec<_>>());
     assert_eq!(schedule.timesteps().len(), 1000);
-    assert_eq!(schedule.timesteps().rev().next(), Some(schedule.last()));
+    assert_eq!(schedule.timesteps().next_back(), Some(schedule.last()));
     assert_eq!(schedule.timestep(1).unwrap().previous(), None);
     assert_eq!(
         schedule.timestep(2).unwrap().previous(),

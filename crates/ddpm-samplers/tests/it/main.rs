@@ -1,5 +1,12 @@
 //! Walks held to diffusers' numbers, to oracles with a known answer, and to what bad input gets.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that fails should panic where it failed"
+)]
+
 mod config;
 mod diffusers;
 mod oracles;
