@@ -22,7 +22,7 @@ pub(crate) fn cargo_arguments(typed: &[String]) -> Result<Vec<String>, Usage> {
             names.join(" ")
         )));
     }
-    // Release, because training is: its dependencies are then built once.
+    // Release, as training is: reading and hashing a data set takes seconds otherwise.
     let run = [
         "run",
         "--quiet",
