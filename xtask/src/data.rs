@@ -25,7 +25,6 @@ pub(crate) fn cargo_arguments(typed: &[String]) -> Result<Vec<String>, Usage> {
     // Release, as training is: reading and hashing a data set takes seconds otherwise.
     let run = [
         "run",
-        "--quiet",
         "--release",
         "--package",
         "ddpm-data",
