@@ -25,7 +25,12 @@ pub struct Adam {
 impl Adam {
     /// An optimiser that has made no step yet: all moments 0.
     pub fn new(settings: &OptimizerSettings, parameters: &[Var]) -> Result<Self> {
-        let zeros = || parameters.iter().map(|p| p.as_tensor().zeros_like()).collect::<candle_core::Result<Vec<_>>>();
+        let zeros = || {
+            parameters
+                .iter()
+                .map(|p| p.as_tensor().zeros_like())
+                .collect::<candle_core::Result<Vec<_>>>()
+        };
         Ok(Self {
             m: zeros()?,
             v: zeros()?,
@@ -41,7 +46,12 @@ impl Adam {
     ///
     /// # Shapes
     /// `gradients[i]` is shaped as `parameters[i]`; both are in the order the optimiser was made with.
-    pub fn step(&mut self, parameters: &[Var], gradients: &[Tensor], learning_rate: f64) -> Result<()> {
+    pub fn step(
+        &mut self,
+        parameters: &[Var],
+        gradients: &[Tensor],
+        learning_rate: f64,
+    ) -> Result<()> {
         self.step += 1;
         let step = AdamW {
             learning_rate,
@@ -60,7 +70,10 @@ impl Adam {
 
 /// The norm of all gradients taken as one vector.
 pub fn global_norm(gradients: &[Tensor]) -> Result<f64> {
-    let squares = gradients.iter().map(sum_of_squares).collect::<candle_core::Result<Vec<_>>>()?;
+    let squares = gradients
+        .iter()
+        .map(sum_of_squares)
+        .collect::<candle_core::Result<Vec<_>>>()?;
     Ok(squares.iter().sum::<f64>().sqrt())
 }
 
@@ -73,5 +86,9 @@ pub fn global_norm(gradients: &[Tensor]) -> Result<f64> {
 /// assert_eq!(ddpm_train::clip_factor(4.0, 0.0), 1.0);
 /// ```
 pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
-    if max_norm == 0.0 { 1.0 } else { (max_norm / (norm + 1e-6)).min(1.0) }
+    if max_norm == 0.0 {
+        1.0
+    } else {
+        (max_norm / (norm + 1e-6)).min(1.0)
+    }
 }

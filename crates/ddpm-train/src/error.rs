@@ -53,7 +53,9 @@ pub enum Error {
         now: String,
     },
     /// The data on disk is not what the run was started on.
-    #[error("the data set {name} has sha256 {now}, but the run was started on {was}: it cannot be continued on other data")]
+    #[error(
+        "the data set {name} has sha256 {now}, but the run was started on {was}: it cannot be continued on other data"
+    )]
     DataDiffers {
         /// The data set.
         name: String,
@@ -118,27 +120,57 @@ pub enum Error {
     Image(#[from] ddpm_image::Error),
     /// The network was refused.
     #[error(transparent)]
-    Network(#[from] ddpm_unet::Error),
+    Network(Box<ddpm_unet::Error>),
     /// The data could not be read.
     #[error(transparent)]
-    Data(#[from] ddpm_data::Error),
+    Data(Box<ddpm_data::Error>),
     /// A checkpoint could not be written or read.
     #[error(transparent)]
-    Checkpoint(#[from] ddpm_checkpoint::Error),
+    Checkpoint(Box<ddpm_checkpoint::Error>),
 }
 
 impl Error {
     pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
-        Self::Io { action, path: path.into(), source }
+        Self::Io {
+            action,
+            path: path.into(),
+            source,
+        }
+    }
+}
+
+impl From<ddpm_unet::Error> for Error {
+    fn from(error: ddpm_unet::Error) -> Self {
+        Self::Network(Box::new(error))
+    }
+}
+
+impl From<ddpm_data::Error> for Error {
+    fn from(error: ddpm_data::Error) -> Self {
+        Self::Data(Box::new(error))
+    }
+}
+
+impl From<ddpm_checkpoint::Error> for Error {
+    fn from(error: ddpm_checkpoint::Error) -> Self {
+        Self::Checkpoint(Box::new(error))
     }
 }
 
 fn count(names: &[String]) -> String {
-    if names.len() == 1 { "1 parameter".into() } else { format!("{} parameters", names.len()) }
+    if names.len() == 1 {
+        "1 parameter".into()
+    } else {
+        format!("{} parameters", names.len())
+    }
 }
 
 fn list(indices: &[usize]) -> String {
     let shown: Vec<_> = indices.iter().take(16).map(usize::to_string).collect();
     let more = indices.len().saturating_sub(16);
-    if more > 0 { format!("{} and {more} more", shown.join(", ")) } else { shown.join(", ") }
+    if more > 0 {
+        format!("{} and {more} more", shown.join(", "))
+    } else {
+        shown.join(", ")
+    }
 }

@@ -7,52 +7,52 @@ use clap::Parser;
 /// Trains a denoising diffusion model: data in, a folder that diffusers opens out.
 #[derive(Debug, Parser)]
 #[command(name = "ddpm-train", version, max_term_width = 110, after_help = EXAMPLES)]
-pub struct Flags {
+pub(crate) struct Flags {
     /// The recipe to follow; --list-presets shows them
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
-    pub preset: Option<String>,
+    pub(crate) preset: Option<String>,
     /// A recipe of your own, TOML; --preset digits --dry-run prints one to start from
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// The data set: digits, mnist, fashion-mnist
     #[arg(long, value_name = "SPEC")]
-    pub data: Option<String>,
+    pub(crate) data: Option<String>,
     /// Where to look for the data first
     #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
+    pub(crate) data_dir: Option<PathBuf>,
     /// The folder of the run [default: runs/NAME]
     #[arg(long, value_name = "RUN_DIR")]
-    pub out: Option<PathBuf>,
+    pub(crate) out: Option<PathBuf>,
     /// Optimiser steps in all
     #[arg(long, value_name = "N")]
-    pub steps: Option<usize>,
+    pub(crate) steps: Option<usize>,
     /// Minutes in all, over every resume; alone it lifts the recipe's number of steps
     #[arg(long, value_name = "N")]
-    pub minutes: Option<f64>,
+    pub(crate) minutes: Option<f64>,
     /// Images of one optimiser step
     #[arg(long, value_name = "N")]
-    pub batch_size: Option<usize>,
+    pub(crate) batch_size: Option<usize>,
     /// The seed of everything that is drawn
     #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
+    pub(crate) seed: Option<u64>,
     /// Continue the run in --out (or runs/NAME) from its newest whole checkpoint, to the bit
     #[arg(long)]
-    pub resume: bool,
+    pub(crate) resume: bool,
     /// Threads [default: all]
     #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
+    pub(crate) threads: Option<usize>,
     /// Any settings key, as in --set optimizer.learning_rate=1e-4; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
+    pub(crate) set: Vec<String>,
     /// Print the settings, the number of parameters and the memory needed, and stop
     #[arg(long)]
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
     /// Print the recipes and stop
     #[arg(long)]
-    pub list_presets: bool,
+    pub(crate) list_presets: bool,
     /// Print nothing but errors
     #[arg(long)]
-    pub quiet: bool,
+    pub(crate) quiet: bool,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -63,7 +63,7 @@ const EXAMPLES: &str = "Examples:
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (after saving).";
 
 /// What is printed when nothing was typed.
-pub const NOTHING_TYPED: &str = "ddpm-train trains a denoising diffusion model. Type
+pub(crate) const NOTHING_TYPED: &str = "ddpm-train trains a denoising diffusion model. Type
 
   cargo run --release -p ddpm-train -- --preset digits
 

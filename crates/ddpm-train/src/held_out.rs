@@ -17,9 +17,17 @@ pub struct HeldOut {
 
 impl HeldOut {
     /// Takes the first `count` images of `test` (or all, if fewer), `at_once` of them to a pass of the network.
-    pub fn new(objective: &Objective, test: &Dataset, count: usize, at_once: usize) -> Result<Self> {
+    pub fn new(
+        objective: &Objective,
+        test: &Dataset,
+        count: usize,
+        at_once: usize,
+    ) -> Result<Self> {
         let indices: Vec<usize> = (0..count.min(test.len())).collect();
-        let parts = indices.chunks(at_once.max(1)).map(|part| examples(objective, test, part)).collect::<Result<_>>()?;
+        let parts = indices
+            .chunks(at_once.max(1))
+            .map(|part| examples(objective, test, part))
+            .collect::<Result<_>>()?;
         Ok(Self { parts })
     }
 
@@ -28,7 +36,9 @@ impl HeldOut {
         let mut losses = Vec::new();
         for part in &self.parts {
             let x_t = objective.x_t(part)?;
-            let output = network.forward(&x_t, &objective.network_times(&part.t))?.detach();
+            let output = network
+                .forward(&x_t, &objective.network_times(&part.t))?
+                .detach();
             losses.extend(objective.per_image(part, &x_t, &output)?.to_vec1::<f32>()?);
         }
         Ok(losses.iter().copied().map(f64::from).sum::<f64>() / losses.len() as f64)

@@ -31,20 +31,20 @@
 
 pub mod settings;
 
-mod presets;
-mod objective;
-mod learning_rate;
 mod adam;
 mod ema;
-mod trainer;
+mod error;
 mod held_out;
+mod learning_rate;
+mod metrics;
+mod objective;
+mod presets;
+mod run;
 mod samples;
 mod scheduler;
 mod state;
-mod metrics;
-mod run;
 mod threads;
-mod error;
+mod trainer;
 
 pub use adam::{Adam, clip_factor, global_norm};
 pub use ema::{EmaWarmUp, ema_decay};

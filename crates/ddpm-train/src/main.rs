@@ -1,5 +1,9 @@
 //! The program: flags -> validated request -> library -> printed result.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program prints")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program prints"
+)]
 
 mod flags;
 mod progress;
@@ -33,7 +37,11 @@ fn main() -> ExitCode {
         return ExitCode::from(WRONG_USAGE);
     }
     let flags = Flags::parse();
-    let outcome = if flags.list_presets { list_presets() } else { train(&flags) };
+    let outcome = if flags.list_presets {
+        list_presets()
+    } else {
+        train(&flags)
+    };
     outcome.unwrap_or_else(|failure| {
         let (text, status) = failure.told();
         eprintln!("error: {text}");
@@ -54,8 +62,12 @@ impl Failure {
             Self::Usage(Usage(text)) => (text.clone(), WRONG_USAGE),
             Self::Training(error) => {
                 let status = match error {
-                    Error::Setting { .. } | Error::Layer { .. } | Error::UnknownPreset { .. } => WRONG_USAGE,
-                    Error::RunExists(_) | Error::NoRun(_) | Error::ResumeDiffers { .. } => WRONG_USAGE,
+                    Error::Setting { .. } | Error::Layer { .. } | Error::UnknownPreset { .. } => {
+                        WRONG_USAGE
+                    }
+                    Error::RunExists(_) | Error::NoRun(_) | Error::ResumeDiffers { .. } => {
+                        WRONG_USAGE
+                    }
                     _ => FAILED,
                 };
                 (error.to_string(), status)
@@ -78,14 +90,21 @@ impl From<ddpm_train::Error> for Failure {
 
 fn list_presets() -> Result<ExitCode, Failure> {
     for preset in PRESETS {
-        println!("{}\n    {}", preset.name, preset.headline().replace('\n', "\n    "));
+        println!(
+            "{}\n    {}",
+            preset.name,
+            preset.headline().replace('\n', "\n    ")
+        );
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn train(flags: &Flags) -> Result<ExitCode, Failure> {
     if flags.preset.is_none() && flags.config.is_none() && !flags.resume {
-        return Err(Usage("say what to train: --preset NAME (--list-presets shows them) or --config FILE".into()).into());
+        return Err(Usage(
+            "say what to train: --preset NAME (--list-presets shows them) or --config FILE".into(),
+        )
+        .into());
     }
     let request = Request::new(flags)?;
     if flags.dry_run {
@@ -97,27 +116,47 @@ fn train(flags: &Flags) -> Result<ExitCode, Failure> {
         }
     });
     first.map_err(|e| Usage(format!("cannot listen for Ctrl-C: {e}")))?;
-    on_threads(request.settings.train.threads, || run(&request, flags.quiet))?
+    on_threads(request.settings.train.threads, || {
+        run(&request, flags.quiet)
+    })?
 }
 
 fn run(request: &Request, quiet: bool) -> Result<ExitCode, Failure> {
     let mut run = if request.resume {
         let (run, skipped) = Run::resume(&request.folder, &request.settings)?;
         for passed_over in skipped {
-            eprintln!("warning: passed over {}: {}", passed_over.checkpoint.path.display(), passed_over.reason);
+            eprintln!(
+                "warning: passed over {}: {}",
+                passed_over.checkpoint.path.display(),
+                passed_over.reason
+            );
         }
         run
     } else {
-        Run::begin(&request.folder, &request.settings, request.preset.as_deref())?
+        Run::begin(
+            &request.folder,
+            &request.settings,
+            request.preset.as_deref(),
+        )?
     };
     if run.finished() {
-        let text = format!("`{}` is at its end already; give it more --steps or --minutes", request.folder.display());
+        let text = format!(
+            "`{}` is at its end already; give it more --steps or --minutes",
+            request.folder.display()
+        );
         return Err(Usage(text).into());
     }
     if !quiet {
         let from = run.trainer().steps_done();
-        let begun = if request.resume { format!("goes on after step {from}") } else { "begins".into() };
-        eprintln!("{} {begun}; Ctrl-C stops it and saves", run.folder().display());
+        let begun = if request.resume {
+            format!("goes on after step {from}")
+        } else {
+            "begins".into()
+        };
+        eprintln!(
+            "{} {begun}; Ctrl-C stops it and saves",
+            run.folder().display()
+        );
     }
     let mut display = Display::new(&request.settings, quiet);
     loop {
@@ -135,7 +174,11 @@ fn run(request: &Request, quiet: bool) -> Result<ExitCode, Failure> {
             let checkpoint = run.save()?;
             if !quiet {
                 let out = run.folder().display();
-                eprintln!("stopped after step {}; saved {}", progress.report.step, checkpoint.display());
+                eprintln!(
+                    "stopped after step {}; saved {}",
+                    progress.report.step,
+                    checkpoint.display()
+                );
                 eprintln!("go on with: cargo run --release -p ddpm-train -- --resume --out {out}");
             }
             return Ok(ExitCode::from(STOPPED));
@@ -151,26 +194,48 @@ fn tell_where(run: &Run, checkpoint: Option<PathBuf>, picture: Option<PathBuf>) 
     if let Some(path) = picture {
         println!("picture     {}", path.display());
     }
-    println!("more        cargo run --release -p ddpm-sample -- --model {}", run.folder().display());
+    println!(
+        "more        cargo run --release -p ddpm-sample -- --model {}",
+        run.folder().display()
+    );
 }
 
 fn dry_run(request: &Request) -> Result<ExitCode, Failure> {
     let settings = &request.settings;
     settings.check()?;
-    let spec = settings.data.name.parse().map_err(ddpm_train::Error::from)?;
-    let data = load(&spec, settings.data.directory.as_deref()).map_err(ddpm_train::Error::from)?.train;
+    let spec = settings
+        .data
+        .name
+        .parse()
+        .map_err(ddpm_train::Error::from)?;
+    let data = load(&spec, settings.data.directory.as_deref())
+        .map_err(ddpm_train::Error::from)?
+        .train;
     let (channels, height, width) = (data.channels(), data.height(), data.width());
     settings.check_data(data.len(), (channels, height, width))?;
     ddpm_train::Objective::new(&settings.diffusion)?;
     let config = settings.unet_config(channels, height, width)?;
-    let at_once = settings.train.micro_batch.unwrap_or(settings.train.batch_size);
-    let used = Use::Training { averages: settings.ema.rates.len() };
-    let memory = config.memory_estimate(at_once, height, width, used).map_err(ddpm_train::Error::from)?;
+    let at_once = settings
+        .train
+        .micro_batch
+        .unwrap_or(settings.train.batch_size);
+    let used = Use::Training {
+        averages: settings.ema.rates.len(),
+    };
+    let memory = config
+        .memory_estimate(at_once, height, width, used)
+        .map_err(ddpm_train::Error::from)?;
     println!("{}", settings.to_toml()?.trim_end());
     println!();
     println!("# run         {}", request.folder.display());
-    println!("# data        {} images, {height}x{width}, {channels} channels", data.len());
+    println!(
+        "# data        {} images, {height}x{width}, {channels} channels",
+        data.len()
+    );
     println!("# parameters  {}", config.parameter_count());
-    println!("# memory      about {} MiB in training, {at_once} images at once", memory.total() >> 20);
+    println!(
+        "# memory      about {} MiB in training, {at_once} images at once",
+        memory.total() >> 20
+    );
     Ok(ExitCode::SUCCESS)
 }

@@ -80,8 +80,14 @@ impl Metrics {
         });
         written.map_err(|e| Error::io("write", &temporary, e))?;
         std::fs::rename(&temporary, path).map_err(|e| Error::io("write", path, e))?;
-        let file = OpenOptions::new().append(true).open(path).map_err(|e| Error::io("write", path, e))?;
-        Ok(Self { path: path.into(), file })
+        let file = OpenOptions::new()
+            .append(true)
+            .open(path)
+            .map_err(|e| Error::io("write", path, e))?;
+        Ok(Self {
+            path: path.into(),
+            file,
+        })
     }
 
     /// Appends one line.
@@ -94,7 +100,9 @@ impl Metrics {
 
     /// Asks the system to put what was written on the disk, before a checkpoint relies on it.
     pub fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(|e| Error::io("write", &self.path, e))
+        self.file
+            .sync_data()
+            .map_err(|e| Error::io("write", &self.path, e))
     }
 }
 
@@ -109,8 +117,12 @@ pub fn read_metrics(path: &Path) -> Result<Vec<MetricsLine>> {
 }
 
 fn cut_back(text: &str, step: usize) -> String {
-    let belongs = |line: &&str| serde_json::from_str::<MetricsLine>(line).is_ok_and(|l| l.step <= step);
-    text.lines().filter(belongs).flat_map(|line| [line, "\n"]).collect()
+    let belongs =
+        |line: &&str| serde_json::from_str::<MetricsLine>(line).is_ok_and(|l| l.step <= step);
+    text.lines()
+        .filter(belongs)
+        .flat_map(|line| [line, "\n"])
+        .collect()
 }
 
 #[cfg(test)]
@@ -136,24 +148,48 @@ mod tests {
         let path = folder.path().join("metrics.jsonl");
         let mut metrics = Metrics::open_at(&path, 0).unwrap();
         for step in 1..=4 {
-            metrics.write(&line(step, (step == 2).then_some(0.75))).unwrap();
+            metrics
+                .write(&line(step, (step == 2).then_some(0.75)))
+                .unwrap();
         }
         drop(metrics);
         let mut text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.lines().nth(1).unwrap().contains("\"held_out_loss\":0.75"), "{text}");
-        assert!(text.lines().next().unwrap().contains("\"loss_q2\":null"), "{text}");
+        assert!(
+            text.lines()
+                .nth(1)
+                .unwrap()
+                .contains("\"held_out_loss\":0.75"),
+            "{text}"
+        );
+        assert!(
+            text.lines().next().unwrap().contains("\"loss_q2\":null"),
+            "{text}"
+        );
         text.push_str("{\"step\":3,\"los"); // what a power cut leaves
         std::fs::write(&path, text).unwrap();
 
         let mut metrics = Metrics::open_at(&path, 3).unwrap();
         metrics.write(&line(4, None)).unwrap();
         let lines = read_metrics(&path).unwrap();
-        assert_eq!(lines, [line(1, None), line(2, Some(0.75)), line(3, None), line(4, None)]);
+        assert_eq!(
+            lines,
+            [
+                line(1, None),
+                line(2, Some(0.75)),
+                line(3, None),
+                line(4, None)
+            ]
+        );
     }
 
     #[test]
     fn a_folder_that_is_not_there_is_named() {
-        let error = Metrics::open_at(Path::new("/nowhere/metrics.jsonl"), 0).err().unwrap();
-        assert_eq!(error.to_string(), "cannot write `/nowhere/metrics.jsonl.tmp`: No such file or directory (os error 2)");
+        let error = Metrics::open_at(Path::new("/nowhere/metrics.jsonl"), 0)
+            .err()
+            .unwrap();
+        assert_eq!(
+            error.to_string(),
+            "cannot write `/nowhere/metrics.jsonl.tmp`: No such file or directory (os error 2)"
+        );
     }
 }

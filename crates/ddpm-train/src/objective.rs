@@ -3,7 +3,9 @@
 use candle_core::{Device, Tensor};
 use ddpm_core::{Loss, Prediction, Schedule, Timestep, Variance, Weighting, q_sample};
 
-use crate::settings::{DiffusionSettings, LossKind, PredictionKind, ScheduleKind, VarianceKind, WeightingKind};
+use crate::settings::{
+    DiffusionSettings, LossKind, PredictionKind, ScheduleKind, VarianceKind, WeightingKind,
+};
 use crate::{Error, Result};
 
 /// The training objective: schedule, prediction, loss and weighting together.
@@ -52,12 +54,23 @@ impl Objective {
         let weighting = match d.weighting {
             WeightingKind::Uniform => Weighting::Uniform,
             WeightingKind::Snr => Weighting::Snr,
-            WeightingKind::MinSnr => Weighting::MinSnr { gamma: gamma.unwrap_or(5.0) },
-            WeightingKind::P2 => Weighting::P2 { k: d.weighting_k.unwrap_or(1.0), gamma: gamma.unwrap_or(1.0) },
+            WeightingKind::MinSnr => Weighting::MinSnr {
+                gamma: gamma.unwrap_or(5.0),
+            },
+            WeightingKind::P2 => Weighting::P2 {
+                k: d.weighting_k.unwrap_or(1.0),
+                gamma: gamma.unwrap_or(1.0),
+            },
         };
-        let weights: Vec<f64> = schedule.timesteps().map(|t| weighting.weight(&schedule, prediction, t)).collect();
+        let weights: Vec<f64> = schedule
+            .timesteps()
+            .map(|t| weighting.weight(&schedule, prediction, t))
+            .collect();
         if let Some(t) = weights.iter().position(|w| !w.is_finite()) {
-            return Err(wrong("diffusion.weighting", format!("gives {} at t = {} of this schedule", weights[t], t + 1)));
+            return Err(wrong(
+                "diffusion.weighting",
+                format!("gives {} at t = {} of this schedule", weights[t], t + 1),
+            ));
         }
         let variance = match d.variance {
             VarianceKind::FixedLarge => Variance::FixedLarge,
@@ -66,14 +79,27 @@ impl Objective {
         let loss = match d.loss {
             LossKind::Mse => Loss::Mse,
             LossKind::L1 => Loss::L1,
-            LossKind::Huber => Loss::Huber { delta: d.huber_delta.unwrap_or(1.0) },
+            LossKind::Huber => Loss::Huber {
+                delta: d.huber_delta.unwrap_or(1.0),
+            },
         };
-        Ok(Self { schedule, prediction, variance, loss, weights })
+        Ok(Self {
+            schedule,
+            prediction,
+            variance,
+            loss,
+            weights,
+        })
     }
 
     /// x_t of each image (equation 4).
     pub fn x_t(&self, examples: &Examples) -> Result<Tensor> {
-        Ok(q_sample(&self.schedule, &examples.x_0, &examples.t, &examples.eps)?)
+        Ok(q_sample(
+            &self.schedule,
+            &examples.x_0,
+            &examples.t,
+            &examples.eps,
+        )?)
     }
 
     /// The weighted loss of each image, `[B]`, through which gradients flow to `output`.
@@ -103,7 +129,11 @@ impl Objective {
 }
 
 fn schedule(d: &DiffusionSettings) -> ddpm_core::Result<Schedule> {
-    let (steps, beta_1, beta_t) = (d.timesteps, d.beta_start.unwrap_or(1e-4), d.beta_end.unwrap_or(0.02));
+    let (steps, beta_1, beta_t) = (
+        d.timesteps,
+        d.beta_start.unwrap_or(1e-4),
+        d.beta_end.unwrap_or(0.02),
+    );
     let schedule = match d.schedule {
         ScheduleKind::Linear => Schedule::linear(steps, beta_1, beta_t),
         ScheduleKind::LinearScaled => Schedule::linear_scaled(steps),
@@ -114,9 +144,16 @@ fn schedule(d: &DiffusionSettings) -> ddpm_core::Result<Schedule> {
         ScheduleKind::Laplace => Schedule::laplace(steps),
         ScheduleKind::Jsd => Schedule::jsd(steps),
     }?;
-    if d.zero_terminal_snr { schedule.rescaled_to_zero_terminal_snr() } else { Ok(schedule) }
+    if d.zero_terminal_snr {
+        schedule.rescaled_to_zero_terminal_snr()
+    } else {
+        Ok(schedule)
+    }
 }
 
 fn wrong(key: &str, problem: String) -> Error {
-    Error::Setting { key: key.into(), problem }
+    Error::Setting {
+        key: key.into(),
+        problem,
+    }
 }

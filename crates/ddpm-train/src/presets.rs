@@ -13,8 +13,14 @@ pub struct Preset {
 
 /// All recipes, the default first.
 pub const PRESETS: [Preset; 2] = [
-    Preset { name: "digits", text: include_str!("../presets/digits.toml") },
-    Preset { name: "fashion-mnist", text: include_str!("../presets/fashion-mnist.toml") },
+    Preset {
+        name: "digits",
+        text: include_str!("../presets/digits.toml"),
+    },
+    Preset {
+        name: "fashion-mnist",
+        text: include_str!("../presets/fashion-mnist.toml"),
+    },
 ];
 
 impl Preset {
@@ -23,10 +29,13 @@ impl Preset {
     /// # Errors
     /// No recipe is called that; the message lists those there are.
     pub fn named(name: &str) -> Result<Self> {
-        PRESETS.into_iter().find(|p| p.name == name).ok_or_else(|| Error::UnknownPreset {
-            name: name.into(),
-            known: PRESETS.map(|p| p.name).join(", "),
-        })
+        PRESETS
+            .into_iter()
+            .find(|p| p.name == name)
+            .ok_or_else(|| Error::UnknownPreset {
+                name: name.into(),
+                known: PRESETS.map(|p| p.name).join(", "),
+            })
     }
 
     /// Its settings.
@@ -37,6 +46,9 @@ impl Preset {
     /// The comment it opens with, without the `#`: one or more lines.
     pub fn headline(&self) -> String {
         let comments = self.text.lines().take_while(|l| l.starts_with('#'));
-        comments.map(|l| l.trim_start_matches('#').trim()).collect::<Vec<_>>().join("\n")
+        comments
+            .map(|l| l.trim_start_matches('#').trim())
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 }

@@ -32,21 +32,34 @@ const PAUSE: Duration = Duration::from_secs(5);
 
 impl Display {
     pub(crate) fn new(settings: &Settings, quiet: bool) -> Self {
-        let limit = Limit { steps: settings.train.steps, seconds: settings.train.minutes.map(|m| 60.0 * m) };
+        let limit = Limit {
+            steps: settings.train.steps,
+            seconds: settings.train.minutes.map(|m| 60.0 * m),
+        };
         let kind = match quiet {
             true => Kind::Quiet,
             false if std::io::stderr().is_terminal() => Kind::Bar(bar()),
             false => Kind::Lines { last: None },
         };
-        Self { kind, limit, started: Instant::now(), images_before: None, smooth_loss: None }
+        Self {
+            kind,
+            limit,
+            started: Instant::now(),
+            images_before: None,
+            smooth_loss: None,
+        }
     }
 
     /// Shows a step; `seconds` of training are behind the run.
     pub(crate) fn show(&mut self, progress: &Progress, seconds: f64, batch: usize) {
         let report = &progress.report;
-        let before = *self.images_before.get_or_insert(report.images - batch as u64);
+        let before = *self
+            .images_before
+            .get_or_insert(report.images - batch as u64);
         let rate = (report.images - before) as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
-        let smooth = self.smooth_loss.map_or(report.loss, |smooth| 0.95 * smooth + 0.05 * report.loss);
+        let smooth = self
+            .smooth_loss
+            .map_or(report.loss, |smooth| 0.95 * smooth + 0.05 * report.loss);
         self.smooth_loss = Some(smooth);
         let text = self.line(progress, smooth, rate, seconds, batch);
         match &mut self.kind {
@@ -77,11 +90,24 @@ impl Display {
         }
     }
 
-    fn line(&self, progress: &Progress, loss: f64, rate: f64, seconds: f64, batch: usize) -> String {
+    fn line(
+        &self,
+        progress: &Progress,
+        loss: f64,
+        rate: f64,
+        seconds: f64,
+        batch: usize,
+    ) -> String {
         let step = progress.report.step;
-        let of = self.limit.steps.map_or(String::new(), |steps| format!("/{steps}"));
+        let of = self
+            .limit
+            .steps
+            .map_or(String::new(), |steps| format!("/{steps}"));
         let left = self.limit.seconds_left(step, seconds, rate / batch as f64);
-        format!("step {step}{of}  loss {loss:.4}  {rate:.0} images/s  {} left", clock(left))
+        format!(
+            "step {step}{of}  loss {loss:.4}  {rate:.0} images/s  {} left",
+            clock(left)
+        )
     }
 }
 
@@ -93,14 +119,17 @@ impl Limit {
     }
 
     fn seconds_left(&self, step: usize, seconds: f64, steps_per_second: f64) -> f64 {
-        let by_steps = self.steps.map_or(f64::INFINITY, |steps| steps.saturating_sub(step) as f64 / steps_per_second);
+        let by_steps = self.steps.map_or(f64::INFINITY, |steps| {
+            steps.saturating_sub(step) as f64 / steps_per_second
+        });
         let by_seconds = self.seconds.map_or(f64::INFINITY, |limit| limit - seconds);
         by_steps.min(by_seconds).max(0.0)
     }
 }
 
 fn bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = ProgressStyle::with_template("{bar:30} {msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::new(10_000).with_style(style);
     bar.enable_steady_tick(Duration::from_millis(500));
     bar
@@ -108,15 +137,33 @@ fn bar() -> ProgressBar {
 
 fn news(progress: &Progress) -> Option<String> {
     let mut parts = Vec::new();
-    parts.extend(progress.held_out_loss.map(|loss| format!("held-out loss {loss:.4}")));
-    parts.extend(progress.picture.as_ref().map(|path| format!("picture {}", path.display())));
-    parts.extend(progress.checkpoint.as_ref().map(|path| format!("checkpoint {}", path.display())));
+    parts.extend(
+        progress
+            .held_out_loss
+            .map(|loss| format!("held-out loss {loss:.4}")),
+    );
+    parts.extend(
+        progress
+            .picture
+            .as_ref()
+            .map(|path| format!("picture {}", path.display())),
+    );
+    parts.extend(
+        progress
+            .checkpoint
+            .as_ref()
+            .map(|path| format!("checkpoint {}", path.display())),
+    );
     (!parts.is_empty()).then(|| format!("step {}: {}", progress.report.step, parts.join(", ")))
 }
 
 fn clock(seconds: f64) -> String {
     let s = seconds.min(1e9).round() as u64;
-    if s >= 3600 { format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60) } else { format!("{}:{:02}", s / 60, s % 60) }
+    if s >= 3600 {
+        format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
+    } else {
+        format!("{}:{:02}", s / 60, s % 60)
+    }
 }
 
 #[allow(clippy::print_stderr, reason = "this is the program's display")]

@@ -25,11 +25,16 @@ impl Request {
                 && asked != was
             {
                 let folder = folder.display();
-                return Err(Usage(format!("`{folder}` was begun with --preset {was}, not {asked}; leave --preset out to resume it")));
+                return Err(Usage(format!(
+                    "`{folder}` was begun with --preset {was}, not {asked}; leave --preset out to resume it"
+                )));
             }
             preset = recorded.preset;
             let text = recorded.settings.to_toml()?;
-            layers.push(Layer::from_text(&folder.join("run.toml").display().to_string(), &text)?);
+            layers.push(Layer::from_text(
+                &folder.join("run.toml").display().to_string(),
+                &text,
+            )?);
         } else if let Some(name) = &flags.preset {
             layers.push(Preset::named(name)?.layer()?);
         }
@@ -41,7 +46,12 @@ impl Request {
         if !flags.resume {
             settings.check()?;
         }
-        Ok(Self { settings, preset, folder, resume: flags.resume })
+        Ok(Self {
+            settings,
+            preset,
+            folder,
+            resume: flags.resume,
+        })
     }
 }
 
@@ -55,18 +65,27 @@ impl From<ddpm_train::Error> for Usage {
 }
 
 fn run_folder(flags: &Flags) -> Result<PathBuf, Usage> {
-    let from_config = || flags.config.as_ref().and_then(|path| path.file_stem()).map(|stem| stem.display().to_string());
+    let from_config = || {
+        flags
+            .config
+            .as_ref()
+            .and_then(|path| path.file_stem())
+            .map(|stem| stem.display().to_string())
+    };
     match (&flags.out, flags.preset.clone().or_else(from_config)) {
         (Some(out), _) => Ok(out.clone()),
         (None, Some(name)) => Ok(Path::new("runs").join(name)),
-        (None, None) if flags.resume => Err(Usage("say which run to resume: --resume --out RUN_DIR".into())),
+        (None, None) if flags.resume => Err(Usage(
+            "say which run to resume: --resume --out RUN_DIR".into(),
+        )),
         (None, None) => Err(Usage("say where to write: --out RUN_DIR".into())),
     }
 }
 
 fn read_config(path: &Path) -> Result<Layer, Usage> {
     let place = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|e| Usage(format!("cannot read `{place}`: {e}")))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|e| Usage(format!("cannot read `{place}`: {e}")))?;
     Ok(Layer::from_text(&place, &text)?)
 }
 
@@ -81,13 +100,33 @@ fn flag_layers(flags: &Flags) -> Result<Vec<Layer>, Usage> {
         Ok(())
     };
     let path = |path: &PathBuf| toml::Value::from(path.display().to_string());
-    flag("data", "data.name", flags.data.clone().map(toml::Value::from))?;
-    flag("data-dir", "data.directory", flags.data_dir.as_ref().map(path))?;
+    flag(
+        "data",
+        "data.name",
+        flags.data.clone().map(toml::Value::from),
+    )?;
+    flag(
+        "data-dir",
+        "data.directory",
+        flags.data_dir.as_ref().map(path),
+    )?;
     flag("steps", "train.steps", flags.steps.map(whole).transpose()?)?;
-    flag("minutes", "train.minutes", flags.minutes.map(toml::Value::from))?;
-    flag("batch-size", "train.batch_size", flags.batch_size.map(whole).transpose()?)?;
+    flag(
+        "minutes",
+        "train.minutes",
+        flags.minutes.map(toml::Value::from),
+    )?;
+    flag(
+        "batch-size",
+        "train.batch_size",
+        flags.batch_size.map(whole).transpose()?,
+    )?;
     flag("seed", "train.seed", flags.seed.map(whole).transpose()?)?;
-    flag("threads", "train.threads", flags.threads.map(whole).transpose()?)?;
+    flag(
+        "threads",
+        "train.threads",
+        flags.threads.map(whole).transpose()?,
+    )?;
     match (flags.steps, flags.minutes) {
         (Some(_), None) => layers.push(Layer::lift("--steps".into(), "train", "minutes")),
         (None, Some(_)) => layers.push(Layer::lift("--minutes".into(), "train", "steps")),
@@ -100,5 +139,10 @@ fn flag_layers(flags: &Flags) -> Result<Vec<Layer>, Usage> {
 }
 
 fn whole(n: impl TryInto<i64> + Copy + std::fmt::Display) -> Result<toml::Value, Usage> {
-    n.try_into().map(toml::Value::from).map_err(|_| Usage(format!("{n} is too large; at most {} can be recorded", i64::MAX)))
+    n.try_into().map(toml::Value::from).map_err(|_| {
+        Usage(format!(
+            "{n} is too large; at most {} can be recorded",
+            i64::MAX
+        ))
+    })
 }

@@ -4,12 +4,17 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use ddpm_checkpoint::{Pipeline, Skipped, keep_last, newest_whole, read_run_toml, read_train_state, write_checkpoint};
+use ddpm_checkpoint::{
+    Pipeline, Skipped, keep_last, newest_whole, read_run_toml, read_train_state, write_checkpoint,
+};
 use ddpm_data::{Splits, load};
 use toml::Table;
 
 use crate::state::counter;
-use crate::{Error, HeldOut, Layer, Metrics, MetricsLine, Report, Result, Settings, Trainer, picture, scheduler};
+use crate::{
+    Error, HeldOut, Layer, Metrics, MetricsLine, Report, Result, Settings, Trainer, picture,
+    scheduler,
+};
 
 /// A training with its folder. [`Run::advance`] makes a step and writes what is due; nothing is written in between.
 pub struct Run {
@@ -60,7 +65,10 @@ impl Recorded {
             return Err(Error::NoRun(folder.into()));
         }
         let mut table = read_run_toml(folder)?;
-        let run = table.remove("run").and_then(|v| v.try_into::<Table>().ok()).unwrap_or_default();
+        let run = table
+            .remove("run")
+            .and_then(|v| v.try_into::<Table>().ok())
+            .unwrap_or_default();
         let text = |key: &str| run.get(key).and_then(toml::Value::as_str).map(String::from);
         let place = folder.join("run.toml").display().to_string();
         let data_sha256 = text("data_sha256").ok_or_else(|| Error::State {
@@ -68,7 +76,11 @@ impl Recorded {
             problem: "`run.data_sha256` is missing".into(),
         })?;
         let settings = Settings::from_layers(&[Layer::from_text(&place, &table.to_string())?])?;
-        Ok(Self { settings, preset: text("preset"), data_sha256 })
+        Ok(Self {
+            settings,
+            preset: text("preset"),
+            data_sha256,
+        })
     }
 }
 
@@ -102,7 +114,11 @@ impl Run {
         let splits = read_data(settings)?;
         let now = splits.train.sha256();
         if now != recorded.data_sha256 {
-            return Err(Error::DataDiffers { name: settings.data.name.clone(), was: recorded.data_sha256, now });
+            return Err(Error::DataDiffers {
+                name: settings.data.name.clone(),
+                was: recorded.data_sha256,
+                now,
+            });
         }
         let run_toml = run_toml(settings, recorded.preset.as_deref(), &now)?;
         let (mut trainer, held_out) = prepare(settings, splits)?;
@@ -110,7 +126,11 @@ impl Run {
         let mut seconds = 0.0;
         if let Some(checkpoint) = &newest.checkpoint {
             let state = read_train_state(&checkpoint.path)?;
-            seconds = counter(&state.counters, "seconds", &checkpoint.path.display().to_string())?;
+            seconds = counter(
+                &state.counters,
+                "seconds",
+                &checkpoint.path.display().to_string(),
+            )?;
             trainer.load_state(state, &checkpoint.path)?;
         }
         write_run_toml(folder, &run_toml)?;
@@ -122,8 +142,12 @@ impl Run {
     /// Whether the steps or the minutes are used up.
     pub fn finished(&self) -> bool {
         let train = &self.trainer.settings().train;
-        train.steps.is_some_and(|steps| self.trainer.steps_done() >= steps)
-            || train.minutes.is_some_and(|minutes| self.seconds >= 60.0 * minutes)
+        train
+            .steps
+            .is_some_and(|steps| self.trainer.steps_done() >= steps)
+            || train
+                .minutes
+                .is_some_and(|minutes| self.seconds >= 60.0 * minutes)
     }
 
     /// Makes one step, then writes the metrics, the picture and the checkpoint that are due; at the last step all are.
@@ -136,19 +160,40 @@ impl Run {
         let report = self.trainer.step()?;
         self.seconds = before + started.elapsed().as_secs_f64();
         let last = self.finished();
-        let (train, samples) = (&self.trainer.settings().train, &self.trainer.settings().samples);
+        let (train, samples) = (
+            &self.trainer.settings().train,
+            &self.trainer.settings().samples,
+        );
         let (log_every, checkpoint_every) = (train.log_every, train.checkpoint_every);
-        let due = |every: usize| last || every > 0 && report.step % every == 0;
+        let due = |every: usize| last || every > 0 && report.step.is_multiple_of(every);
         let picture_due = samples.count > 0 && due(samples.every);
-        let held_out_loss = if due(train.held_out_every) { self.held_out_loss()? } else { None };
+        let held_out_loss = if due(train.held_out_every) {
+            self.held_out_loss()?
+        } else {
+            None
+        };
         if due(log_every) || held_out_loss.is_some() {
             self.write_line(&report, held_out_loss)?;
         }
-        let picture = if picture_due { Some(self.write_picture()?) } else { None };
+        let picture = if picture_due {
+            Some(self.write_picture()?)
+        } else {
+            None
+        };
         self.seconds = before + started.elapsed().as_secs_f64();
-        let checkpoint = if due(checkpoint_every) { Some(self.save()?) } else { None };
+        let checkpoint = if due(checkpoint_every) {
+            Some(self.save()?)
+        } else {
+            None
+        };
         self.seconds = before + started.elapsed().as_secs_f64();
-        Ok(Progress { report, held_out_loss, picture, checkpoint, last })
+        Ok(Progress {
+            report,
+            held_out_loss,
+            picture,
+            checkpoint,
+            last,
+        })
     }
 
     /// Writes a checkpoint of this moment, if there is none yet, and removes those that are too many.
@@ -162,13 +207,24 @@ impl Run {
             return Ok(path);
         }
         if let Some(tensor) = self.trainer.first_bad_weight()? {
-            return Err(Error::NotFinite { step, what: "model", images: Vec::new(), tensor });
+            return Err(Error::NotFinite {
+                step,
+                what: "model",
+                images: Vec::new(),
+                tensor,
+            });
         }
         self.metrics.sync()?;
         let scheduler = scheduler(self.trainer.objective(), &self.trainer.settings().diffusion)?;
-        let pipeline = Pipeline::new(self.trainer.config().clone(), self.trainer.best_weights(), scheduler);
+        let pipeline = Pipeline::new(
+            self.trainer.config().clone(),
+            self.trainer.best_weights(),
+            scheduler,
+        );
         let mut state = self.trainer.state();
-        state.counters.insert("seconds".into(), self.seconds.to_string());
+        state
+            .counters
+            .insert("seconds".into(), self.seconds.to_string());
         let path = write_checkpoint(&self.folder, step as u64, &pipeline, &state, &self.run_toml)?;
         keep_last(&self.folder, self.trainer.settings().train.keep_last)?;
         self.saved_at = Some(step);
@@ -199,33 +255,58 @@ impl Run {
     ) -> Result<Self> {
         let metrics = Metrics::open_at(&folder.join("metrics.jsonl"), trainer.steps_done())?;
         let since_line = (seconds, trainer.images_done());
-        Ok(Self { folder: folder.into(), run_toml, trainer, held_out, metrics, seconds, since_line, saved_at: None })
+        Ok(Self {
+            folder: folder.into(),
+            run_toml,
+            trainer,
+            held_out,
+            metrics,
+            seconds,
+            since_line,
+            saved_at: None,
+        })
     }
 
     fn held_out_loss(&self) -> Result<Option<f64>> {
-        let Some(held_out) = &self.held_out else { return Ok(None) };
-        held_out.loss(self.trainer.objective(), &self.trainer.sampling_network()?).map(Some)
+        let Some(held_out) = &self.held_out else {
+            return Ok(None);
+        };
+        held_out
+            .loss(self.trainer.objective(), &self.trainer.sampling_network()?)
+            .map(Some)
     }
 
     fn write_line(&mut self, report: &Report, held_out_loss: Option<f64>) -> Result<()> {
         let (seconds, images) = self.since_line;
-        let images_per_second = (report.images - images) as f64 / (self.seconds - seconds).max(1e-9);
+        let images_per_second =
+            (report.images - images) as f64 / (self.seconds - seconds).max(1e-9);
         self.since_line = (self.seconds, report.images);
-        self.metrics.write(&MetricsLine::new(report, images_per_second, held_out_loss))
+        self.metrics
+            .write(&MetricsLine::new(report, images_per_second, held_out_loss))
     }
 
     fn write_picture(&self) -> Result<PathBuf> {
-        let path = self.folder.join(format!("samples/step-{:08}.png", self.trainer.steps_done()));
+        let path = self
+            .folder
+            .join(format!("samples/step-{:08}.png", self.trainer.steps_done()));
         let network = self.trainer.sampling_network()?;
         let data = self.trainer.data();
         let shape = (data.channels(), data.height(), data.width());
-        picture(self.trainer.objective(), &network, &self.trainer.settings().samples, shape, &path)?;
+        picture(
+            self.trainer.objective(),
+            &network,
+            &self.trainer.settings().samples,
+            shape,
+            &path,
+        )?;
         Ok(path)
     }
 }
 
 fn holds_a_run(folder: &Path) -> bool {
-    ["run.toml", "metrics.jsonl", "checkpoints"].iter().any(|name| folder.join(name).exists())
+    ["run.toml", "metrics.jsonl", "checkpoints"]
+        .iter()
+        .any(|name| folder.join(name).exists())
 }
 
 fn read_data(settings: &Settings) -> Result<Splits> {
@@ -239,14 +320,18 @@ fn prepare(settings: &Settings, splits: Splits) -> Result<(Trainer, Option<HeldO
     let train = &settings.train;
     let test = splits.test.filter(|_| train.held_out_images > 0);
     let at_once = train.micro_batch.unwrap_or(train.batch_size);
-    let held_out = test.map(|test| HeldOut::new(trainer.objective(), &test, train.held_out_images, at_once));
+    let held_out =
+        test.map(|test| HeldOut::new(trainer.objective(), &test, train.held_out_images, at_once));
     Ok((trainer, held_out.transpose()?))
 }
 
 /// The settings, and where they come from: what `RUN/run.toml` and every checkpoint record.
 fn run_toml(settings: &Settings, preset: Option<&str>, data_sha256: &str) -> Result<String> {
     let mut run = Table::new();
-    run.insert("program".into(), concat!("ddpm-train ", env!("CARGO_PKG_VERSION")).into());
+    run.insert(
+        "program".into(),
+        concat!("ddpm-train ", env!("CARGO_PKG_VERSION")).into(),
+    );
     if let Some(preset) = preset {
         run.insert("preset".into(), preset.into());
     }
@@ -254,12 +339,16 @@ fn run_toml(settings: &Settings, preset: Option<&str>, data_sha256: &str) -> Res
     run.insert("pixels".into(), "minus_one_to_one".into()); // ddpm_image::PixelMap::MinusOneToOne by serde
     let mut table = settings.to_table()?;
     table.insert("run".into(), run.into());
-    Ok(format!("# Written by ddpm-train: all settings of this run. `--resume` reads them.\n{table}"))
+    Ok(format!(
+        "# Written by ddpm-train: all settings of this run. `--resume` reads them.\n{table}"
+    ))
 }
 
 /// The settings first, so that whatever else is in the folder can be resumed.
 fn write_run_toml(folder: &Path, text: &str) -> Result<()> {
-    let make = |made: &Path| std::fs::create_dir_all(made).map_err(|e| Error::io("make the folder", made, e));
+    let make = |made: &Path| {
+        std::fs::create_dir_all(made).map_err(|e| Error::io("make the folder", made, e))
+    };
     make(folder)?;
     let (path, temporary) = (folder.join("run.toml"), folder.join("run.toml.tmp"));
     let write = std::fs::File::create(&temporary).and_then(|mut file| {

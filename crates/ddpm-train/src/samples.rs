@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use ddpm_core::Spacing;
-use ddpm_image::{PixelMap, Picture, grid, write_png};
+use ddpm_image::{Picture, PixelMap, sheet, write_png};
 use ddpm_random::{SampleNoise, sample_start};
 use ddpm_samplers::{Clip, Process, ddim};
 use ddpm_unet::UNet;
@@ -26,13 +26,22 @@ pub fn sample(
     samples: &SampleSettings,
     shape: (usize, usize, usize),
 ) -> Result<Tensor> {
-    let schedule = objective.schedule.respaced(Spacing::Trailing, samples.steps)?;
-    let process = Process { schedule, prediction: objective.prediction, clip: Clip::Range(1.0) };
+    let schedule = objective
+        .schedule
+        .respaced(Spacing::Trailing, samples.steps)?;
+    let process = Process {
+        schedule,
+        prediction: objective.prediction,
+        clip: Clip::Range(1.0),
+    };
     let mut parts = Vec::new();
     for first in (0..samples.count).step_by(AT_ONCE) {
         let n = AT_ONCE.min(samples.count - first);
         let mut x = sample_start(samples.seed, first as u64, n, shape, &Device::Cpu)?;
-        let mut noise = SampleNoise { seed: samples.seed, first_image: first as u64 };
+        let mut noise = SampleNoise {
+            seed: samples.seed,
+            first_image: first as u64,
+        };
         for step in ddim(&process, 0.0, network, &x.clone(), &mut noise) {
             x = step?.x;
         }
@@ -52,11 +61,14 @@ pub fn picture(
     let images = sample(objective, network, samples, shape)?;
     let pictures = Picture::from_tensor(&images, &PixelMap::MinusOneToOne)?;
     let metadata = [
-        ("Software", concat!("ddpm-train ", env!("CARGO_PKG_VERSION")).to_string()),
+        (
+            "Software",
+            concat!("ddpm-train ", env!("CARGO_PKG_VERSION")).to_string(),
+        ),
         ("sampler", "ddim".to_string()),
         ("steps", samples.steps.to_string()),
         ("eta", "0".to_string()),
         ("seed", samples.seed.to_string()),
     ];
-    Ok(write_png(path, &grid(&pictures)?, &metadata)?)
+    Ok(write_png(path, &sheet(&pictures)?, &metadata)?)
 }

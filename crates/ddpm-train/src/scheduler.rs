@@ -20,5 +20,9 @@ pub fn scheduler(objective: &Objective, d: &DiffusionSettings) -> Result<Schedul
     let by_name = !matches!(betas, Betas::Trained(_));
     let (prediction, variance) = (objective.prediction, objective.variance);
     let config = SchedulerConfig::ddpm(betas, d.timesteps, prediction, variance, Clip::Range(1.0))?;
-    Ok(if by_name && d.zero_terminal_snr { config.with_zero_terminal_snr()? } else { config })
+    Ok(if by_name && d.zero_terminal_snr {
+        config.with_zero_terminal_snr()?
+    } else {
+        config
+    })
 }

@@ -82,7 +82,9 @@ impl Default for ModelSettings {
         Self {
             block_out_channels: vec![32, 64, 128],
             layers_per_block: 2,
-            down_block_types: ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D"].map(String::from).to_vec(),
+            down_block_types: ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D"]
+                .map(String::from)
+                .to_vec(),
             up_block_types: None,
             add_attention: true,
             attention_head_dim: None,
@@ -305,7 +307,10 @@ pub struct EmaSettings {
 
 impl Default for EmaSettings {
     fn default() -> Self {
-        Self { rates: vec![0.9999], warm_up: EmaWarmUp::Ratio }
+        Self {
+            rates: vec![0.9999],
+            warm_up: EmaWarmUp::Ratio,
+        }
     }
 }
 
@@ -374,7 +379,12 @@ pub struct SampleSettings {
 
 impl Default for SampleSettings {
     fn default() -> Self {
-        Self { every: 500, count: 64, steps: 50, seed: 0 }
+        Self {
+            every: 500,
+            count: 64,
+            steps: 50,
+            seed: 0,
+        }
     }
 }
 
@@ -404,35 +414,65 @@ pub struct Layer {
 impl Layer {
     /// Reads a whole TOML text. Errors name `place`, line and key.
     pub fn from_text(place: &str, text: &str) -> Result<Self> {
-        let wrong = |e: toml::de::Error| Error::Layer { place: place.into(), problem: e.to_string().trim_end().into() };
+        let wrong = |e: toml::de::Error| Error::Layer {
+            place: place.into(),
+            problem: e.to_string().trim_end().into(),
+        };
         let table = toml::from_str::<Table>(text).map_err(wrong)?;
         toml::from_str::<Settings>(text).map_err(wrong)?;
-        Ok(Self { place: place.into(), table, lifted: None })
+        Ok(Self {
+            place: place.into(),
+            table,
+            lifted: None,
+        })
     }
 
     /// One key, `section.key`, with its value.
     pub fn one(place: String, key: &str, value: impl Into<Value>) -> Result<Self> {
-        let Some((section, key)) = key.split_once('.').filter(|(_, k)| !k.is_empty() && !k.contains('.')) else {
-            return Err(Error::Layer { place, problem: format!("`{key}` is not of the form SECTION.KEY") });
+        let Some((section, key)) = key
+            .split_once('.')
+            .filter(|(_, k)| !k.is_empty() && !k.contains('.'))
+        else {
+            return Err(Error::Layer {
+                place,
+                problem: format!("`{key}` is not of the form SECTION.KEY"),
+            });
         };
         let inner = Table::from_iter([(key.to_string(), value.into())]);
-        Ok(Self { place, table: Table::from_iter([(section.to_string(), Value::Table(inner))]), lifted: None })
+        Ok(Self {
+            place,
+            table: Table::from_iter([(section.to_string(), Value::Table(inner))]),
+            lifted: None,
+        })
     }
 
     /// One `--set KEY=VALUE`; the value is TOML, or a bare word taken as a string.
     pub fn from_assignment(text: &str) -> Result<Self> {
         let place = format!("--set {text}");
         let Some((key, value)) = text.split_once('=') else {
-            return Err(Error::Layer { place, problem: "expected KEY=VALUE, as in --set train.seed=1".into() });
+            return Err(Error::Layer {
+                place,
+                problem: "expected KEY=VALUE, as in --set train.seed=1".into(),
+            });
         };
         let value = value.trim();
-        let parsed = toml::from_str::<Table>(&format!("v = {value}")).ok().and_then(|mut t| t.remove("v"));
-        Self::one(place, key.trim(), parsed.unwrap_or_else(|| Value::String(value.into())))
+        let parsed = toml::from_str::<Table>(&format!("v = {value}"))
+            .ok()
+            .and_then(|mut t| t.remove("v"));
+        Self::one(
+            place,
+            key.trim(),
+            parsed.unwrap_or_else(|| Value::String(value.into())),
+        )
     }
 
     /// Takes a key out of the layers below.
     pub fn lift(place: String, section: &'static str, key: &'static str) -> Self {
-        Self { place, table: Table::new(), lifted: Some((section, key)) }
+        Self {
+            place,
+            table: Table::new(),
+            lifted: Some((section, key)),
+        }
     }
 }
 
@@ -443,10 +483,13 @@ impl Settings {
         let mut settings = Self::default();
         for layer in layers {
             lay_over(&mut merged, layer);
-            settings = merged.clone().try_into().map_err(|e: toml::de::Error| Error::Layer {
-                place: layer.place.clone(),
-                problem: e.to_string().trim_end().replace('\n', " "),
-            })?;
+            settings = merged
+                .clone()
+                .try_into()
+                .map_err(|e: toml::de::Error| Error::Layer {
+                    place: layer.place.clone(),
+                    problem: e.to_string().trim_end().replace('\n', " "),
+                })?;
         }
         Ok(settings)
     }
@@ -475,7 +518,14 @@ impl Settings {
             self.optimizer.decay_steps = self.train.steps;
         }
         self.train.micro_batch.get_or_insert(self.train.batch_size);
-        let mirror = || self.model.down_block_types.iter().rev().map(|d| mirrored(d)).collect();
+        let mirror = || {
+            self.model
+                .down_block_types
+                .iter()
+                .rev()
+                .map(|d| mirrored(d))
+                .collect()
+        };
         if self.model.up_block_types.is_none() {
             self.model.up_block_types = Some(mirror());
         }
@@ -485,7 +535,10 @@ impl Settings {
     /// Checks everything that can be checked without the data. Call on [resolved](Settings::resolved) settings.
     pub fn check(&self) -> Result<()> {
         if self.data.name.is_empty() {
-            return Err(wrong("data.name", "is missing: say what to learn from, as in --data digits".into()));
+            return Err(wrong(
+                "data.name",
+                "is missing: say what to learn from, as in --data digits".into(),
+            ));
         }
         self.check_model()?;
         self.check_diffusion()?;
@@ -494,23 +547,43 @@ impl Settings {
     }
 
     /// Checks the settings against the data: `images` of height x width x channels.
-    pub fn check_data(&self, images: usize, (channels, height, width): (usize, usize, usize)) -> Result<()> {
+    pub fn check_data(
+        &self,
+        images: usize,
+        (channels, height, width): (usize, usize, usize),
+    ) -> Result<()> {
         if self.train.batch_size > images {
             let (batch, name) = (self.train.batch_size, &self.data.name);
-            return Err(wrong("train.batch_size", format!("is {batch}, but {name} has only {images} images")));
+            return Err(wrong(
+                "train.batch_size",
+                format!("is {batch}, but {name} has only {images} images"),
+            ));
         }
         let config = self.unet_config(channels, height, width)?;
-        config
-            .check_image(height, width)
-            .map_err(|e| wrong("model.block_out_channels", format!("does not fit the images of {}: {e}", self.data.name)))
+        config.check_image(height, width).map_err(|e| {
+            wrong(
+                "model.block_out_channels",
+                format!("does not fit the images of {}: {e}", self.data.name),
+            )
+        })
     }
 
     /// The network's configuration for images of this shape.
     pub fn unet_config(&self, channels: usize, height: usize, width: usize) -> Result<UNetConfig> {
         let m = &self.model;
-        let sample_size = if height == width { serde_json::json!(height) } else { serde_json::json!([height, width]) };
+        let sample_size = if height == width {
+            serde_json::json!(height)
+        } else {
+            serde_json::json!([height, width])
+        };
         let ups = m.up_block_types.clone();
-        let ups = ups.unwrap_or_else(|| m.down_block_types.iter().rev().map(|d| mirrored(d)).collect());
+        let ups = ups.unwrap_or_else(|| {
+            m.down_block_types
+                .iter()
+                .rev()
+                .map(|d| mirrored(d))
+                .collect()
+        });
         let json = serde_json::json!({
             "sample_size": sample_size, "in_channels": channels, "out_channels": channels,
             "block_out_channels": m.block_out_channels, "layers_per_block": m.layers_per_block,
@@ -528,7 +601,12 @@ impl Settings {
         let (old, new) = (self.to_table()?, other.to_table()?);
         let sections: Vec<_> = old.keys().collect();
         for section in sections {
-            let inner = |t: &Table| t.get(section).and_then(Value::as_table).cloned().unwrap_or_default();
+            let inner = |t: &Table| {
+                t.get(section)
+                    .and_then(Value::as_table)
+                    .cloned()
+                    .unwrap_or_default()
+            };
             let (old, new) = (inner(&old), inner(&new));
             let mut keys: Vec<_> = old.keys().chain(new.keys()).collect();
             keys.sort();
@@ -545,56 +623,121 @@ impl Settings {
 
     /// The settings as a TOML table, section by section.
     pub fn to_table(&self) -> Result<Table> {
-        Table::try_from(self).map_err(|e| Error::Layer { place: "settings".into(), problem: e.to_string() })
+        Table::try_from(self).map_err(|e| Error::Layer {
+            place: "settings".into(),
+            problem: e.to_string(),
+        })
     }
 
     /// The settings as TOML text.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|e| Error::Layer { place: "settings".into(), problem: e.to_string() })
+        toml::to_string(self).map_err(|e| Error::Layer {
+            place: "settings".into(),
+            problem: e.to_string(),
+        })
     }
 
     fn check_model(&self) -> Result<()> {
         let m = &self.model;
         let levels = m.block_out_channels.len();
         if levels == 0 || m.block_out_channels.contains(&0) {
-            return Err(wrong("model.block_out_channels", "needs at least one level and no zeros".into()));
+            return Err(wrong(
+                "model.block_out_channels",
+                "needs at least one level and no zeros".into(),
+            ));
         }
         let same_length = |key: &str, n: usize| {
-            let text = format!("has {n} entries, but `model.block_out_channels` has {levels} levels");
-            if n == levels { Ok(()) } else { Err(wrong(key, text)) }
+            let text =
+                format!("has {n} entries, but `model.block_out_channels` has {levels} levels");
+            if n == levels {
+                Ok(())
+            } else {
+                Err(wrong(key, text))
+            }
         };
         same_length("model.down_block_types", m.down_block_types.len())?;
         if let Some(ups) = &m.up_block_types {
             same_length("model.up_block_types", ups.len())?;
         }
         let groups = m.norm_num_groups;
-        if let Some(c) = m.block_out_channels.iter().find(|c| groups == 0 || *c % groups != 0) {
-            return Err(wrong("model.norm_num_groups", format!("is {groups}, which does not divide the {c} channels of a level")));
+        if let Some(c) = m
+            .block_out_channels
+            .iter()
+            .find(|c| groups == 0 || !c.is_multiple_of(groups))
+        {
+            return Err(wrong(
+                "model.norm_num_groups",
+                format!("is {groups}, which does not divide the {c} channels of a level"),
+            ));
         }
         at_least_1("model.layers_per_block", m.layers_per_block)?;
-        in_range("model.dropout", m.dropout, (0.0..1.0).contains(&m.dropout), "at least 0 and below 1")
+        in_range(
+            "model.dropout",
+            m.dropout,
+            (0.0..1.0).contains(&m.dropout),
+            "at least 0 and below 1",
+        )
     }
 
     fn check_diffusion(&self) -> Result<()> {
         let d = &self.diffusion;
         at_least_1("diffusion.timesteps", d.timesteps)?;
-        for (key, beta) in [("diffusion.beta_start", d.beta_start), ("diffusion.beta_end", d.beta_end)] {
+        for (key, beta) in [
+            ("diffusion.beta_start", d.beta_start),
+            ("diffusion.beta_end", d.beta_end),
+        ] {
             let Some(beta) = beta else { continue };
-            only_with(key, d.schedule.has_betas(), "a `diffusion.schedule` that is `linear`, `scaled-linear` or `sigmoid`")?;
-            in_range(key, beta, beta > 0.0 && beta <= 1.0, "above 0 and at most 1")?;
+            only_with(
+                key,
+                d.schedule.has_betas(),
+                "a `diffusion.schedule` that is `linear`, `scaled-linear` or `sigmoid`",
+            )?;
+            in_range(
+                key,
+                beta,
+                beta > 0.0 && beta <= 1.0,
+                "above 0 and at most 1",
+            )?;
         }
         if let Some(delta) = d.huber_delta {
-            only_with("diffusion.huber_delta", d.loss == LossKind::Huber, "`diffusion.loss = \"huber\"`")?;
-            in_range("diffusion.huber_delta", delta, delta > 0.0 && delta.is_finite(), "above 0")?;
+            only_with(
+                "diffusion.huber_delta",
+                d.loss == LossKind::Huber,
+                "`diffusion.loss = \"huber\"`",
+            )?;
+            in_range(
+                "diffusion.huber_delta",
+                delta,
+                delta > 0.0 && delta.is_finite(),
+                "above 0",
+            )?;
         }
         if let Some(gamma) = d.weighting_gamma {
             let has_gamma = matches!(d.weighting, WeightingKind::MinSnr | WeightingKind::P2);
-            only_with("diffusion.weighting_gamma", has_gamma, "`diffusion.weighting` `min-snr` or `p2`")?;
-            in_range("diffusion.weighting_gamma", gamma, gamma > 0.0 && gamma.is_finite(), "above 0")?;
+            only_with(
+                "diffusion.weighting_gamma",
+                has_gamma,
+                "`diffusion.weighting` `min-snr` or `p2`",
+            )?;
+            in_range(
+                "diffusion.weighting_gamma",
+                gamma,
+                gamma > 0.0 && gamma.is_finite(),
+                "above 0",
+            )?;
         }
         if let Some(k) = d.weighting_k {
-            only_with("diffusion.weighting_k", d.weighting == WeightingKind::P2, "`diffusion.weighting = \"p2\"`")?;
-            in_range("diffusion.weighting_k", k, k > 0.0 && k.is_finite(), "above 0")?;
+            only_with(
+                "diffusion.weighting_k",
+                d.weighting == WeightingKind::P2,
+                "`diffusion.weighting = \"p2\"`",
+            )?;
+            in_range(
+                "diffusion.weighting_k",
+                k,
+                k > 0.0 && k.is_finite(),
+                "above 0",
+            )?;
         }
         Ok(())
     }
@@ -602,36 +745,75 @@ impl Settings {
     fn check_optimizer(&self) -> Result<()> {
         let o = &self.optimizer;
         let finite_positive = |x: f64| x > 0.0 && x.is_finite();
-        in_range("optimizer.learning_rate", o.learning_rate, finite_positive(o.learning_rate), "above 0")?;
-        in_range("optimizer.epsilon", o.epsilon, finite_positive(o.epsilon), "above 0")?;
-        for (key, beta) in [("optimizer.beta_1", o.beta_1), ("optimizer.beta_2", o.beta_2)] {
-            in_range(key, beta, (0.0..1.0).contains(&beta), "at least 0 and below 1")?;
+        in_range(
+            "optimizer.learning_rate",
+            o.learning_rate,
+            finite_positive(o.learning_rate),
+            "above 0",
+        )?;
+        in_range(
+            "optimizer.epsilon",
+            o.epsilon,
+            finite_positive(o.epsilon),
+            "above 0",
+        )?;
+        for (key, beta) in [
+            ("optimizer.beta_1", o.beta_1),
+            ("optimizer.beta_2", o.beta_2),
+        ] {
+            in_range(
+                key,
+                beta,
+                (0.0..1.0).contains(&beta),
+                "at least 0 and below 1",
+            )?;
         }
-        for (key, x) in [("optimizer.weight_decay", o.weight_decay), ("optimizer.gradient_clip", o.gradient_clip)] {
+        for (key, x) in [
+            ("optimizer.weight_decay", o.weight_decay),
+            ("optimizer.gradient_clip", o.gradient_clip),
+        ] {
             in_range(key, x, x >= 0.0 && x.is_finite(), "at least 0")?;
         }
         if o.weight_decay != 0.0 {
-            only_with("optimizer.weight_decay", o.name == OptimizerKind::Adamw, "`optimizer.name = \"adamw\"`")?;
+            only_with(
+                "optimizer.weight_decay",
+                o.name == OptimizerKind::Adamw,
+                "`optimizer.name = \"adamw\"`",
+            )?;
         }
         match (o.decay, o.decay_steps) {
-            (Decay::Constant, Some(_)) => only_with("optimizer.decay_steps", false, "a decaying `optimizer.decay`")?,
+            (Decay::Constant, Some(_)) => only_with(
+                "optimizer.decay_steps",
+                false,
+                "a decaying `optimizer.decay`",
+            )?,
             (Decay::Constant, None) => {}
             (_, None) => {
                 let text = "is missing: a decaying learning rate needs a length; give it, or `train.steps`";
                 return Err(wrong("optimizer.decay_steps", text.into()));
             }
             (_, Some(n)) if n <= o.warm_up => {
-                let text = format!("is {n}, which is not above `optimizer.warm_up` = {}", o.warm_up);
+                let text = format!(
+                    "is {n}, which is not above `optimizer.warm_up` = {}",
+                    o.warm_up
+                );
                 return Err(wrong("optimizer.decay_steps", text));
             }
             (_, Some(n)) if self.train.steps.is_some_and(|steps| steps > n) => {
-                let text = format!("goes beyond `optimizer.decay_steps` = {n}, where the learning rate is 0");
+                let text = format!(
+                    "goes beyond `optimizer.decay_steps` = {n}, where the learning rate is 0"
+                );
                 return Err(wrong("train.steps", text));
             }
             (_, Some(_)) => {}
         }
         for rate in &self.ema.rates {
-            in_range("ema.rates", *rate, (0.0..1.0).contains(rate), "at least 0 and below 1")?;
+            in_range(
+                "ema.rates",
+                *rate,
+                (0.0..1.0).contains(rate),
+                "at least 0 and below 1",
+            )?;
         }
         let mut rates = self.ema.rates.clone();
         rates.sort_by(f64::total_cmp);
@@ -645,27 +827,49 @@ impl Settings {
         let t = &self.train;
         match (t.steps, t.minutes) {
             (Some(0), _) => return Err(wrong("train.steps", "is 0; at least 1 is needed".into())),
-            (None, None) => return Err(wrong("train.steps", "is missing: say when to stop, with --steps or --minutes".into())),
+            (None, None) => {
+                return Err(wrong(
+                    "train.steps",
+                    "is missing: say when to stop, with --steps or --minutes".into(),
+                ));
+            }
             _ => {}
         }
         if let Some(minutes) = t.minutes {
-            in_range("train.minutes", minutes, minutes > 0.0 && minutes.is_finite(), "above 0")?;
+            in_range(
+                "train.minutes",
+                minutes,
+                minutes > 0.0 && minutes.is_finite(),
+                "above 0",
+            )?;
         }
         at_least_1("train.batch_size", t.batch_size)?;
         let micro = t.micro_batch.unwrap_or(t.batch_size);
-        if micro == 0 || t.batch_size % micro != 0 {
-            return Err(wrong("train.micro_batch", format!("is {micro}, which does not divide `train.batch_size` = {}", t.batch_size)));
+        if micro == 0 || !t.batch_size.is_multiple_of(micro) {
+            return Err(wrong(
+                "train.micro_batch",
+                format!(
+                    "is {micro}, which does not divide `train.batch_size` = {}",
+                    t.batch_size
+                ),
+            ));
         }
         for (key, seed) in [("train.seed", t.seed), ("samples.seed", self.samples.seed)] {
             if i64::try_from(seed).is_err() {
-                return Err(wrong(key, format!("is {seed}; at most {} can be recorded", i64::MAX)));
+                return Err(wrong(
+                    key,
+                    format!("is {seed}; at most {} can be recorded", i64::MAX),
+                ));
             }
         }
         at_least_1("train.keep_last", t.keep_last)?;
         at_least_1("train.log_every", t.log_every)?;
         at_least_1("samples.steps", self.samples.steps)?;
         if self.samples.steps > self.diffusion.timesteps {
-            let text = format!("is {}, more than `diffusion.timesteps` = {}", self.samples.steps, self.diffusion.timesteps);
+            let text = format!(
+                "is {}, more than `diffusion.timesteps` = {}",
+                self.samples.steps, self.diffusion.timesteps
+            );
             return Err(wrong("samples.steps", text));
         }
         Ok(())
@@ -693,17 +897,32 @@ fn mirrored(down: &str) -> String {
 }
 
 fn wrong(key: &str, problem: String) -> Error {
-    Error::Setting { key: key.into(), problem }
+    Error::Setting {
+        key: key.into(),
+        problem,
+    }
 }
 
 fn at_least_1(key: &str, n: usize) -> Result<()> {
-    if n == 0 { Err(wrong(key, "is 0; at least 1 is needed".into())) } else { Ok(()) }
+    if n == 0 {
+        Err(wrong(key, "is 0; at least 1 is needed".into()))
+    } else {
+        Ok(())
+    }
 }
 
 fn in_range(key: &str, value: f64, holds: bool, expected: &str) -> Result<()> {
-    if holds { Ok(()) } else { Err(wrong(key, format!("is {value}; it must be {expected}"))) }
+    if holds {
+        Ok(())
+    } else {
+        Err(wrong(key, format!("is {value}; it must be {expected}")))
+    }
 }
 
 fn only_with(key: &str, holds: bool, what: &str) -> Result<()> {
-    if holds { Ok(()) } else { Err(wrong(key, format!("only goes with {what}"))) }
+    if holds {
+        Ok(())
+    } else {
+        Err(wrong(key, format!("only goes with {what}")))
+    }
 }

@@ -14,16 +14,33 @@ impl Trainer {
     pub fn state(&self) -> TrainState {
         let mut tensors = Vec::new();
         let mut put = |prefix: &str, list: &mut dyn Iterator<Item = Tensor>| {
-            tensors.extend(self.names().iter().zip(list).map(|(name, tensor)| (format!("{prefix}.{name}"), tensor)));
+            tensors.extend(
+                self.names()
+                    .iter()
+                    .zip(list)
+                    .map(|(name, tensor)| (format!("{prefix}.{name}"), tensor)),
+            );
         };
-        put("raw", &mut self.raw_weights().into_iter().map(|(_, tensor)| tensor));
+        put(
+            "raw",
+            &mut self.raw_weights().into_iter().map(|(_, tensor)| tensor),
+        );
         put("adam.m", &mut self.adam.m.iter().cloned());
         put("adam.v", &mut self.adam.v.iter().cloned());
         for average in self.averages() {
-            put(&format!("ema.{}", average.rate), &mut average.weights.iter().cloned());
+            put(
+                &format!("ema.{}", average.rate),
+                &mut average.weights.iter().cloned(),
+            );
         }
-        let counters = [("step", self.steps_done() as u64), ("images", self.images_done())];
-        TrainState { tensors, counters: BTreeMap::from(counters.map(|(name, n)| (name.into(), n.to_string()))) }
+        let counters = [
+            ("step", self.steps_done() as u64),
+            ("images", self.images_done()),
+        ];
+        TrainState {
+            tensors,
+            counters: BTreeMap::from(counters.map(|(name, n)| (name.into(), n.to_string()))),
+        }
     }
 
     /// Continues from a saved state, bit for bit.
@@ -31,7 +48,10 @@ impl Trainer {
     /// # Errors
     /// A tensor or counter is missing, left over or wrongly shaped; the message names it and `checkpoint`.
     pub fn load_state(&mut self, state: TrainState, checkpoint: &Path) -> Result<()> {
-        let mut saved = Saved { place: checkpoint.display().to_string(), tensors: state.tensors.into_iter().collect() };
+        let mut saved = Saved {
+            place: checkpoint.display().to_string(),
+            tensors: state.tensors.into_iter().collect(),
+        };
         let raw = saved.take("raw", &self.raw_weights())?;
         let mut adam = self.adam.clone();
         adam.m = saved.take("adam.m", &self.raw_weights())?;
@@ -40,7 +60,10 @@ impl Trainer {
         let rates: Vec<f64> = self.averages().iter().map(|a| a.rate).collect();
         let mut averages = Vec::with_capacity(rates.len());
         for rate in rates {
-            averages.push(Average { rate, weights: saved.take(&format!("ema.{rate}"), &self.raw_weights())? });
+            averages.push(Average {
+                rate,
+                weights: saved.take(&format!("ema.{rate}"), &self.raw_weights())?,
+            });
         }
         if let Some(name) = saved.tensors.keys().min() {
             return Err(saved.wrong(format!("tensor `{name}` belongs to nothing in this run")));
@@ -62,11 +85,15 @@ impl Saved {
         for (name, parameter) in parameters {
             let name = format!("{prefix}.{name}");
             let Some(tensor) = self.tensors.remove(&name) else {
-                return Err(self.wrong(format!("tensor `{name}` is missing from the training state")));
+                return Err(self.wrong(format!(
+                    "tensor `{name}` is missing from the training state"
+                )));
             };
             if tensor.dims() != parameter.dims() || tensor.dtype() != parameter.dtype() {
                 let (found, expected) = (tensor.dims(), parameter.dims());
-                return Err(self.wrong(format!("tensor `{name}` is {found:?}, but this run needs {expected:?}")));
+                return Err(self.wrong(format!(
+                    "tensor `{name}` is {found:?}, but this run needs {expected:?}"
+                )));
             }
             taken.push(tensor);
         }
@@ -74,11 +101,21 @@ impl Saved {
     }
 
     fn wrong(&self, problem: String) -> Error {
-        Error::State { place: self.place.clone(), problem }
+        Error::State {
+            place: self.place.clone(),
+            problem,
+        }
     }
 }
 
-pub(crate) fn counter<T: std::str::FromStr>(counters: &BTreeMap<String, String>, name: &str, place: &str) -> Result<T> {
+pub(crate) fn counter<T: std::str::FromStr>(
+    counters: &BTreeMap<String, String>,
+    name: &str,
+    place: &str,
+) -> Result<T> {
     let found = counters.get(name).and_then(|text| text.parse().ok());
-    found.ok_or_else(|| Error::State { place: place.into(), problem: format!("counter `{name}` is missing or not a number") })
+    found.ok_or_else(|| Error::State {
+        place: place.into(),
+        problem: format!("counter `{name}` is missing or not a number"),
+    })
 }

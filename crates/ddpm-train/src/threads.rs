@@ -11,6 +11,11 @@ const STACK: usize = 256 << 20;
 /// # Errors
 /// The system does not give so many threads.
 pub fn on_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> Result<R> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK).build();
-    Ok(pool.map_err(|e| Error::Threads(threads, e.to_string()))?.install(work))
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .stack_size(STACK)
+        .build();
+    Ok(pool
+        .map_err(|e| Error::Threads(threads, e.to_string()))?
+        .install(work))
 }

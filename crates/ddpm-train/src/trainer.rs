@@ -11,7 +11,10 @@ use ddpm_random::{Stream, normal_batch, uniform_u64_below};
 use ddpm_unet::{DropoutAddress, Initialisation, UNet, UNetConfig, initialise};
 
 use crate::settings::InitialisationKind;
-use crate::{Adam, Error, Examples, LearningRate, Objective, Result, Settings, clip_factor, ema_decay, global_norm};
+use crate::{
+    Adam, Error, Examples, LearningRate, Objective, Result, Settings, clip_factor, ema_decay,
+    global_norm,
+};
 
 /// What one optimiser step was like.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,7 +84,11 @@ impl Trainer {
     }
 
     /// As [`Trainer::new`], but the network begins with these weights: name and tensor, in the network's order.
-    pub fn with_weights(settings: &Settings, data: Dataset, weights: Vec<(String, Tensor)>) -> Result<Self> {
+    pub fn with_weights(
+        settings: &Settings,
+        data: Dataset,
+        weights: Vec<(String, Tensor)>,
+    ) -> Result<Self> {
         settings.check()?;
         let size = (data.channels(), data.height(), data.width());
         settings.check_data(data.len(), size)?;
@@ -93,10 +100,19 @@ impl Trainer {
             parameters.push(Var::from_tensor(&tensor)?);
         }
         let tensors = parameters.iter().map(|p| p.as_tensor().clone());
-        let network = UNet::new(&config, &names.iter().cloned().zip(tensors).collect::<Vec<_>>())?;
+        let network = UNet::new(
+            &config,
+            &names.iter().cloned().zip(tensors).collect::<Vec<_>>(),
+        )?;
         let copy = |rate: &f64| {
-            let weights = parameters.iter().map(|p| p.as_detached_tensor().copy()).collect::<candle_core::Result<_>>()?;
-            Ok(Average { rate: *rate, weights })
+            let weights = parameters
+                .iter()
+                .map(|p| p.as_detached_tensor().copy())
+                .collect::<candle_core::Result<_>>()?;
+            Ok(Average {
+                rate: *rate,
+                weights,
+            })
         };
         Ok(Self {
             objective: Objective::new(&settings.diffusion)?,
@@ -182,12 +198,19 @@ impl Trainer {
     /// The averaged weights of the `index`-th of `ema.rates`, sharing storage with the model.
     pub fn averaged_weights(&self, index: usize) -> Option<Vec<(String, Tensor)>> {
         let weights = &self.averages.get(index)?.weights;
-        Some(self.names.iter().cloned().zip(weights.iter().cloned()).collect())
+        Some(
+            self.names
+                .iter()
+                .cloned()
+                .zip(weights.iter().cloned())
+                .collect(),
+        )
     }
 
     /// The weights to sample with: the first average, or the raw ones where there is none.
     pub fn best_weights(&self) -> Vec<(String, Tensor)> {
-        self.averaged_weights(0).unwrap_or_else(|| self.raw_weights())
+        self.averaged_weights(0)
+            .unwrap_or_else(|| self.raw_weights())
     }
 
     /// A network with the weights to sample with, which keeps no graph.
@@ -217,7 +240,13 @@ impl Trainer {
     }
 
     /// Puts a saved state in place of this one. All lists are in the network's order.
-    pub(crate) fn restore(&mut self, raw: &[Tensor], adam: Adam, averages: Vec<Average>, images: u64) -> Result<()> {
+    pub(crate) fn restore(
+        &mut self,
+        raw: &[Tensor],
+        adam: Adam,
+        averages: Vec<Average>,
+        images: u64,
+    ) -> Result<()> {
         for (parameter, saved) in self.parameters.iter().zip(raw) {
             parameter.set(saved)?;
         }
@@ -233,35 +262,72 @@ impl Trainer {
     fn draw(&self, position: u64, count: usize) -> Result<Examples> {
         let seed = self.settings.train.seed;
         let schedule = &self.objective.schedule;
-        let x_0 = self.feed.batch(position, count, &PixelMap::MinusOneToOne, &Device::Cpu)?;
+        let x_0 = self
+            .feed
+            .batch(position, count, &PixelMap::MinusOneToOne, &Device::Cpu)?;
         let positions: Vec<u64> = (position..position + count as u64).collect();
         let t = |p: &u64| {
             let before = uniform_u64_below(seed, Stream::Timestep, *p, 0, schedule.steps() as u64)?;
             Ok(schedule.timestep(before as usize + 1)?)
         };
         let t = positions.iter().map(t).collect::<Result<_>>()?;
-        let shape = (self.data().channels(), self.data().height(), self.data().width());
-        let eps = normal_batch(seed, Stream::TrainingNoise, &positions, 0, shape, &Device::Cpu)?;
+        let shape = (
+            self.data().channels(),
+            self.data().height(),
+            self.data().width(),
+        );
+        let eps = normal_batch(
+            seed,
+            Stream::TrainingNoise,
+            &positions,
+            0,
+            shape,
+            &Device::Cpu,
+        )?;
         Ok(Examples { x_0, t, eps })
     }
 
     /// Line 5: one pass forward and back; gradients of the sum of the losses over `batch` are added to what is gathered.
-    fn learn_from(&self, examples: &Examples, position: u64, batch: usize, gathered: &mut Gathered) -> Result<()> {
+    fn learn_from(
+        &self,
+        examples: &Examples,
+        position: u64,
+        batch: usize,
+        gathered: &mut Gathered,
+    ) -> Result<()> {
         let count = examples.t.len();
         let images: Vec<u64> = (position..position + count as u64).collect();
         let x_t = self.objective.x_t(examples)?;
-        let dropout = DropoutAddress { seed: self.settings.train.seed, step: 0, images: &images };
-        let output = self.network.forward_train(&x_t, &self.objective.network_times(&examples.t), &dropout)?;
+        let dropout = DropoutAddress {
+            seed: self.settings.train.seed,
+            step: 0,
+            images: &images,
+        };
+        let output = self.network.forward_train(
+            &x_t,
+            &self.objective.network_times(&examples.t),
+            &dropout,
+        )?;
         let per_image = self.objective.per_image(examples, &x_t, &output)?; // [B]
-        let losses: Vec<f64> = per_image.detach().to_vec1::<f32>()?.into_iter().map(f64::from).collect();
+        let losses: Vec<f64> = per_image
+            .detach()
+            .to_vec1::<f32>()?
+            .into_iter()
+            .map(f64::from)
+            .collect();
         if losses.iter().any(|l| !l.is_finite()) {
-            let bad = (0..count).filter(|i| !losses[*i].is_finite()).map(|i| images[i]).collect();
+            let bad = (0..count)
+                .filter(|i| !losses[*i].is_finite())
+                .map(|i| images[i])
+                .collect();
             return Err(self.loss_not_finite(bad, &output)?);
         }
         let mut store = (per_image.sum_all()? / batch as f64)?.backward()?;
         gathered.gradients.resize(self.parameters.len(), None);
         for (parameter, sum) in self.parameters.iter().zip(&mut gathered.gradients) {
-            let Some(gradient) = store.remove(parameter.as_tensor()) else { continue };
+            let Some(gradient) = store.remove(parameter.as_tensor()) else {
+                continue;
+            };
             *sum = Some(match sum.take() {
                 Some(sum) => (sum + gradient)?.detach(),
                 None => gradient.detach(),
@@ -281,10 +347,13 @@ impl Trainer {
         }
         let factor = clip_factor(gradient_norm, self.settings.optimizer.gradient_clip);
         if factor < 1.0 {
-            gradients.iter().try_for_each(|g| scale_in_place(g, factor))?;
+            gradients
+                .iter()
+                .try_for_each(|g| scale_in_place(g, factor))?;
         }
         let learning_rate = self.learning_rate.at(self.adam.step + 1);
-        self.adam.step(&self.parameters, &gradients, learning_rate)?;
+        self.adam
+            .step(&self.parameters, &gradients, learning_rate)?;
         for average in &self.averages {
             let decay = ema_decay(average.rate, self.settings.ema.warm_up, self.adam.step);
             for (weight, parameter) in average.weights.iter().zip(&self.parameters) {
@@ -304,15 +373,31 @@ impl Trainer {
     }
 
     fn every_gradient(&self, gradients: Vec<Option<Tensor>>) -> Result<Vec<Tensor>> {
-        let missing = self.names.iter().zip(&gradients).filter(|(_, g)| g.is_none()).map(|(n, _)| n.clone());
+        let missing = self
+            .names
+            .iter()
+            .zip(&gradients)
+            .filter(|(_, g)| g.is_none())
+            .map(|(n, _)| n.clone());
         let missing: Vec<String> = missing.collect();
-        if missing.is_empty() { Ok(gradients.into_iter().flatten().collect()) } else { Err(Error::NoGradient(missing)) }
+        if missing.is_empty() {
+            Ok(gradients.into_iter().flatten().collect())
+        } else {
+            Err(Error::NoGradient(missing))
+        }
     }
 
     fn by_quartile(&self, gathered: &Gathered) -> [Option<f64>; 4] {
         let quartiles = gathered.t.iter().map(|t| self.objective.quartile(*t));
         let pairs: Vec<(usize, f64)> = quartiles.zip(gathered.losses.iter().copied()).collect();
-        std::array::from_fn(|q| mean(pairs.iter().filter(|(of, _)| *of == q).map(|(_, loss)| *loss)))
+        std::array::from_fn(|q| {
+            mean(
+                pairs
+                    .iter()
+                    .filter(|(of, _)| *of == q)
+                    .map(|(_, loss)| *loss),
+            )
+        })
     }
 
     fn loss_not_finite(&self, positions: Vec<u64>, output: &Tensor) -> Result<Error> {
@@ -332,12 +417,24 @@ impl Trainer {
                 break;
             }
         }
-        self.not_finite("gradient norm", (self.images..self.images + count as u64).collect(), tensor)
+        self.not_finite(
+            "gradient norm",
+            (self.images..self.images + count as u64).collect(),
+            tensor,
+        )
     }
 
     fn not_finite(&self, what: &'static str, positions: Vec<u64>, tensor: String) -> Result<Error> {
-        let images = positions.into_iter().map(|p| Ok(self.feed.draw(p)?.index)).collect::<Result<_>>()?;
-        Ok(Error::NotFinite { step: self.adam.step + 1, what, images, tensor })
+        let images = positions
+            .into_iter()
+            .map(|p| Ok(self.feed.draw(p)?.index))
+            .collect::<Result<_>>()?;
+        Ok(Error::NotFinite {
+            step: self.adam.step + 1,
+            what,
+            images,
+            tensor,
+        })
     }
 }
 
@@ -345,7 +442,11 @@ impl Iterator for Trainer {
     type Item = Result<Report>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let more = self.settings.train.steps.is_none_or(|steps| self.steps_done() < steps);
+        let more = self
+            .settings
+            .train
+            .steps
+            .is_none_or(|steps| self.steps_done() < steps);
         more.then(|| self.step())
     }
 }

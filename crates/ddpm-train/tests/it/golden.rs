@@ -17,7 +17,9 @@ fn uniform(i: usize, k: usize) -> f64 {
 }
 
 fn tensor(shape: &[usize], k: usize, scale: f64, offset: f64) -> Tensor {
-    let values: Vec<f32> = (0..shape.iter().product()).map(|i| (offset + scale * uniform(i, k)) as f32).collect();
+    let values: Vec<f32> = (0..shape.iter().product())
+        .map(|i| (offset + scale * uniform(i, k)) as f32)
+        .collect();
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
@@ -26,7 +28,12 @@ fn weight(name: &str, shape: &[usize], k: usize) -> Tensor {
         let inputs: usize = shape[1..].iter().product();
         return tensor(shape, k, (3.0 / inputs as f64).sqrt(), 0.0);
     }
-    tensor(shape, k, 0.1, if name.ends_with("weight") { 1.0 } else { 0.0 })
+    tensor(
+        shape,
+        k,
+        0.1,
+        if name.ends_with("weight") { 1.0 } else { 0.0 },
+    )
 }
 
 const SETTINGS: &str = r#"
@@ -37,13 +44,18 @@ train = { steps = 20, batch_size = 4 }
 "#;
 
 fn golden_trainer() -> Trainer {
-    let settings = Settings::from_layers(&[Layer::from_text("golden", SETTINGS).unwrap()]).unwrap().resolved();
+    let settings = Settings::from_layers(&[Layer::from_text("golden", SETTINGS).unwrap()])
+        .unwrap()
+        .resolved();
     let data = Dataset::new("golden", vec![0; 4 * 8 * 12 * 3], (8, 12, 3), None, vec![]).unwrap();
     let parameters = settings.unet_config(3, 8, 12).unwrap().parameters();
     let mut names: Vec<_> = parameters.iter().map(|(name, _)| name.clone()).collect();
     names.sort();
     let place = |name: &String| names.binary_search(name).unwrap();
-    let weights = parameters.iter().map(|(name, shape)| (name.clone(), weight(name, shape, place(name)))).collect();
+    let weights = parameters
+        .iter()
+        .map(|(name, shape)| (name.clone(), weight(name, shape, place(name))))
+        .collect();
     Trainer::with_weights(&settings, data, weights).unwrap()
 }
 
@@ -59,13 +71,24 @@ fn twenty_steps_have_the_losses_of_diffusers() {
             let examples = Examples {
                 x_0: tensor(&shape, 1000 + step, 1.0, 0.0),
                 eps: tensor(&shape, 2000 + step, 3f64.sqrt(), 0.0),
-                t: (0..4).map(|b| schedule.timestep(time(b) + 1).unwrap()).collect(),
+                t: (0..4)
+                    .map(|b| schedule.timestep(time(b) + 1).unwrap())
+                    .collect(),
             };
             let report = trainer.step_on(&examples).unwrap();
             assert_eq!(report.step as f64, expected[0]);
-            assert!((report.loss - expected[1]).abs() < 1e-4, "step {}: loss {}, diffusers {line}", step + 1, report.loss);
+            assert!(
+                (report.loss - expected[1]).abs() < 1e-4,
+                "step {}: loss {}, diffusers {line}",
+                step + 1,
+                report.loss
+            );
             let norm = report.gradient_norm;
-            assert!((norm - expected[2]).abs() < 1e-3, "step {}: norm {norm}, diffusers {line}", step + 1);
+            assert!(
+                (norm - expected[2]).abs() < 1e-3,
+                "step {}: norm {norm}, diffusers {line}",
+                step + 1
+            );
         }
     })
     .unwrap();
@@ -73,14 +96,26 @@ fn twenty_steps_have_the_losses_of_diffusers() {
 
 #[track_caller]
 fn check_ten_steps(line: usize, weight_decay: f64) {
-    let settings = OptimizerSettings { beta_1: 0.8, beta_2: 0.95, epsilon: 1e-6, weight_decay, ..Default::default() };
+    let settings = OptimizerSettings {
+        beta_1: 0.8,
+        beta_2: 0.95,
+        epsilon: 1e-6,
+        weight_decay,
+        ..Default::default()
+    };
     let p = [Var::from_tensor(&tensor(&[2, 3], 1, 1.0, 0.0)).unwrap()];
     let mut adam = Adam::new(&settings, &p).unwrap();
     for step in 0..10 {
-        adam.step(&p, &[tensor(&[2, 3], 10 + step, 2.0, 0.0)], 0.05).unwrap();
+        adam.step(&p, &[tensor(&[2, 3], 10 + step, 2.0, 0.0)], 0.05)
+            .unwrap();
     }
     let got = p[0].flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let expected = GOLDEN.lines().nth(line).unwrap().split(' ').map(|n| n.parse::<f32>().unwrap());
+    let expected = GOLDEN
+        .lines()
+        .nth(line)
+        .unwrap()
+        .split(' ')
+        .map(|n| n.parse::<f32>().unwrap());
     for (got, expected) in got.iter().zip(expected) {
         assert!((got - expected).abs() < 1e-6, "{got}, torch {expected}");
     }

@@ -1,4 +1,9 @@
 //! Tests of training: formulas, settings, golden losses, exact resume, and the program as a user sees it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy takes the functions that tests share for library code"
+)]
 
 mod formulas;
 mod golden;
@@ -13,7 +18,9 @@ use ddpm_train::{Layer, Settings};
 /// A two-level network that takes milliseconds a step, on the digits, with text laid over it.
 pub(crate) fn tiny(text: &str) -> Settings {
     let base = Layer::from_text("tiny", TINY).unwrap();
-    Settings::from_layers(&[base, Layer::from_text("test", text).unwrap()]).unwrap().resolved()
+    Settings::from_layers(&[base, Layer::from_text("test", text).unwrap()])
+        .unwrap()
+        .resolved()
 }
 
 pub(crate) const TINY: &str = r#"
@@ -44,6 +51,8 @@ steps = 3
 
 /// `n` images of 4 rows and 6 columns and 3 channels, all different.
 pub(crate) fn images(n: usize) -> Dataset {
-    let pixels = (0..n * 4 * 6 * 3).map(|i| (i * i * 31 + i * 7) as u8).collect();
+    let pixels = (0..n * 4 * 6 * 3)
+        .map(|i| (i * i * 31 + i * 7) as u8)
+        .collect();
     Dataset::new("pattern", pixels, (4, 6, 3), None, vec![]).unwrap()
 }

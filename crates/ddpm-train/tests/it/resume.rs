@@ -11,14 +11,35 @@ use crate::tiny;
 pub(crate) fn newest_bits(folder: &Path) -> (u64, Vec<(String, Vec<u32>)>) {
     let newest = list_checkpoints(folder).unwrap().pop().unwrap();
     let state = read_train_state(&newest.path).unwrap();
-    let bits = |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect();
-    (newest.step, state.tensors.iter().map(|(name, tensor)| (name.clone(), bits(tensor))).collect())
+    let bits = |t: &candle_core::Tensor| {
+        t.flatten_all()
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap()
+            .into_iter()
+            .map(f32::to_bits)
+            .collect()
+    };
+    (
+        newest.step,
+        state
+            .tensors
+            .iter()
+            .map(|(name, tensor)| (name.clone(), bits(tensor)))
+            .collect(),
+    )
 }
 
 /// The metrics without what depends on the clock.
 pub(crate) fn timeless(folder: &Path) -> Vec<MetricsLine> {
     let lines = read_metrics(&folder.join("metrics.jsonl")).unwrap();
-    lines.into_iter().map(|line| MetricsLine { images_per_second: 0.0, ..line }).collect()
+    lines
+        .into_iter()
+        .map(|line| MetricsLine {
+            images_per_second: 0.0,
+            ..line
+        })
+        .collect()
 }
 
 /// Begins and goes on for `steps` steps, or to the end, then drops everything.
@@ -46,9 +67,20 @@ fn resume_to_the_end(folder: &Path, settings: &Settings, threads: usize) -> usiz
 }
 
 fn pictures(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let mut found: Vec<_> = std::fs::read_dir(folder.join("samples")).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut found: Vec<_> = std::fs::read_dir(folder.join("samples"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
     found.sort();
-    found.into_iter().map(|path| (path.file_name().unwrap().into(), std::fs::read(&path).unwrap())).collect()
+    found
+        .into_iter()
+        .map(|path| {
+            (
+                path.file_name().unwrap().into(),
+                std::fs::read(&path).unwrap(),
+            )
+        })
+        .collect()
 }
 
 #[test]
@@ -61,11 +93,20 @@ fn ten_steps_are_five_a_stop_and_five() {
         begin(&parts, &settings, threads, 7); // the checkpoint is at 5; two steps are lost and made again
         assert_eq!(resume_to_the_end(&parts, &settings, 3 - threads), 5);
         assert_eq!(newest_bits(&whole).0, 10);
-        assert!(newest_bits(&whole) == newest_bits(&parts), "the weights differ");
+        assert!(
+            newest_bits(&whole) == newest_bits(&parts),
+            "the weights differ"
+        );
         let lines = timeless(&whole);
         assert_eq!(lines, timeless(&parts));
-        assert_eq!(lines.iter().map(|l| l.step).collect::<Vec<_>>(), (1..=10).collect::<Vec<_>>());
-        let held_out = lines.iter().filter(|l| l.held_out_loss.is_some()).map(|l| l.step);
+        assert_eq!(
+            lines.iter().map(|l| l.step).collect::<Vec<_>>(),
+            (1..=10).collect::<Vec<_>>()
+        );
+        let held_out = lines
+            .iter()
+            .filter(|l| l.held_out_loss.is_some())
+            .map(|l| l.step);
         assert_eq!(held_out.collect::<Vec<_>>(), [4, 8, 10]);
         assert!(pictures(&whole) == pictures(&parts), "the pictures differ");
         assert_eq!(pictures(&whole)[0].0, Path::new("step-00000005.png"));
@@ -90,15 +131,29 @@ fn the_newest_checkpoints_are_kept_and_a_broken_one_is_passed_over() {
     let folder = tempfile::tempdir().unwrap();
     let settings = tiny("train = { checkpoint_every = 2, keep_last = 2 }");
     begin(folder.path(), &settings, 1, 9);
-    let steps = || list_checkpoints(folder.path()).unwrap().iter().map(|c| c.step).collect::<Vec<_>>();
+    let steps = || {
+        list_checkpoints(folder.path())
+            .unwrap()
+            .iter()
+            .map(|c| c.step)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(steps(), [6, 8]);
-    let state = folder.path().join("checkpoints/step-00000008/train_state.safetensors");
+    let state = folder
+        .path()
+        .join("checkpoints/step-00000008/train_state.safetensors");
     let bytes = std::fs::read(&state).unwrap();
     std::fs::write(&state, &bytes[..bytes.len() / 2]).unwrap();
     on_threads(1, || {
         let (run, skipped) = Run::resume(folder.path(), &settings).unwrap();
         assert_eq!(run.trainer().steps_done(), 6);
-        assert_eq!(skipped.iter().map(|s| s.checkpoint.step).collect::<Vec<_>>(), [8]);
+        assert_eq!(
+            skipped
+                .iter()
+                .map(|s| s.checkpoint.step)
+                .collect::<Vec<_>>(),
+            [8]
+        );
     })
     .unwrap();
     assert_eq!(timeless(folder.path()).len(), 6);
@@ -120,22 +175,52 @@ fn resume_to_the_end_with_a_broken_one(folder: &Path, settings: &Settings) {
 fn more_steps_may_be_asked_for_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     begin(folder.path(), &tiny("train.steps = 2"), 1, 2);
-    let more = tiny("train = { steps = 4, threads = 2, checkpoint_every = 1, keep_last = 9, log_every = 2 }\nsamples.every = 3");
+    let more = tiny(
+        "train = { steps = 4, threads = 2, checkpoint_every = 1, keep_last = 9, log_every = 2 }\nsamples.every = 3",
+    );
     assert_eq!(resume_to_the_end(folder.path(), &more, 1), 2);
     assert_eq!(newest_bits(folder.path()).0, 4);
     assert_eq!(Recorded::read(folder.path()).unwrap().settings, more);
-    let refused = |text: &str| Run::resume(folder.path(), &tiny(text)).err().unwrap().to_string();
+    let refused = |text: &str| {
+        Run::resume(folder.path(), &tiny(text))
+            .err()
+            .unwrap()
+            .to_string()
+    };
     for (text, told) in [
-        ("train.batch_size = 2", "`train.batch_size` is 4 in the run that is to be resumed, and 2 now; "),
-        ("train.seed = 1", "`train.seed` is 0 in the run that is to be resumed, and 1 now; "),
-        ("optimizer.learning_rate = 1.0", "`optimizer.learning_rate` is 0.002 in the run that is to be resumed, and 1.0 now; "),
-        ("ema.rates = [0.9]", "`ema.rates` is [0.9, 0.999] in the run that is to be resumed, and [0.9] now; "),
-        ("diffusion.huber_delta = 1.0", "`diffusion.huber_delta` is unset in the run that is to be resumed, and 1.0 now; "),
-        ("data.name = \"mnist\"", "`data.name` is \"digits\" in the run that is to be resumed, and \"mnist\" now; "),
+        (
+            "train.batch_size = 2",
+            "`train.batch_size` is 4 in the run that is to be resumed, and 2 now; ",
+        ),
+        (
+            "train.seed = 1",
+            "`train.seed` is 0 in the run that is to be resumed, and 1 now; ",
+        ),
+        (
+            "optimizer.learning_rate = 1.0",
+            "`optimizer.learning_rate` is 0.002 in the run that is to be resumed, and 1.0 now; ",
+        ),
+        (
+            "ema.rates = [0.9]",
+            "`ema.rates` is [0.9, 0.999] in the run that is to be resumed, and [0.9] now; ",
+        ),
+        (
+            "diffusion.huber_delta = 1.0",
+            "`diffusion.huber_delta` is unset in the run that is to be resumed, and 1.0 now; ",
+        ),
+        (
+            "data.name = \"mnist\"",
+            "`data.name` is \"digits\" in the run that is to be resumed, and \"mnist\" now; ",
+        ),
     ] {
         let error = refused(text);
         assert!(error.starts_with(told), "{error}");
-        assert!(error.ends_with("may change only steps, minutes, cadences, threads and the place of the data"), "{error}");
+        assert!(
+            error.ends_with(
+                "may change only steps, minutes, cadences, threads and the place of the data"
+            ),
+            "{error}"
+        );
     }
 }
 
@@ -144,10 +229,22 @@ fn a_folder_with_a_run_is_not_overwritten_and_one_without_not_resumed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run");
     let error = Run::resume(&path, &tiny("")).err().unwrap().to_string();
-    assert_eq!(error, format!("nothing to resume in `{}`: it has no run.toml; start a run without --resume", path.display()));
+    assert_eq!(
+        error,
+        format!(
+            "nothing to resume in `{}`: it has no run.toml; start a run without --resume",
+            path.display()
+        )
+    );
     begin(&path, &tiny("train.steps = 1"), 1, 1);
-    let error = Run::begin(&path, &tiny("train.steps = 1"), None).err().unwrap().to_string();
-    let expected = format!("`{}` already holds a run; continue it with --resume, or choose another folder with --out", path.display());
+    let error = Run::begin(&path, &tiny("train.steps = 1"), None)
+        .err()
+        .unwrap()
+        .to_string();
+    let expected = format!(
+        "`{}` already holds a run; continue it with --resume, or choose another folder with --out",
+        path.display()
+    );
     assert_eq!(error, expected);
 }
 
@@ -160,8 +257,13 @@ fn other_data_is_refused() {
     let text = std::fs::read_to_string(&path).unwrap();
     let hash = Recorded::read(folder.path()).unwrap().data_sha256;
     std::fs::write(&path, text.replace(&hash, "0123")).unwrap();
-    let error = Run::resume(folder.path(), &settings).err().unwrap().to_string();
-    let expected = format!("the data set digits has sha256 {hash}, but the run was started on 0123: it cannot be continued on other data");
+    let error = Run::resume(folder.path(), &settings)
+        .err()
+        .unwrap()
+        .to_string();
+    let expected = format!(
+        "the data set digits has sha256 {hash}, but the run was started on 0123: it cannot be continued on other data"
+    );
     assert_eq!(error, expected);
 }
 
@@ -173,14 +275,27 @@ fn a_state_of_another_network_is_named() {
     let checkpoint = list_checkpoints(folder.path()).unwrap().pop().unwrap().path;
     on_threads(1, || {
         let refused = |text: &str| {
-            let data = ddpm_data::load(&"digits".parse().unwrap(), None).unwrap().train;
+            let data = ddpm_data::load(&"digits".parse().unwrap(), None)
+                .unwrap()
+                .train;
             let mut other = ddpm_train::Trainer::new(&tiny(text), data).unwrap();
-            let error = other.load_state(read_train_state(&checkpoint).unwrap(), &checkpoint).unwrap_err().to_string();
-            error.strip_prefix(&format!("{}: ", checkpoint.display())).unwrap().to_string()
+            let error = other
+                .load_state(read_train_state(&checkpoint).unwrap(), &checkpoint)
+                .unwrap_err()
+                .to_string();
+            error
+                .strip_prefix(&format!("{}: ", checkpoint.display()))
+                .unwrap()
+                .to_string()
         };
         assert!(refused("model.block_out_channels = [4, 6]").contains("` is ["));
-        assert!(refused("model.layers_per_block = 2").ends_with("is missing from the training state"));
-        assert_eq!(refused("ema.rates = [0.9]"), "tensor `ema.0.999.conv_in.bias` belongs to nothing in this run");
+        assert!(
+            refused("model.layers_per_block = 2").ends_with("is missing from the training state")
+        );
+        assert_eq!(
+            refused("ema.rates = [0.9]"),
+            "tensor `ema.0.999.conv_in.bias` belongs to nothing in this run"
+        );
     })
     .unwrap();
 }
@@ -190,6 +305,15 @@ fn an_output_that_cannot_be_written_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let error = Run::begin(&file.join("run"), &tiny(""), None).err().unwrap().to_string();
-    assert!(error.starts_with(&format!("cannot make the folder `{}`: ", file.join("run").display())), "{error}");
+    let error = Run::begin(&file.join("run"), &tiny(""), None)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        error.starts_with(&format!(
+            "cannot make the folder `{}`: ",
+            file.join("run").display()
+        )),
+        "{error}"
+    );
 }

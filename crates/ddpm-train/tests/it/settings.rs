@@ -7,13 +7,23 @@ use crate::{TINY, tiny};
 #[test]
 fn presets_are_complete_and_possible() {
     for preset in PRESETS {
-        let settings = Settings::from_layers(&[preset.layer().unwrap()]).unwrap().resolved();
-        settings.check().unwrap_or_else(|e| panic!("{}: {e}", preset.name));
+        let settings = Settings::from_layers(&[preset.layer().unwrap()])
+            .unwrap()
+            .resolved();
+        settings
+            .check()
+            .unwrap_or_else(|e| panic!("{}: {e}", preset.name));
         let headline = preset.headline();
-        assert!(headline.starts_with(&format!("cargo xtask train {}", preset.name)), "{headline}");
+        assert!(
+            headline.starts_with(&format!("cargo xtask train {}", preset.name)),
+            "{headline}"
+        );
     }
     let error = Preset::named("cats").unwrap_err().to_string();
-    assert_eq!(error, "no preset is called `cats`; there are: digits, fashion-mnist");
+    assert_eq!(
+        error,
+        "no preset is called `cats`; there are: digits, fashion-mnist"
+    );
 }
 
 #[test]
@@ -30,17 +40,37 @@ fn later_layers_win() {
         Layer::lift("--minutes".into(), "train", "steps"),
     ];
     let settings = Settings::from_layers(&layers).unwrap();
-    assert_eq!((settings.train.seed, settings.train.batch_size, settings.train.checkpoint_every), (3, 8, 5));
-    assert_eq!((settings.train.steps, settings.train.minutes), (None, Some(2.0)));
-    assert_eq!((settings.data.name.as_str(), settings.diffusion.schedule), ("mnist", ScheduleKind::Cosine));
+    assert_eq!(
+        (
+            settings.train.seed,
+            settings.train.batch_size,
+            settings.train.checkpoint_every
+        ),
+        (3, 8, 5)
+    );
+    assert_eq!(
+        (settings.train.steps, settings.train.minutes),
+        (None, Some(2.0))
+    );
+    assert_eq!(
+        (settings.data.name.as_str(), settings.diffusion.schedule),
+        ("mnist", ScheduleKind::Cosine)
+    );
     assert_eq!(settings.ema.rates, [0.5]);
 }
 
 #[test]
 fn resolved_settings_come_back_from_their_text() {
-    let settings = tiny("diffusion = { weighting = \"p2\", loss = \"huber\" }\noptimizer.decay = \"cosine\"");
+    let settings =
+        tiny("diffusion = { weighting = \"p2\", loss = \"huber\" }\noptimizer.decay = \"cosine\"");
     let text = settings.to_toml().unwrap();
-    for said in ["beta_start = 0.0001", "huber_delta = 1.0", "weighting_k = 1.0", "decay_steps = 10", "micro_batch = 4"] {
+    for said in [
+        "beta_start = 0.0001",
+        "huber_delta = 1.0",
+        "weighting_k = 1.0",
+        "decay_steps = 10",
+        "micro_batch = 4",
+    ] {
         assert!(text.contains(said), "{said} is not in\n{text}");
     }
     let again = Settings::from_layers(&[Layer::from_text("again", &text).unwrap()]).unwrap();
@@ -58,17 +88,33 @@ fn check_text(text: &str, expected: &[&str]) {
 
 #[test]
 fn unknown_keys_and_wrong_types_name_file_and_line() {
-    check_text("[train]\nbatch_size = 4\nstepz = 5\n", &["my.toml: ", "line 3", "unknown field `stepz`", "`steps`"]);
-    check_text("[trian]\n", &["my.toml: ", "line 1", "unknown field `trian`", "`train`"]);
-    check_text("train.steps = \"many\"", &["my.toml: ", "invalid type: string \"many\", expected usize"]);
+    check_text(
+        "[train]\nbatch_size = 4\nstepz = 5\n",
+        &["my.toml: ", "line 3", "unknown field `stepz`", "`steps`"],
+    );
+    check_text(
+        "[trian]\n",
+        &["my.toml: ", "line 1", "unknown field `trian`", "`train`"],
+    );
+    check_text(
+        "train.steps = \"many\"",
+        &["my.toml: ", "invalid type: string \"many\", expected usize"],
+    );
     check_text("train.steps = ", &["my.toml: ", "line 1"]);
-    check_text("diffusion.schedule = \"line\"", &["unknown variant `line`", "`linear`"]);
+    check_text(
+        "diffusion.schedule = \"line\"",
+        &["unknown variant `line`", "`linear`"],
+    );
 }
 
 #[track_caller]
 fn check_assignment(text: &str, expected: &[&str]) {
-    let layers = Layer::from_assignment(text).map(|layer| vec![Layer::from_text("tiny", TINY).unwrap(), layer]);
-    let error = layers.and_then(|layers| Settings::from_layers(&layers)).unwrap_err().to_string();
+    let layers = Layer::from_assignment(text)
+        .map(|layer| vec![Layer::from_text("tiny", TINY).unwrap(), layer]);
+    let error = layers
+        .and_then(|layers| Settings::from_layers(&layers))
+        .unwrap_err()
+        .to_string();
     for part in expected {
         assert!(error.contains(part), "{part:?} is not in {error:?}");
     }
@@ -76,10 +122,22 @@ fn check_assignment(text: &str, expected: &[&str]) {
 
 #[test]
 fn wrong_assignments_name_themselves() {
-    check_assignment("train.steps=abc", &["--set train.steps=abc: invalid type: string \"abc\", expected usize", "train.steps"]);
+    check_assignment(
+        "train.steps=abc",
+        &[
+            "--set train.steps=abc: invalid type: string \"abc\", expected usize",
+            "train.steps",
+        ],
+    );
     check_assignment("train.steps=-1", &["--set train.steps=-1: ", "-1"]);
-    check_assignment("train.step=5", &["--set train.step=5: unknown field `step`"]);
-    check_assignment("steps=5", &["--set steps=5: `steps` is not of the form SECTION.KEY"]);
+    check_assignment(
+        "train.step=5",
+        &["--set train.step=5: unknown field `step`"],
+    );
+    check_assignment(
+        "steps=5",
+        &["--set steps=5: `steps` is not of the form SECTION.KEY"],
+    );
     check_assignment("train.steps", &["--set train.steps: expected KEY=VALUE"]);
     check_assignment("train.=5", &["is not of the form SECTION.KEY"]);
     check_assignment("train.a.b=5", &["is not of the form SECTION.KEY"]);
@@ -88,45 +146,130 @@ fn wrong_assignments_name_themselves() {
 #[track_caller]
 fn check_refused(text: &str, expected: &str) {
     let settings = tiny(text);
-    let error = settings.check().and_then(|()| settings.check_data(5, (3, 4, 6))).unwrap_err().to_string();
+    let error = settings
+        .check()
+        .and_then(|()| settings.check_data(5, (3, 4, 6)))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains(expected), "{expected:?} is not in {error:?}");
 }
 
 #[test]
 fn impossible_settings_are_found_before_the_first_step() {
-    check_refused("data.name = \"\"", "`data.name` is missing: say what to learn from, as in --data digits");
-    check_refused("train.steps = 0", "`train.steps` is 0; at least 1 is needed");
-    check_refused("train.minutes = 0.0", "`train.minutes` is 0; it must be above 0");
-    check_refused("train.batch_size = 0", "`train.batch_size` is 0; at least 1 is needed");
-    check_refused("train.batch_size = 6", "`train.batch_size` is 6, but digits has only 5 images");
-    check_refused("train.micro_batch = 3", "`train.micro_batch` is 3, which does not divide `train.batch_size` = 4");
-    check_refused("train.keep_last = 0", "`train.keep_last` is 0; at least 1 is needed");
-    check_refused("diffusion.timesteps = 0", "`diffusion.timesteps` is 0; at least 1 is needed");
-    check_refused("diffusion.beta_start = 0.0", "`diffusion.beta_start` is 0; it must be above 0 and at most 1");
-    check_refused("diffusion.beta_end = 1.5", "`diffusion.beta_end` is 1.5; it must be above 0 and at most 1");
-    check_refused("diffusion = { schedule = \"cosine\", beta_end = 0.5 }", "`diffusion.beta_end` only goes with a `diffusion.schedule`");
-    check_refused("diffusion.huber_delta = 1.0", "`diffusion.huber_delta` only goes with `diffusion.loss = \"huber\"`");
-    check_refused("diffusion.weighting_gamma = 5.0", "`diffusion.weighting_gamma` only goes with");
-    check_refused("samples.steps = 51", "`samples.steps` is 51, more than `diffusion.timesteps` = 50");
-    check_refused("model.norm_num_groups = 3", "`model.norm_num_groups` is 3, which does not divide the 4 channels of a level");
-    check_refused("model.block_out_channels = []", "`model.block_out_channels` needs at least one level");
-    check_refused("model.block_out_channels = [4]", "`model.down_block_types` has 2 entries, but `model.block_out_channels` has 1 level");
-    check_refused("model.dropout = 1.0", "`model.dropout` is 1; it must be at least 0 and below 1");
-    check_refused("model.down_block_types = [\"DownBlock2D\", \"SkipDownBlock2D\"]", "SkipDownBlock2D");
-    check_refused("optimizer.learning_rate = 0.0", "`optimizer.learning_rate` is 0; it must be above 0");
-    check_refused("optimizer.beta_2 = 1.0", "`optimizer.beta_2` is 1; it must be at least 0 and below 1");
-    check_refused("optimizer.weight_decay = 0.1", "`optimizer.weight_decay` only goes with `optimizer.name = \"adamw\"`");
-    check_refused("optimizer.decay_steps = 9", "`optimizer.decay_steps` only goes with a decaying `optimizer.decay`");
-    check_refused("optimizer = { decay = \"linear\", decay_steps = 2 }", "`optimizer.decay_steps` is 2, which is not above `optimizer.warm_up` = 3");
-    check_refused("optimizer = { decay = \"linear\", decay_steps = 9 }", "`train.steps` goes beyond `optimizer.decay_steps` = 9");
-    check_refused("ema.rates = [1.0]", "`ema.rates` is 1; it must be at least 0 and below 1");
+    check_refused(
+        "data.name = \"\"",
+        "`data.name` is missing: say what to learn from, as in --data digits",
+    );
+    check_refused(
+        "train.steps = 0",
+        "`train.steps` is 0; at least 1 is needed",
+    );
+    check_refused(
+        "train.minutes = 0.0",
+        "`train.minutes` is 0; it must be above 0",
+    );
+    check_refused(
+        "train.batch_size = 0",
+        "`train.batch_size` is 0; at least 1 is needed",
+    );
+    check_refused(
+        "train.batch_size = 6",
+        "`train.batch_size` is 6, but digits has only 5 images",
+    );
+    check_refused(
+        "train.micro_batch = 3",
+        "`train.micro_batch` is 3, which does not divide `train.batch_size` = 4",
+    );
+    check_refused(
+        "train.keep_last = 0",
+        "`train.keep_last` is 0; at least 1 is needed",
+    );
+    check_refused(
+        "diffusion.timesteps = 0",
+        "`diffusion.timesteps` is 0; at least 1 is needed",
+    );
+    check_refused(
+        "diffusion.beta_start = 0.0",
+        "`diffusion.beta_start` is 0; it must be above 0 and at most 1",
+    );
+    check_refused(
+        "diffusion.beta_end = 1.5",
+        "`diffusion.beta_end` is 1.5; it must be above 0 and at most 1",
+    );
+    check_refused(
+        "diffusion = { schedule = \"cosine\", beta_end = 0.5 }",
+        "`diffusion.beta_end` only goes with a `diffusion.schedule`",
+    );
+    check_refused(
+        "diffusion.huber_delta = 1.0",
+        "`diffusion.huber_delta` only goes with `diffusion.loss = \"huber\"`",
+    );
+    check_refused(
+        "diffusion.weighting_gamma = 5.0",
+        "`diffusion.weighting_gamma` only goes with",
+    );
+    check_refused(
+        "samples.steps = 51",
+        "`samples.steps` is 51, more than `diffusion.timesteps` = 50",
+    );
+    check_refused(
+        "model.norm_num_groups = 3",
+        "`model.norm_num_groups` is 3, which does not divide the 4 channels of a level",
+    );
+    check_refused(
+        "model.block_out_channels = []",
+        "`model.block_out_channels` needs at least one level",
+    );
+    check_refused(
+        "model.block_out_channels = [4]",
+        "`model.down_block_types` has 2 entries, but `model.block_out_channels` has 1 level",
+    );
+    check_refused(
+        "model.dropout = 1.0",
+        "`model.dropout` is 1; it must be at least 0 and below 1",
+    );
+    check_refused(
+        "model.down_block_types = [\"DownBlock2D\", \"SkipDownBlock2D\"]",
+        "SkipDownBlock2D",
+    );
+    check_refused(
+        "optimizer.learning_rate = 0.0",
+        "`optimizer.learning_rate` is 0; it must be above 0",
+    );
+    check_refused(
+        "optimizer.beta_2 = 1.0",
+        "`optimizer.beta_2` is 1; it must be at least 0 and below 1",
+    );
+    check_refused(
+        "optimizer.weight_decay = 0.1",
+        "`optimizer.weight_decay` only goes with `optimizer.name = \"adamw\"`",
+    );
+    check_refused(
+        "optimizer.decay_steps = 9",
+        "`optimizer.decay_steps` only goes with a decaying `optimizer.decay`",
+    );
+    check_refused(
+        "optimizer = { decay = \"linear\", decay_steps = 2 }",
+        "`optimizer.decay_steps` is 2, which is not above `optimizer.warm_up` = 3",
+    );
+    check_refused(
+        "optimizer = { decay = \"linear\", decay_steps = 9 }",
+        "`train.steps` goes beyond `optimizer.decay_steps` = 9",
+    );
+    check_refused(
+        "ema.rates = [1.0]",
+        "`ema.rates` is 1; it must be at least 0 and below 1",
+    );
     check_refused("ema.rates = [0.5, 0.9, 0.5]", "`ema.rates` holds 0.5 twice");
 }
 
 #[test]
 fn an_image_that_the_depth_does_not_divide_is_refused_with_the_sizes_that_work() {
     let error = tiny("").check_data(100, (1, 7, 8)).unwrap_err().to_string();
-    assert!(error.starts_with("`model.block_out_channels` does not fit the images of digits: "), "{error}");
+    assert!(
+        error.starts_with("`model.block_out_channels` does not fit the images of digits: "),
+        "{error}"
+    );
     assert!(error.contains("6x8") && error.contains("8x8"), "{error}");
 }
 
@@ -137,14 +280,29 @@ fn a_decay_without_a_length_is_refused() {
         Layer::from_text("test", "train.minutes = 1.0\noptimizer.decay = \"cosine\"").unwrap(),
         Layer::lift("--minutes".into(), "train", "steps"),
     ];
-    let error = Settings::from_layers(&layers).unwrap().resolved().check().unwrap_err().to_string();
-    assert!(error.starts_with("`optimizer.decay_steps` is missing: a decaying learning rate needs a length"), "{error}");
+    let error = Settings::from_layers(&layers)
+        .unwrap()
+        .resolved()
+        .check()
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with(
+            "`optimizer.decay_steps` is missing: a decaying learning rate needs a length"
+        ),
+        "{error}"
+    );
 }
 
 #[test]
 fn noise_cannot_be_predicted_where_nothing_else_is_left() {
-    let error = ddpm_train::Objective::new(&tiny("diffusion.zero_terminal_snr = true").diffusion).unwrap_err().to_string();
-    assert!(error.starts_with("`diffusion.prediction` cannot be `noise` with this schedule"), "{error}");
+    let error = ddpm_train::Objective::new(&tiny("diffusion.zero_terminal_snr = true").diffusion)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("`diffusion.prediction` cannot be `noise` with this schedule"),
+        "{error}"
+    );
     let d = tiny("diffusion = { zero_terminal_snr = true, prediction = \"velocity\", weighting = \"min-snr\" }").diffusion;
     ddpm_train::Objective::new(&d).unwrap();
 }
