@@ -1,5 +1,9 @@
 //! Tests of ddpm-data through its public door.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 
 mod damaged;
 mod files;
