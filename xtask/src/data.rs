@@ -1,4 +1,4 @@
-//! `cargo xtask data`: asks ddpm-data where a data set is, through its example `find`.
+//! `cargo xtask data`: ddpm-train's example `find_data` says where a data set is; it is built with what training needs anyway.
 
 use crate::Usage;
 
@@ -27,9 +27,9 @@ pub(crate) fn cargo_arguments(typed: &[String]) -> Result<Vec<String>, Usage> {
         "run",
         "--release",
         "--package",
-        "ddpm-data",
+        "ddpm-train",
         "--example",
-        "find",
+        "find_data",
         "--",
     ];
     Ok(run

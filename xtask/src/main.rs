@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn finding_data_passes_name_and_folder_on() {
-        let run = "run --release --package ddpm-data --example find --";
+        let run = "run --release --package ddpm-train --example find_data --";
         for typed in ["", "mnist", "mnist --data-dir d", "--data-dir d"] {
             assert_eq!(
                 data::cargo_arguments(&words(typed)),
