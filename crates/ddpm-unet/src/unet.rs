@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{DType, Tensor};
+use candle_nn::VarBuilder;
 
 use crate::architecture::Architecture;
 use crate::compute::Compute;
@@ -37,6 +38,19 @@ impl UNet {
             network,
             weights,
         })
+    }
+
+    /// Builds the network from candle's own holder of parameters: a safetensors file, a sub-folder of a larger
+    /// model's names, or fresh variables.
+    ///
+    /// # Errors
+    /// What the builder says when it has no tensor of a name and shape. Tensors beyond the network's are not noticed.
+    pub fn from_var_builder(config: &UNetConfig, builder: &VarBuilder<'_>) -> Result<Self> {
+        let weights = config.parameters().into_iter().map(|(name, shape)| {
+            let tensor = builder.get(shape, &name)?;
+            Ok((name, tensor))
+        });
+        Self::new(config, &weights.collect::<Result<Vec<_>>>()?)
     }
 
     /// The configuration it was built from.

@@ -75,3 +75,27 @@ fn a_tensor_given_twice_is_refused() {
         "the tensors are not this network's; wrong (1): `conv_in.weight` is given twice"
     );
 }
+
+#[test]
+fn candles_holder_of_parameters_gives_the_same_network() {
+    let (config, weights) = weights();
+    let x_t = Tensor::zeros((2, 3, 8, 12), DType::F32, &Device::Cpu).unwrap();
+    let x_t = x_t.narrow(1, 0, config.settings().in_channels).unwrap();
+    let expected = UNet::new(&config, &weights).unwrap();
+    let expected = expected.forward(&x_t, &[3.0, 40.0]).unwrap();
+
+    let prefixed = weights.into_iter();
+    let mut prefixed: std::collections::HashMap<String, Tensor> = prefixed
+        .map(|(name, tensor)| (format!("unet.{name}"), tensor))
+        .collect();
+    let builder = |tensors| candle_nn::VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+    let network = UNet::from_var_builder(&config, &builder(prefixed.clone()).pp("unet")).unwrap();
+    let output = network.forward(&x_t, &[3.0, 40.0]).unwrap();
+    let bits = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert_eq!(bits(&output), bits(&expected));
+
+    prefixed.remove("unet.conv_out.bias");
+    let error = UNet::from_var_builder(&config, &builder(prefixed).pp("unet"));
+    let error = error.err().unwrap().to_string();
+    assert!(error.contains("unet.conv_out.bias"), "{error}");
+}
