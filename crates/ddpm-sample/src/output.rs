@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
-use ddpm_image::{PixelMap, Picture, encode_png, grid, write_png};
+use ddpm_image::{PixelMap, Picture, encode_png, sheet, write_png};
 
 use crate::npz::write_npz;
 
@@ -51,7 +51,7 @@ impl Output {
         let what = || format!("cannot write the images to {}", self.place.display());
         match self.kind {
             Kind::Grid => {
-                let picture = grid(&Picture::from_tensor(samples, map)?)?;
+                let picture = sheet(&Picture::from_tensor(samples, map)?)?;
                 fs::write(&self.draft, encode_png(&picture, story)?).with_context(what)?;
                 self.publish().with_context(what)?;
             }

@@ -58,6 +58,7 @@ fn a_full_disk_leaves_nothing() {
         println!("skipped: this user may not mount a file system");
         return;
     }
+    let _mounted = Mounted(house.path("disk"));
     for place in ["disk/x.png", "disk/x.npz", "disk/x.safetensors", "disk/x/"] {
         let output = house.run(&format!("--model run --num 200 --steps 1 --quiet --out {place}"));
         let text = String::from_utf8(output.stderr).unwrap();
@@ -67,7 +68,15 @@ fn a_full_disk_leaves_nothing() {
         assert_eq!(text.trim_end().lines().count(), 1, "{text}");
         assert_eq!(std::fs::read_dir(house.path("disk")).unwrap().count(), 0, "{place}");
     }
-    drop(Command::new("umount").arg(house.path("disk")).status());
+}
+
+/// Unmounts at the end, however the test ends.
+struct Mounted(std::path::PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg(&self.0).status());
+    }
 }
 
 #[test]
