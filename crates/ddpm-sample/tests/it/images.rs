@@ -2,7 +2,7 @@
 
 use candle_core::npy::NpzTensors;
 use candle_core::{D, Tensor};
-use ddpm_image::{PixelMap, Picture, grid, read_png};
+use ddpm_image::{PixelMap, Picture, read_png, sheet};
 
 use crate::{House, bits, check_done, read_samples, write};
 
@@ -15,7 +15,7 @@ fn every_form_holds_the_same_images() {
     let samples = read_samples(&house.path("all.safetensors"));
     assert_eq!(samples.dims(), [3, 3, 4, 6]);
     let pictures = Picture::from_tensor(&samples, &PixelMap::MinusOneToOne).unwrap();
-    assert_eq!(read_png(house.path("grid.png")).unwrap().0, grid(&pictures).unwrap());
+    assert_eq!(read_png(house.path("grid.png")).unwrap().0, sheet(&pictures).unwrap());
     for (index, picture) in pictures.iter().enumerate() {
         let (read, texts) = read_png(house.path(&format!("single/{index:06}.png"))).unwrap();
         assert_eq!(&read, picture);
@@ -101,7 +101,7 @@ fn images_of_a_model_normalised_per_channel_come_back_to_bytes() {
         assert!(min >= low - 1e-6 && max <= high + 1e-6, "channel {channel}: {min}..{max} in {low}..{high}");
     }
     check_done(&house.sample("--out grid.png"));
-    let expected = grid(&Picture::from_tensor(&samples, &map).unwrap()).unwrap();
+    let expected = sheet(&Picture::from_tensor(&samples, &map).unwrap()).unwrap();
     assert_eq!(read_png(house.path("grid.png")).unwrap().0, expected);
 }
 
