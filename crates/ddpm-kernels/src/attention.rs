@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::matrix::{Matrix, product};
 use crate::simd::{self, exp, per_processor};
-use crate::storage::{Shared, slice, tensor_like, view, with_scratch};
+use crate::storage::{Shared, slice, tensor_like, view, with_scratch, written, zeroed};
 
 /// softmax(scale q kᵀ) v, the softmax over the keys.
 ///
@@ -94,8 +94,14 @@ impl Attention {
     }
 
     fn forward(&self, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
-        let mut y = vec![0.0; self.all_heads * self.queries * self.value_size];
-        let memory = Shared::new(&mut y);
+        let length = self.all_heads * self.queries * self.value_size;
+        #[allow(unsafe_code)]
+        // SAFETY: every task fills its queries with zeros first, and the tasks are all queries of all heads.
+        let (y, ()) = unsafe { written(length, |y| self.forward_into(q, k, v, &Shared::uninitialised(y))) };
+        y
+    }
+
+    fn forward_into(&self, q: &[f32], k: &[f32], v: &[f32], memory: &Shared) {
         let blocks = self.queries.div_ceil(QUERIES);
         (0..self.all_heads * blocks).into_par_iter().with_max_len(1).for_each(|task| {
             let (head, query) = (task / blocks, task % blocks * QUERIES);
@@ -105,13 +111,12 @@ impl Attention {
             let q = Matrix::row_major(&q[row * self.size..], count, self.size);
             #[allow(unsafe_code)]
             // SAFETY: these queries of this head are this task's, and no other's.
-            let y = unsafe { memory.slice(row * self.value_size, count * self.value_size) };
+            let y = zeroed(unsafe { memory.slice(row * self.value_size, count * self.value_size) });
             with_scratch(count * self.keys, |p| {
                 self.probabilities(q, k, p);
                 product(y, Matrix::row_major(p, count, self.keys), v, 1.0, false);
             });
         });
-        y
     }
 
     /// dL/dq, dL/dk and dL/dv from g = dL/dy: one task a head, its queries block after block.

@@ -1,11 +1,13 @@
 //! Two-dimensional convolution and its gradients: patches of the image laid out as columns, then products of matrices.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::matrix::{Matrix, MatrixMut, product, product_into};
 use crate::simd;
-use crate::storage::{Shared, slice, tensor_like, view, with_scratch};
+use crate::storage::{Shared, in_pieces, slice, tensor_like, view, with_scratch, written};
 
 /// Zeros added around an image before it is convolved, in pixels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -251,16 +253,20 @@ struct Tile {
 
 /// y = w * x + bias.
 fn correlate(x: &[f32], w: &[f32], bias: Option<&[f32]>, geometry: &Geometry) -> Vec<f32> {
-    let mut y = vec![0.0; geometry.batch * geometry.outputs * geometry.pixels()];
-    let memory = Shared::new(&mut y);
     let weights = Matrix::row_major(w, geometry.outputs, geometry.patch());
-    geometry.tiles().into_par_iter().with_max_len(1).for_each(|tile| {
-        if tile.images == 1 {
-            correlate_rows(x, weights, bias, geometry, tile, &memory);
-        } else {
-            correlate_images(x, weights, bias, geometry, tile, &memory);
-        }
-    });
+    let write = |y: &mut [MaybeUninit<f32>]| {
+        let memory = Shared::uninitialised(y);
+        geometry.tiles().into_par_iter().with_max_len(1).for_each(|tile| {
+            if tile.images == 1 {
+                correlate_rows(x, weights, bias, geometry, tile, &memory);
+            } else {
+                correlate_images(x, weights, bias, geometry, tile, &memory);
+            }
+        });
+    };
+    #[allow(unsafe_code)]
+    // SAFETY: the tiles are all outputs, and the product writes all of each tile.
+    let (y, ()) = unsafe { written(geometry.batch * geometry.outputs * geometry.pixels(), write) };
     y
 }
 
@@ -273,7 +279,7 @@ fn correlate_rows(x: &[f32], weights: Matrix, bias: Option<&[f32]>, geometry: &G
         for (channel, &bias) in bias_of(bias, tile.image, geometry).iter().enumerate() {
             #[allow(unsafe_code)]
             // SAFETY: these rows of this image are this tile's, and no other slice of them is alive.
-            unsafe { memory.slice(start + channel * pixels, count) }.fill(bias);
+            unsafe { memory.slice(start + channel * pixels, count) }.fill(MaybeUninit::new(bias));
         }
     }
     #[allow(unsafe_code)]
@@ -307,7 +313,7 @@ fn correlate_images(x: &[f32], weights: Matrix, bias: Option<&[f32]>, geometry: 
             for (channel, y) in y.chunks_exact_mut(pixels).enumerate() {
                 let result = &result[channel * count + image * pixels..][..pixels];
                 let bias = bias.map_or(0.0, |bias| bias[channel]);
-                y.iter_mut().zip(result).for_each(|(y, result)| *y = result + bias);
+                y.iter_mut().zip(result).for_each(|(y, result)| _ = y.write(result + bias));
             }
         }
     });
@@ -432,17 +438,11 @@ const CHANNELS: usize = 16;
 fn data_gradient_by_columns(g: &[f32], w: &[f32], geometry: &Geometry) -> Vec<f32> {
     let (inputs, outputs, pixels, input_pixels) = (geometry.inputs, geometry.outputs, geometry.pixels(), geometry.input_pixels());
     let (taps, patch) = (geometry.taps(), geometry.patch());
-    let mut dx = vec![0.0; geometry.batch * inputs * input_pixels];
-    let memory = Shared::new(&mut dx);
-    let blocks = inputs.div_ceil(CHANNELS);
     let rows_at_once = (COLUMNS_BUDGET / (CHANNELS * taps * geometry.output_width).max(1)).max(1);
-    (0..geometry.batch * blocks).into_par_iter().with_max_len(1).for_each(|task| {
-        let (image, channel) = (task / blocks, task % blocks * CHANNELS);
-        let channels = CHANNELS.min(inputs - channel);
-        let lines = channels * taps;
-        #[allow(unsafe_code)]
-        // SAFETY: these channels of this image are this task's, and no other's.
-        let dx = unsafe { memory.slice((image * inputs + channel) * input_pixels, channels * input_pixels) };
+    let at_once = largest_divisor(inputs, CHANNELS); // so that no block crosses from one image to the next
+    let (dx, _) = in_pieces(geometry.batch * inputs * input_pixels, at_once * input_pixels, |block, dx| {
+        let (image, channel) = (block * at_once / inputs, block * at_once % inputs);
+        let lines = at_once * taps;
         let kernels = Matrix::new(&w[channel * taps..], (outputs, lines), (patch, 1)).t();
         for row in (0..geometry.output_height).step_by(rows_at_once) {
             let count = rows_at_once.min(geometry.output_height - row) * geometry.output_width;
@@ -454,6 +454,11 @@ fn data_gradient_by_columns(g: &[f32], w: &[f32], geometry: &Geometry) -> Vec<f3
         }
     });
     dx
+}
+
+/// The largest divisor of n that is at most `limit`.
+fn largest_divisor(n: usize, limit: usize) -> usize {
+    (1..=limit.min(n)).rev().find(|divisor| n.is_multiple_of(*divisor)).unwrap_or(1)
 }
 
 /// Adds columns of `count` pixels back to the pixels they were taken from.

@@ -1,10 +1,9 @@
 //! SiLU, addition, dropout by a given mask, and channels put behind channels.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 
 use crate::simd::{per_processor, sigmoid};
-use crate::storage::{slice, tensor_like, view};
+use crate::storage::{in_pieces, slice, tensor_like, view};
 
 /// x / (1 + e^-x), element by element, for any shape.
 ///
@@ -68,10 +67,8 @@ pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 const CHUNK: usize = 1 << 14;
 
 /// Writes f(y, x, z) over pieces of three slices of one length, in parallel.
-fn in_pieces(x: &[f32], z: &[f32], f: impl Fn(&mut [f32], &[f32], &[f32]) + Sync) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
-    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(z.par_chunks(CHUNK)).for_each(|((y, x), z)| f(y, x, z));
-    y
+fn over_pieces(x: &[f32], z: &[f32], f: impl Fn(&mut [f32], &[f32], &[f32]) + Sync) -> Vec<f32> {
+    in_pieces(x.len(), CHUNK, |i, y| f(y, &x[i * CHUNK..][..y.len()], &z[i * CHUNK..][..y.len()])).0
 }
 
 per_processor! {
@@ -111,14 +108,13 @@ impl CustomOp1 for Silu {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = slice("silu", "x", x, layout)?;
-        let mut y = vec![0.0; x.len()];
-        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| silu_of(y, x));
+        let (y, _) = in_pieces(x.len(), CHUNK, |i, y| silu_of(y, &x[i * CHUNK..][..y.len()]));
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
         let g = g.contiguous()?;
-        let dx = in_pieces(&view("silu", "x", x)?, &view("silu", "the gradient", &g)?, silu_gradient);
+        let dx = over_pieces(&view("silu", "x", x)?, &view("silu", "the gradient", &g)?, silu_gradient);
         tensor_like(dx, x).map(Some)
     }
 }
@@ -131,7 +127,7 @@ impl CustomOp2 for Add {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, x_layout: &Layout, y: &CpuStorage, y_layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let sum = in_pieces(slice("add", "x", x, x_layout)?, slice("add", "y", y, y_layout)?, sum_of_two);
+        let sum = over_pieces(slice("add", "x", x, x_layout)?, slice("add", "y", y, y_layout)?, sum_of_two);
         Ok((CpuStorage::F32(sum), x_layout.shape().clone()))
     }
 
@@ -146,7 +142,7 @@ struct Dropout {
 
 impl Dropout {
     fn apply(&self, x: &[f32], mask: &[f32]) -> Vec<f32> {
-        in_pieces(x, mask, |y, x, mask| masked(y, x, mask, self.scale))
+        over_pieces(x, mask, |y, x, mask| masked(y, x, mask, self.scale))
     }
 }
 
@@ -179,14 +175,11 @@ impl CustomOp2 for ConcatChannels {
         let (batch, a_channels, height, width) = a_layout.shape().dims4()?;
         let channels = a_channels + b_layout.shape().dims4()?.1;
         let (a_length, length) = (a_channels * height * width, channels * height * width);
-        let mut y = vec![0.0; a.len() + b.len()];
-        if length > 0 {
-            y.par_chunks_exact_mut(length).enumerate().for_each(|(image, y)| {
-                let (y_a, y_b) = y.split_at_mut(a_length);
-                y_a.copy_from_slice(&a[image * a_length..][..a_length]);
-                y_b.copy_from_slice(&b[image * (length - a_length)..][..length - a_length]);
-            });
-        }
+        let (y, _) = in_pieces(a.len() + b.len(), length, |image, y| {
+            let (y_a, y_b) = y.split_at_mut(a_length);
+            y_a.copy_from_slice(&a[image * a_length..][..a_length]);
+            y_b.copy_from_slice(&b[image * (length - a_length)..][..length - a_length]);
+        });
         Ok((CpuStorage::F32(y), Shape::from((batch, channels, height, width))))
     }
 
@@ -196,12 +189,8 @@ impl CustomOp2 for ConcatChannels {
         let (a_length, length) = (a.elem_count() / batch, g.elem_count() / batch);
         let g = view("concat_channels", "the gradient", &g)?;
         let part = |of: &Tensor, start: usize, part_length: usize| {
-            let mut part = vec![0.0; of.elem_count()];
-            if part_length > 0 {
-                let images = part.par_chunks_exact_mut(part_length).zip(g.par_chunks_exact(length));
-                images.for_each(|(part, g)| part.copy_from_slice(&g[start..start + part_length]));
-            }
-            tensor_like(part, of)
+            let copy = |image: usize, part: &mut [f32]| part.copy_from_slice(&g[image * length + start..][..part_length]);
+            tensor_like(in_pieces(of.elem_count(), part_length, copy).0, of)
         };
         let da = a.track_op().then(|| part(a, 0, a_length)).transpose()?;
         let db = b.track_op().then(|| part(b, a_length, length - a_length)).transpose()?;

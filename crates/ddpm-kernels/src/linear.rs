@@ -1,11 +1,13 @@
 //! A fully connected layer and its gradients.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::matrix::{Matrix, MatrixMut, product_into};
 use crate::simd;
-use crate::storage::{Shared, slice, tensor_like, view};
+use crate::storage::{Shared, slice, tensor_like, view, written};
 
 /// x Wᵀ + b over the last dimension.
 ///
@@ -169,25 +171,30 @@ impl Linear {
 /// Rows times a matrix, plus a bias on each row: by block of rows and of columns.
 fn rows_times(x: &[f32], rows: usize, w: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
     let (inputs, outputs) = w.shape();
-    let mut y = vec![0.0; rows * outputs];
-    let memory = Shared::new(&mut y);
-    let blocks = outputs.div_ceil(OUTPUTS);
-    (0..blocks * rows.div_ceil(ROWS)).into_par_iter().with_max_len(1).for_each(|task| {
-        let (output, row) = (task % blocks * OUTPUTS, task / blocks * ROWS);
-        let (width, count) = (OUTPUTS.min(outputs - output), ROWS.min(rows - row));
-        let start = row * outputs + output;
-        if let Some(bias) = bias {
-            for row in 0..count {
-                #[allow(unsafe_code)]
-                // SAFETY: this tile is this task's, and no other slice of it is alive.
-                unsafe { memory.slice(start + row * outputs, width) }.copy_from_slice(&bias[output..][..width]);
+    let write = |y: &mut [MaybeUninit<f32>]| {
+        let memory = Shared::uninitialised(y);
+        let blocks = outputs.div_ceil(OUTPUTS);
+        (0..blocks * rows.div_ceil(ROWS)).into_par_iter().with_max_len(1).for_each(|task| {
+            let (output, row) = (task % blocks * OUTPUTS, task / blocks * ROWS);
+            let (width, count) = (OUTPUTS.min(outputs - output), ROWS.min(rows - row));
+            let start = row * outputs + output;
+            if let Some(bias) = bias {
+                for row in 0..count {
+                    #[allow(unsafe_code)]
+                    // SAFETY: this tile is this task's, and no other slice of it is alive.
+                    let y = unsafe { memory.slice(start + row * outputs, width) };
+                    y.iter_mut().zip(&bias[output..]).for_each(|(y, &bias)| _ = y.write(bias));
+                }
             }
-        }
-        #[allow(unsafe_code)]
-        // SAFETY: this tile is this task's, and no other's.
-        let target = unsafe { MatrixMut::shared(&memory, start, (count, width), (outputs, 1)) };
-        let x = Matrix::row_major(&x[row * inputs..], count, inputs);
-        product_into(target, x, w.columns(output, width), 1.0, bias.is_some());
-    });
+            #[allow(unsafe_code)]
+            // SAFETY: this tile is this task's, and no other's.
+            let target = unsafe { MatrixMut::shared(&memory, start, (count, width), (outputs, 1)) };
+            let x = Matrix::row_major(&x[row * inputs..], count, inputs);
+            product_into(target, x, w.columns(output, width), 1.0, bias.is_some());
+        });
+    };
+    #[allow(unsafe_code)]
+    // SAFETY: the tiles are all outputs, and the product writes all of each tile.
+    let (y, ()) = unsafe { written(rows * outputs, write) };
     y
 }

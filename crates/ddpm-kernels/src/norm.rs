@@ -3,10 +3,9 @@
 use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 
 use crate::simd::{self, per_processor, sigmoid};
-use crate::storage::{Shared, slice, tensor_like, view};
+use crate::storage::{in_pieces, slice, tensor_like, view};
 
 /// What follows a normalisation in the same pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,12 +35,11 @@ pub fn group_norm(x: &Tensor, groups: usize, gamma: &Tensor, beta: &Tensor, eps:
     let pixels = x.elem_count() / (batch * channels);
     let own = gamma.rank() == 2;
     let silu = activation == Activation::Silu;
-    let norm = GroupNorm { batch, channels, pixels, groups, own, silu, eps, statistics: OnceLock::new() };
+    let norm = GroupNorm { channels, pixels, groups, own, silu, eps, statistics: OnceLock::new() };
     x.contiguous()?.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, norm)
 }
 
 struct GroupNorm {
-    batch: usize,
     channels: usize,
     pixels: usize,
     groups: usize,
@@ -107,9 +105,9 @@ impl GroupNorm {
     }
 
     fn forward(&self, x: &[f32], gamma: &[f32], beta: &[f32]) -> (Vec<f32>, Vec<[f32; 2]>) {
-        let mut y = vec![0.0; x.len()];
         let length = self.group_length();
-        let per_group = y.par_chunks_exact_mut(length).zip(x.par_chunks_exact(length)).enumerate().map(|(group, (y, x))| {
+        in_pieces(x.len(), length, |group, y| {
+            let x = &x[group * length..][..length];
             let [mean, inverse] = statistics(x, self.eps);
             let channels = y.chunks_exact_mut(self.pixels).zip(x.chunks_exact(self.pixels));
             for ((y, x), channel) in channels.zip(self.affine_start(group)..) {
@@ -121,33 +119,27 @@ impl GroupNorm {
                 }
             }
             [mean, inverse]
-        });
-        let statistics = per_group.collect();
-        (y, statistics)
+        })
     }
 
     /// dL/dx, dL/dgamma and dL/dbeta from g = dL/dy.
     fn backward(&self, x: &[f32], gamma: &[f32], beta: &[f32], g: &[f32]) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
         let length = self.group_length();
         let known = self.statistics.get();
-        let mut dx = vec![0.0; x.len()];
-        let (mut dgamma, mut dbeta) = (vec![0.0; self.batch * self.channels], vec![0.0; self.batch * self.channels]);
-        let (dgamma_memory, dbeta_memory) = (Shared::new(&mut dgamma), Shared::new(&mut dbeta));
         let per_group = self.channels / self.groups;
-        let groups = dx.par_chunks_exact_mut(length).zip(x.par_chunks_exact(length)).zip(g.par_chunks_exact(length));
-        groups.enumerate().for_each(|(group, ((dx, x), g))| {
+        let (dx, per_channel) = in_pieces(x.len(), length, |group, dx| {
+            let (x, g) = (&x[group * length..][..length], &g[group * length..][..length]);
             let statistics = known.map_or_else(|| statistics(x, self.eps), |known| known[group]);
             let affine_start = self.affine_start(group);
             let (gamma, beta) = (&gamma[affine_start..][..per_group], &beta[affine_start..][..per_group]);
-            #[allow(unsafe_code)]
-            // SAFETY: the channels of this group of this image are this task's, and no other's.
-            let (dgamma, dbeta) =
-                unsafe { (dgamma_memory.slice(group * per_group, per_group), dbeta_memory.slice(group * per_group, per_group)) };
-            self.backward_group(x, g, statistics, gamma, beta, dx, dgamma, dbeta);
+            self.backward_group(x, g, statistics, gamma, beta, dx)
         });
+        let (dgamma, dbeta): (Vec<f32>, Vec<f32>) = per_channel.into_iter().flatten().unzip();
         if self.own { (dx, dgamma, dbeta) } else { (dx, self.over_batch(&dgamma), self.over_batch(&dbeta)) }
     }
 
+    /// dγ and dβ of each channel of a group, and dx.
+    ///
     /// With x̂ = (x - μ) / s and h = dL/d(γ x̂ + β): dγ = Σ h x̂, dβ = Σ h, dx = (γ h - mean(γ h) - x̂ mean(γ h x̂)) / s.
     fn backward_group(
         &self,
@@ -157,9 +149,8 @@ impl GroupNorm {
         gamma: &[f32],
         beta: &[f32],
         dx: &mut [f32],
-        dgamma: &mut [f32],
-        dbeta: &mut [f32],
-    ) {
+    ) -> Vec<(f32, f32)> {
+        let mut affine_gradients = Vec::with_capacity(gamma.len());
         let (mut mean_h, mut mean_h_x) = (0f64, 0f64);
         for (channel, (x, g)) in x.chunks_exact(self.pixels).zip(g.chunks_exact(self.pixels)).enumerate() {
             let h = &mut dx[channel * self.pixels..][..self.pixels];
@@ -171,7 +162,7 @@ impl GroupNorm {
             let (sum_h, sum_h_x) = (simd::sum(h), sum_of_products(h, x, mean) * f64::from(inverse));
             mean_h += f64::from(gamma[channel]) * sum_h;
             mean_h_x += f64::from(gamma[channel]) * sum_h_x;
-            (dgamma[channel], dbeta[channel]) = (sum_h_x as f32, sum_h as f32);
+            affine_gradients.push((sum_h_x as f32, sum_h as f32));
         }
         let length = x.len() as f64;
         let inverse = f64::from(inverse);
@@ -182,6 +173,7 @@ impl GroupNorm {
             let scale = (inverse * f64::from(gamma[channel])) as f32;
             input_gradient(dx, x, mean, scale, slope, shift);
         }
+        affine_gradients
     }
 
     /// Sums per image and channel to sums per channel, image after image.

@@ -1,9 +1,11 @@
 //! The numbers behind candle's tensors, new tensors from numbers, and scratch memory that threads keep.
 
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 use std::ops::{Deref, Range};
 
 use candle_core::{CpuStorage, Device, Layout, Result, Storage, Tensor, bail};
+use rayon::prelude::*;
 
 /// The elements of a contiguous f32 tensor on the CPU, borrowed.
 pub(crate) struct View<G> {
@@ -65,11 +67,46 @@ pub(crate) fn with_scratch<R>(length: usize, work: impl FnOnce(&mut [f32]) -> R)
     result
 }
 
+/// A vector that has not been filled with zeros first: that pass, on one thread, can cost more than the work itself.
+///
+/// # Safety
+/// `write` writes every element.
+#[allow(unsafe_code)] // the point of it
+pub(crate) unsafe fn written<R>(length: usize, write: impl FnOnce(&mut [MaybeUninit<f32>]) -> R) -> (Vec<f32>, R) {
+    let mut data = Vec::with_capacity(length);
+    let result = write(&mut data.spare_capacity_mut()[..length]);
+    // SAFETY: the capacity is at least `length`, and all elements are written by the caller's promise.
+    unsafe { data.set_len(length) };
+    (data, result)
+}
+
+/// Fills a part of new memory with zeros, near to where it is then worked on.
+pub(crate) fn zeroed(part: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+    part.fill(MaybeUninit::new(0.0));
+    #[allow(unsafe_code)]
+    // SAFETY: every element was just written.
+    unsafe {
+        &mut *(std::ptr::from_mut(part) as *mut [f32])
+    }
+}
+
+/// A vector of pieces of `piece` elements (the last may be shorter), filled in parallel; each starts as zeros.
+pub(crate) fn in_pieces<R: Send>(length: usize, piece: usize, fill: impl Fn(usize, &mut [f32]) -> R + Sync) -> (Vec<f32>, Vec<R>) {
+    let write = |data: &mut [MaybeUninit<f32>]| {
+        data.par_chunks_mut(piece.max(1)).enumerate().map(|(i, part)| fill(i, zeroed(part))).collect()
+    };
+    #[allow(unsafe_code)]
+    // SAFETY: `zeroed` writes every piece, and the pieces are all of the vector.
+    unsafe {
+        written(length, write)
+    }
+}
+
 /// Memory that tasks write at once, each in its own places.
 pub(crate) struct Shared<'a> {
     pointer: *mut f32,
     length: usize,
-    borrow: std::marker::PhantomData<&'a mut [f32]>,
+    borrow: std::marker::PhantomData<&'a mut [MaybeUninit<f32>]>,
 }
 
 #[allow(unsafe_code)]
@@ -84,6 +121,11 @@ impl<'a> Shared<'a> {
         Shared { pointer: data.as_mut_ptr(), length: data.len(), borrow: std::marker::PhantomData }
     }
 
+    /// Memory that holds nothing yet.
+    pub(crate) fn uninitialised(data: &'a mut [MaybeUninit<f32>]) -> Self {
+        Shared { pointer: data.as_mut_ptr().cast(), length: data.len(), borrow: std::marker::PhantomData }
+    }
+
     /// A pointer to an element, of which `length` must exist.
     pub(crate) fn at(&self, start: usize, length: usize) -> *mut f32 {
         assert!(start + length <= self.length, "{length} elements from {start} of {}", self.length);
@@ -93,8 +135,8 @@ impl<'a> Shared<'a> {
     /// # Safety
     /// Nothing else reads or writes these elements while the slice lives.
     #[allow(unsafe_code, clippy::mut_from_ref)] // the whole point of the type: tasks write disjoint parts
-    pub(crate) unsafe fn slice(&self, start: usize, length: usize) -> &mut [f32] {
+    pub(crate) unsafe fn slice(&self, start: usize, length: usize) -> &mut [MaybeUninit<f32>] {
         // SAFETY: inside of the borrowed memory by the check of `at`, unaliased by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.at(start, length), length) }
+        unsafe { std::slice::from_raw_parts_mut(self.at(start, length).cast(), length) }
     }
 }

@@ -1,9 +1,8 @@
 //! Nearest-neighbour up-sampling and its gradient.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 
-use crate::storage::{slice, tensor_like, view};
+use crate::storage::{in_pieces, slice, tensor_like, view};
 
 /// Every pixel becomes a square of two by two.
 ///
@@ -31,11 +30,8 @@ impl CustomOp1 for Upsample {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = slice("upsample_nearest_2x", "x", x, layout)?;
         let (batch, channels, height, width) = layout.shape().dims4()?;
-        let mut y = vec![0.0; 4 * x.len()];
-        if !x.is_empty() {
-            let planes = y.par_chunks_exact_mut(4 * height * width).zip(x.par_chunks_exact(height * width));
-            planes.for_each(|(y, x)| upsample_plane(y, x, width));
-        }
+        let plane = height * width;
+        let (y, _) = in_pieces(4 * x.len(), 4 * plane, |i, y| upsample_plane(y, &x[i * plane..][..plane], width));
         Ok((CpuStorage::F32(y), Shape::from((batch, channels, 2 * height, 2 * width))))
     }
 
@@ -43,11 +39,8 @@ impl CustomOp1 for Upsample {
         let (_, _, height, width) = x.dims4()?;
         let g = g.contiguous()?;
         let g = view("upsample_nearest_2x", "the gradient", &g)?;
-        let mut dx = vec![0.0; x.elem_count()];
-        if !dx.is_empty() {
-            let planes = dx.par_chunks_exact_mut(height * width).zip(g.par_chunks_exact(4 * height * width));
-            planes.for_each(|(dx, g)| sum_plane(dx, g, width));
-        }
+        let plane = height * width;
+        let (dx, _) = in_pieces(x.elem_count(), plane, |i, dx| sum_plane(dx, &g[4 * i * plane..][..4 * plane], width));
         tensor_like(dx, x).map(Some)
     }
 }
