@@ -8,7 +8,11 @@ use crate::{AdamW, Conv2d};
 pub(crate) fn f32(op: &str, arguments: &[(&str, &Tensor)]) -> Result<()> {
     for (name, tensor) in arguments {
         if tensor.dtype() != DType::F32 {
-            bail!("{op}: {name} is {:?} {:?}, expected f32", tensor.dtype(), tensor.dims());
+            bail!(
+                "{op}: {name} is {:?} {:?}, expected f32",
+                tensor.dtype(),
+                tensor.dims()
+            );
         }
     }
     Ok(())
@@ -18,19 +22,35 @@ pub(crate) fn f32(op: &str, arguments: &[(&str, &Tensor)]) -> Result<()> {
 pub(crate) fn image(op: &str, name: &str, x: &Tensor) -> Result<(usize, usize, usize, usize)> {
     match *x.dims() {
         [b, c, h, w] => Ok((b, c, h, w)),
-        _ => bail!("{op}: {name} has shape {:?}, expected [batch, channels, height, width]", x.dims()),
+        _ => bail!(
+            "{op}: {name} has shape {:?}, expected [batch, channels, height, width]",
+            x.dims()
+        ),
     }
 }
 
-pub(crate) fn same_shape(op: &str, (x_name, x): (&str, &Tensor), (y_name, y): (&str, &Tensor)) -> Result<()> {
+pub(crate) fn same_shape(
+    op: &str,
+    (x_name, x): (&str, &Tensor),
+    (y_name, y): (&str, &Tensor),
+) -> Result<()> {
     if x.dims() != y.dims() {
-        bail!("{op}: {x_name} has shape {:?} and {y_name} {:?}, expected the same", x.dims(), y.dims());
+        bail!(
+            "{op}: {x_name} has shape {:?} and {y_name} {:?}, expected the same",
+            x.dims(),
+            y.dims()
+        );
     }
     Ok(())
 }
 
 /// The shape of the output of a convolution.
-pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: Conv2d) -> Result<(usize, usize, usize, usize)> {
+pub(crate) fn conv2d(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    conv: Conv2d,
+) -> Result<(usize, usize, usize, usize)> {
     let (batch, inputs, height, width) = image("conv2d", "x", x)?;
     let (outputs, kernel_height, kernel_width) = match *weight.dims() {
         [outputs, i, kh, kw] if i == inputs && kh > 0 && kw > 0 => (outputs, kh, kw),
@@ -44,16 +64,26 @@ pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: C
         && bias.dims() != [outputs]
         && bias.dims() != [batch, outputs]
     {
-        bail!("conv2d: bias has shape {:?}, expected [{outputs}] or [{batch}, {outputs}]", bias.dims());
+        bail!(
+            "conv2d: bias has shape {:?}, expected [{outputs}] or [{batch}, {outputs}]",
+            bias.dims()
+        );
     }
     if x.elem_count() == 0 || outputs == 0 {
-        bail!("conv2d: nothing to convolve in x of shape {:?} by weight of shape {:?}", x.dims(), weight.dims());
+        bail!(
+            "conv2d: nothing to convolve in x of shape {:?} by weight of shape {:?}",
+            x.dims(),
+            weight.dims()
+        );
     }
     if conv.stride == 0 {
         bail!("conv2d: stride is 0, expected at least 1");
     }
     let padding = conv.padding;
-    let (padded_height, padded_width) = (height + padding.top + padding.bottom, width + padding.left + padding.right);
+    let (padded_height, padded_width) = (
+        height + padding.top + padding.bottom,
+        width + padding.left + padding.right,
+    );
     if padded_height < kernel_height || padded_width < kernel_width {
         bail!(
             "conv2d: weight of shape {:?} is larger than x of shape {:?} padded to {padded_height} by {padded_width}",
@@ -69,17 +99,26 @@ pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: C
 pub(crate) fn group_norm(x: &Tensor, groups: usize, gamma: &Tensor, beta: &Tensor) -> Result<()> {
     let (batch, channels) = match *x.dims() {
         [b, c, _, ..] => (b, c),
-        _ => bail!("group_norm: x has shape {:?}, expected [batch, channels, ...]", x.dims()),
+        _ => bail!(
+            "group_norm: x has shape {:?}, expected [batch, channels, ...]",
+            x.dims()
+        ),
     };
     if x.elem_count() == 0 {
         bail!("group_norm: x of shape {:?} has no elements", x.dims());
     }
     if groups == 0 || channels % groups != 0 {
-        bail!("group_norm: {channels} channels of x of shape {:?} do not divide into {groups} groups", x.dims());
+        bail!(
+            "group_norm: {channels} channels of x of shape {:?} do not divide into {groups} groups",
+            x.dims()
+        );
     }
     for (name, affine) in [("gamma", gamma), ("beta", beta)] {
         if affine.dims() != [channels] && affine.dims() != [batch, channels] {
-            bail!("group_norm: {name} has shape {:?}, expected [{channels}] or [{batch}, {channels}]", affine.dims());
+            bail!(
+                "group_norm: {name} has shape {:?}, expected [{channels}] or [{batch}, {channels}]",
+                affine.dims()
+            );
         }
     }
     same_shape("group_norm", ("gamma", gamma), ("beta", beta))
@@ -92,30 +131,52 @@ pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Resu
     };
     let outputs = match *weight.dims() {
         [outputs, i] if i == inputs => outputs,
-        _ => bail!("linear: weight has shape {:?}, expected [outputs, {inputs}] for x of shape {:?}", weight.dims(), x.dims()),
+        _ => bail!(
+            "linear: weight has shape {:?}, expected [outputs, {inputs}] for x of shape {:?}",
+            weight.dims(),
+            x.dims()
+        ),
     };
     if let Some(bias) = bias
         && bias.dims() != [outputs]
     {
-        bail!("linear: bias has shape {:?}, expected [{outputs}]", bias.dims());
+        bail!(
+            "linear: bias has shape {:?}, expected [{outputs}]",
+            bias.dims()
+        );
     }
     if x.elem_count() == 0 || outputs == 0 {
-        bail!("linear: nothing to multiply in x of shape {:?} and weight of shape {:?}", x.dims(), weight.dims());
+        bail!(
+            "linear: nothing to multiply in x of shape {:?} and weight of shape {:?}",
+            x.dims(),
+            weight.dims()
+        );
     }
     Ok((inputs, outputs))
 }
 
 pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
     let [batch, heads, _, size] = *q.dims() else {
-        bail!("attention: q has shape {:?}, expected [batch, heads, queries, size]", q.dims());
+        bail!(
+            "attention: q has shape {:?}, expected [batch, heads, queries, size]",
+            q.dims()
+        );
     };
     let keys = match *k.dims() {
         [b, h, keys, d] if (b, h, d) == (batch, heads, size) && keys > 0 => keys,
-        _ => bail!("attention: k has shape {:?}, expected [{batch}, {heads}, keys, {size}] as q {:?}", k.dims(), q.dims()),
+        _ => bail!(
+            "attention: k has shape {:?}, expected [{batch}, {heads}, keys, {size}] as q {:?}",
+            k.dims(),
+            q.dims()
+        ),
     };
     match *v.dims() {
         [b, h, m, e] if (b, h, m) == (batch, heads, keys) && e > 0 && q.elem_count() > 0 => Ok(()),
-        _ => bail!("attention: v has shape {:?}, expected [{batch}, {heads}, {keys}, size] as k {:?}", v.dims(), k.dims()),
+        _ => bail!(
+            "attention: v has shape {:?}, expected [{batch}, {heads}, {keys}, size] as k {:?}",
+            v.dims(),
+            k.dims()
+        ),
     }
 }
 
@@ -123,7 +184,11 @@ pub(crate) fn concat_channels(a: &Tensor, b: &Tensor) -> Result<()> {
     let (a_batch, _, a_height, a_width) = image("concat_channels", "a", a)?;
     let (b_batch, _, b_height, b_width) = image("concat_channels", "b", b)?;
     if (a_batch, a_height, a_width) != (b_batch, b_height, b_width) {
-        bail!("concat_channels: a has shape {:?} and b {:?}, expected the same but for channels", a.dims(), b.dims());
+        bail!(
+            "concat_channels: a has shape {:?} and b {:?}, expected the same but for channels",
+            a.dims(),
+            b.dims()
+        );
     }
     Ok(())
 }
@@ -134,12 +199,21 @@ pub(crate) fn dropout(x: &Tensor, mask: &Tensor, rate: f64) -> Result<()> {
         bail!("dropout: rate is {rate}, expected 0 <= rate < 1");
     }
     if !matches!(mask.dtype(), DType::U8 | DType::F32) {
-        bail!("dropout: mask is {:?}, expected u8 or f32 of zeros and ones", mask.dtype());
+        bail!(
+            "dropout: mask is {:?}, expected u8 or f32 of zeros and ones",
+            mask.dtype()
+        );
     }
     Ok(())
 }
 
-pub(crate) fn adamw_step(p: &Tensor, m: &Tensor, v: &Tensor, g: &Tensor, adamw: &AdamW) -> Result<()> {
+pub(crate) fn adamw_step(
+    p: &Tensor,
+    m: &Tensor,
+    v: &Tensor,
+    g: &Tensor,
+    adamw: &AdamW,
+) -> Result<()> {
     for other in [("m", m), ("v", v), ("g", g)] {
         same_shape("adamw_step", ("p", p), other)?;
     }

@@ -44,7 +44,12 @@ pub fn dropout(x: &Tensor, mask: &Tensor, rate: f64) -> Result<Tensor> {
         return crate::reference::dropout(x, mask, rate);
     }
     let mask = mask.detach().to_dtype(DType::F32)?.contiguous()?;
-    x.contiguous()?.apply_op2(&mask, Dropout { scale: (1.0 / (1.0 - rate)) as f32 })
+    x.contiguous()?.apply_op2(
+        &mask,
+        Dropout {
+            scale: (1.0 / (1.0 - rate)) as f32,
+        },
+    )
 }
 
 /// The channels of `a` followed by those of `b`.
@@ -68,7 +73,10 @@ const CHUNK: usize = 1 << 14;
 
 /// Writes f(y, x, z) over pieces of three slices of one length, in parallel.
 fn over_pieces(x: &[f32], z: &[f32], f: impl Fn(&mut [f32], &[f32], &[f32]) + Sync) -> Vec<f32> {
-    in_pieces(x.len(), CHUNK, |i, y| f(y, &x[i * CHUNK..][..y.len()], &z[i * CHUNK..][..y.len()])).0
+    in_pieces(x.len(), CHUNK, |i, y| {
+        f(y, &x[i * CHUNK..][..y.len()], &z[i * CHUNK..][..y.len()])
+    })
+    .0
 }
 
 per_processor! {
@@ -108,13 +116,19 @@ impl CustomOp1 for Silu {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = slice("silu", "x", x, layout)?;
-        let (y, _) = in_pieces(x.len(), CHUNK, |i, y| silu_of(y, &x[i * CHUNK..][..y.len()]));
+        let (y, _) = in_pieces(x.len(), CHUNK, |i, y| {
+            silu_of(y, &x[i * CHUNK..][..y.len()])
+        });
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
         let g = g.contiguous()?;
-        let dx = over_pieces(&view("silu", "x", x)?, &view("silu", "the gradient", &g)?, silu_gradient);
+        let dx = over_pieces(
+            &view("silu", "x", x)?,
+            &view("silu", "the gradient", &g)?,
+            silu_gradient,
+        );
         tensor_like(dx, x).map(Some)
     }
 }
@@ -126,13 +140,32 @@ impl CustomOp2 for Add {
         "add"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, x_layout: &Layout, y: &CpuStorage, y_layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let sum = over_pieces(slice("add", "x", x, x_layout)?, slice("add", "y", y, y_layout)?, sum_of_two);
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        y: &CpuStorage,
+        y_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let sum = over_pieces(
+            slice("add", "x", x, x_layout)?,
+            slice("add", "y", y, y_layout)?,
+            sum_of_two,
+        );
         Ok((CpuStorage::F32(sum), x_layout.shape().clone()))
     }
 
-    fn bwd(&self, x: &Tensor, y: &Tensor, _: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((x.track_op().then(|| g.clone()), y.track_op().then(|| g.clone())))
+    fn bwd(
+        &self,
+        x: &Tensor,
+        y: &Tensor,
+        _: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok((
+            x.track_op().then(|| g.clone()),
+            y.track_op().then(|| g.clone()),
+        ))
     }
 }
 
@@ -151,14 +184,32 @@ impl CustomOp2 for Dropout {
         "dropout"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, x_layout: &Layout, m: &CpuStorage, m_layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let y = self.apply(slice("dropout", "x", x, x_layout)?, slice("dropout", "mask", m, m_layout)?);
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        m: &CpuStorage,
+        m_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let y = self.apply(
+            slice("dropout", "x", x, x_layout)?,
+            slice("dropout", "mask", m, m_layout)?,
+        );
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }
 
-    fn bwd(&self, x: &Tensor, mask: &Tensor, _: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        mask: &Tensor,
+        _: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let g = g.contiguous()?;
-        let dx = self.apply(&view("dropout", "the gradient", &g)?, &view("dropout", "mask", mask)?);
+        let dx = self.apply(
+            &view("dropout", "the gradient", &g)?,
+            &view("dropout", "mask", mask)?,
+        );
         Ok((Some(tensor_like(dx, x)?), None))
     }
 }
@@ -170,8 +221,17 @@ impl CustomOp2 for ConcatChannels {
         "concat_channels"
     }
 
-    fn cpu_fwd(&self, a: &CpuStorage, a_layout: &Layout, b: &CpuStorage, b_layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (a, b) = (slice("concat_channels", "a", a, a_layout)?, slice("concat_channels", "b", b, b_layout)?);
+    fn cpu_fwd(
+        &self,
+        a: &CpuStorage,
+        a_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (a, b) = (
+            slice("concat_channels", "a", a, a_layout)?,
+            slice("concat_channels", "b", b, b_layout)?,
+        );
         let (batch, a_channels, height, width) = a_layout.shape().dims4()?;
         let channels = a_channels + b_layout.shape().dims4()?.1;
         let (a_length, length) = (a_channels * height * width, channels * height * width);
@@ -180,20 +240,34 @@ impl CustomOp2 for ConcatChannels {
             y_a.copy_from_slice(&a[image * a_length..][..a_length]);
             y_b.copy_from_slice(&b[image * (length - a_length)..][..length - a_length]);
         });
-        Ok((CpuStorage::F32(y), Shape::from((batch, channels, height, width))))
+        Ok((
+            CpuStorage::F32(y),
+            Shape::from((batch, channels, height, width)),
+        ))
     }
 
-    fn bwd(&self, a: &Tensor, b: &Tensor, _: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let g = g.contiguous()?;
         let batch = a.dim(0)?.max(1);
         let (a_length, length) = (a.elem_count() / batch, g.elem_count() / batch);
         let g = view("concat_channels", "the gradient", &g)?;
         let part = |of: &Tensor, start: usize, part_length: usize| {
-            let copy = |image: usize, part: &mut [f32]| part.copy_from_slice(&g[image * length + start..][..part_length]);
+            let copy = |image: usize, part: &mut [f32]| {
+                part.copy_from_slice(&g[image * length + start..][..part_length])
+            };
             tensor_like(in_pieces(of.elem_count(), part_length, copy).0, of)
         };
         let da = a.track_op().then(|| part(a, 0, a_length)).transpose()?;
-        let db = b.track_op().then(|| part(b, a_length, length - a_length)).transpose()?;
+        let db = b
+            .track_op()
+            .then(|| part(b, a_length, length - a_length))
+            .transpose()?;
         Ok((da, db))
     }
 }

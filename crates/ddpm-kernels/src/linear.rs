@@ -26,7 +26,11 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
         return crate::reference::linear(x, weight, bias);
     }
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
-    let linear = Linear { rows: x.elem_count() / inputs, inputs, outputs };
+    let linear = Linear {
+        rows: x.elem_count() / inputs,
+        inputs,
+        outputs,
+    };
     match bias {
         None => x.apply_op2(&weight, linear),
         Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, linear),
@@ -50,12 +54,30 @@ impl CustomOp2 for Linear {
         "linear"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, x_layout: &Layout, w: &CpuStorage, w_layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (x, w) = (slice("linear", "x", x, x_layout)?, slice("linear", "weight", w, w_layout)?);
-        Ok((CpuStorage::F32(self.forward(x, w, None)), self.output_shape(x_layout)))
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        w: &CpuStorage,
+        w_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, w) = (
+            slice("linear", "x", x, x_layout)?,
+            slice("linear", "weight", w, w_layout)?,
+        );
+        Ok((
+            CpuStorage::F32(self.forward(x, w, None)),
+            self.output_shape(x_layout),
+        ))
     }
 
-    fn bwd(&self, x: &Tensor, weight: &Tensor, _: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (dx, dw, _) = self.gradients(x, weight, None, g)?;
         Ok((dx, dw))
     }
@@ -75,9 +97,15 @@ impl CustomOp3 for Linear {
         b: &CpuStorage,
         b_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (x, w) = (slice("linear", "x", x, x_layout)?, slice("linear", "weight", w, w_layout)?);
+        let (x, w) = (
+            slice("linear", "x", x, x_layout)?,
+            slice("linear", "weight", w, w_layout)?,
+        );
         let bias = slice("linear", "bias", b, b_layout)?;
-        Ok((CpuStorage::F32(self.forward(x, w, Some(bias))), self.output_shape(x_layout)))
+        Ok((
+            CpuStorage::F32(self.forward(x, w, Some(bias))),
+            self.output_shape(x_layout),
+        ))
     }
 
     fn bwd(
@@ -119,7 +147,10 @@ impl Linear {
         }
         let mut dw = None;
         if weight.track_op() {
-            dw = Some(tensor_like(self.weight_gradient(&g, &view("linear", "x", x)?), weight)?);
+            dw = Some(tensor_like(
+                self.weight_gradient(&g, &view("linear", "x", x)?),
+                weight,
+            )?);
         }
         let mut db = None;
         if let Some(bias) = bias.filter(|bias| bias.track_op()) {
@@ -130,27 +161,47 @@ impl Linear {
 
     /// x wᵀ + bias.
     fn forward(&self, x: &[f32], w: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-        rows_times(x, self.rows, Matrix::row_major(w, self.outputs, self.inputs).t(), bias)
+        rows_times(
+            x,
+            self.rows,
+            Matrix::row_major(w, self.outputs, self.inputs).t(),
+            bias,
+        )
     }
 
     /// gᵀ x: by block of outputs and chunk of rows, the chunks added in order.
     fn weight_gradient(&self, g: &[f32], x: &[f32]) -> Vec<f32> {
-        let Linear { rows, inputs, outputs } = *self;
+        let Linear {
+            rows,
+            inputs,
+            outputs,
+        } = *self;
         let (blocks, chunks) = (outputs.div_ceil(OUTPUTS), rows.div_ceil(SUMMED_ROWS));
         let mut parts = vec![0.0; chunks * outputs * inputs];
         let memory = Shared::new(&mut parts);
-        (0..blocks * chunks).into_par_iter().with_max_len(1).for_each(|task| {
-            let (output, row) = (task % blocks * OUTPUTS, task / blocks * SUMMED_ROWS);
-            let (width, count) = (OUTPUTS.min(outputs - output), SUMMED_ROWS.min(rows - row));
-            let start = (task / blocks * outputs + output) * inputs;
-            #[allow(unsafe_code)]
-            // SAFETY: these outputs of this part are this task's, and no other's.
-            let target = unsafe { MatrixMut::shared(&memory, start, (width, inputs), (inputs, 1)) };
-            let g = Matrix::new(&g[row * outputs + output..], (count, width), (outputs, 1));
-            product_into(target, g.t(), Matrix::row_major(&x[row * inputs..], count, inputs), 1.0, false);
-        });
+        (0..blocks * chunks)
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(|task| {
+                let (output, row) = (task % blocks * OUTPUTS, task / blocks * SUMMED_ROWS);
+                let (width, count) = (OUTPUTS.min(outputs - output), SUMMED_ROWS.min(rows - row));
+                let start = (task / blocks * outputs + output) * inputs;
+                #[allow(unsafe_code)]
+                // SAFETY: these outputs of this part are this task's, and no other's.
+                let target =
+                    unsafe { MatrixMut::shared(&memory, start, (width, inputs), (inputs, 1)) };
+                let g = Matrix::new(&g[row * outputs + output..], (count, width), (outputs, 1));
+                product_into(
+                    target,
+                    g.t(),
+                    Matrix::row_major(&x[row * inputs..], count, inputs),
+                    1.0,
+                    false,
+                );
+            });
         let rest = parts.split_off(outputs * inputs);
-        rest.chunks_exact(outputs * inputs).for_each(|part| simd::add_assign(&mut parts, part));
+        rest.chunks_exact(outputs * inputs)
+            .for_each(|part| simd::add_assign(&mut parts, part));
         parts
     }
 
@@ -159,12 +210,16 @@ impl Linear {
         let sums = g.par_chunks(SUMMED_ROWS * self.outputs).map(|rows| {
             let mut sums = vec![0f64; self.outputs];
             for row in rows.chunks_exact(self.outputs) {
-                sums.iter_mut().zip(row).for_each(|(sum, &g)| *sum += f64::from(g));
+                sums.iter_mut()
+                    .zip(row)
+                    .for_each(|(sum, &g)| *sum += f64::from(g));
             }
             sums
         });
         let sums: Vec<Vec<f64>> = sums.collect();
-        (0..self.outputs).map(|output| sums.iter().map(|sums| sums[output]).sum::<f64>() as f32).collect()
+        (0..self.outputs)
+            .map(|output| sums.iter().map(|sums| sums[output]).sum::<f64>() as f32)
+            .collect()
     }
 }
 
@@ -174,24 +229,30 @@ fn rows_times(x: &[f32], rows: usize, w: Matrix, bias: Option<&[f32]>) -> Vec<f3
     let write = |y: &mut [MaybeUninit<f32>]| {
         let memory = Shared::uninitialised(y);
         let blocks = outputs.div_ceil(OUTPUTS);
-        (0..blocks * rows.div_ceil(ROWS)).into_par_iter().with_max_len(1).for_each(|task| {
-            let (output, row) = (task % blocks * OUTPUTS, task / blocks * ROWS);
-            let (width, count) = (OUTPUTS.min(outputs - output), ROWS.min(rows - row));
-            let start = row * outputs + output;
-            if let Some(bias) = bias {
-                for row in 0..count {
-                    #[allow(unsafe_code)]
-                    // SAFETY: this tile is this task's, and no other slice of it is alive.
-                    let y = unsafe { memory.slice(start + row * outputs, width) };
-                    y.iter_mut().zip(&bias[output..]).for_each(|(y, &bias)| _ = y.write(bias));
+        (0..blocks * rows.div_ceil(ROWS))
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(|task| {
+                let (output, row) = (task % blocks * OUTPUTS, task / blocks * ROWS);
+                let (width, count) = (OUTPUTS.min(outputs - output), ROWS.min(rows - row));
+                let start = row * outputs + output;
+                if let Some(bias) = bias {
+                    for row in 0..count {
+                        #[allow(unsafe_code)]
+                        // SAFETY: this tile is this task's, and no other slice of it is alive.
+                        let y = unsafe { memory.slice(start + row * outputs, width) };
+                        y.iter_mut()
+                            .zip(&bias[output..])
+                            .for_each(|(y, &bias)| _ = y.write(bias));
+                    }
                 }
-            }
-            #[allow(unsafe_code)]
-            // SAFETY: this tile is this task's, and no other's.
-            let target = unsafe { MatrixMut::shared(&memory, start, (count, width), (outputs, 1)) };
-            let x = Matrix::row_major(&x[row * inputs..], count, inputs);
-            product_into(target, x, w.columns(output, width), 1.0, bias.is_some());
-        });
+                #[allow(unsafe_code)]
+                // SAFETY: this tile is this task's, and no other's.
+                let target =
+                    unsafe { MatrixMut::shared(&memory, start, (count, width), (outputs, 1)) };
+                let x = Matrix::row_major(&x[row * inputs..], count, inputs);
+                product_into(target, x, w.columns(output, width), 1.0, bias.is_some());
+            });
     };
     #[allow(unsafe_code)]
     // SAFETY: the tiles are all outputs, and the product writes all of each tile.

@@ -13,9 +13,22 @@ pub(crate) struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    pub(crate) fn new(data: &'a [f32], (rows, columns): (usize, usize), (row_stride, column_stride): (usize, usize)) -> Self {
-        assert!(extent((rows, columns), (row_stride, column_stride)) <= data.len(), "matrix beyond its slice");
-        Matrix { data, rows, columns, row_stride, column_stride }
+    pub(crate) fn new(
+        data: &'a [f32],
+        (rows, columns): (usize, usize),
+        (row_stride, column_stride): (usize, usize),
+    ) -> Self {
+        assert!(
+            extent((rows, columns), (row_stride, column_stride)) <= data.len(),
+            "matrix beyond its slice"
+        );
+        Matrix {
+            data,
+            rows,
+            columns,
+            row_stride,
+            column_stride,
+        }
     }
 
     /// Rows one after the other without gaps.
@@ -29,13 +42,29 @@ impl<'a> Matrix<'a> {
 
     /// Some of the columns.
     pub(crate) fn columns(self, first: usize, count: usize) -> Self {
-        Matrix::new(&self.data[first * self.column_stride..], (self.rows, count), (self.row_stride, self.column_stride))
+        Matrix::new(
+            &self.data[first * self.column_stride..],
+            (self.rows, count),
+            (self.row_stride, self.column_stride),
+        )
     }
 
     /// The transpose, of the same memory.
     pub(crate) fn t(self) -> Self {
-        let Matrix { data, rows, columns, row_stride, column_stride } = self;
-        Matrix { data, rows: columns, columns: rows, row_stride: column_stride, column_stride: row_stride }
+        let Matrix {
+            data,
+            rows,
+            columns,
+            row_stride,
+            column_stride,
+        } = self;
+        Matrix {
+            data,
+            rows: columns,
+            columns: rows,
+            row_stride: column_stride,
+            column_stride: row_stride,
+        }
     }
 }
 
@@ -52,9 +81,20 @@ impl MatrixMut {
     /// # Safety
     /// Nothing else reads or writes the elements of this matrix while it lives, and the memory outlives it.
     #[allow(unsafe_code)] // tasks write disjoint tiles of one output
-    pub(crate) unsafe fn shared(memory: &Shared, start: usize, shape: (usize, usize), strides: (usize, usize)) -> Self {
+    pub(crate) unsafe fn shared(
+        memory: &Shared,
+        start: usize,
+        shape: (usize, usize),
+        strides: (usize, usize),
+    ) -> Self {
         let pointer = memory.at(start, extent(shape, strides));
-        MatrixMut { pointer, rows: shape.0, columns: shape.1, row_stride: strides.0, column_stride: strides.1 }
+        MatrixMut {
+            pointer,
+            rows: shape.0,
+            columns: shape.1,
+            row_stride: strides.0,
+            column_stride: strides.1,
+        }
     }
 }
 
@@ -70,7 +110,10 @@ pub(crate) fn product(into: &mut [f32], a: Matrix, b: Matrix, scale: f32, accumu
 
 /// Writes scale a b into a matrix, or adds it to what is there.
 pub(crate) fn product_into(into: MatrixMut, a: Matrix, b: Matrix, scale: f32, accumulate: bool) {
-    assert!(a.columns == b.rows && into.rows == a.rows && into.columns == b.columns, "matrices that do not fit");
+    assert!(
+        a.columns == b.rows && into.rows == a.rows && into.columns == b.columns,
+        "matrices that do not fit"
+    );
     #[allow(unsafe_code)]
     // SAFETY: all three matrices lie inside of their memory (checked when they were made), their shapes fit (checked
     // above), and `into` is nobody else's by the promise of whoever made it.
@@ -101,5 +144,9 @@ pub(crate) fn product_into(into: MatrixMut, a: Matrix, b: Matrix, scale: f32, ac
 
 /// Elements from the first to the last of a matrix, both counted.
 fn extent((rows, columns): (usize, usize), (row_stride, column_stride): (usize, usize)) -> usize {
-    if rows == 0 || columns == 0 { 0 } else { (rows - 1) * row_stride + (columns - 1) * column_stride + 1 }
+    if rows == 0 || columns == 0 {
+        0
+    } else {
+        (rows - 1) * row_stride + (columns - 1) * column_stride + 1
+    }
 }

@@ -25,7 +25,14 @@ pub enum Activation {
 ///
 /// # Errors
 /// Shapes that do not fit, groups that do not divide the channels, a type other than f32.
-pub fn group_norm(x: &Tensor, groups: usize, gamma: &Tensor, beta: &Tensor, eps: f64, activation: Activation) -> Result<Tensor> {
+pub fn group_norm(
+    x: &Tensor,
+    groups: usize,
+    gamma: &Tensor,
+    beta: &Tensor,
+    eps: f64,
+    activation: Activation,
+) -> Result<Tensor> {
     crate::check::f32("group_norm", &[("x", x), ("gamma", gamma), ("beta", beta)])?;
     crate::check::group_norm(x, groups, gamma, beta)?;
     if !x.device().is_cpu() {
@@ -35,8 +42,17 @@ pub fn group_norm(x: &Tensor, groups: usize, gamma: &Tensor, beta: &Tensor, eps:
     let pixels = x.elem_count() / (batch * channels);
     let own = gamma.rank() == 2;
     let silu = activation == Activation::Silu;
-    let norm = GroupNorm { channels, pixels, groups, own, silu, eps, statistics: OnceLock::new() };
-    x.contiguous()?.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, norm)
+    let norm = GroupNorm {
+        channels,
+        pixels,
+        groups,
+        own,
+        silu,
+        eps,
+        statistics: OnceLock::new(),
+    };
+    x.contiguous()?
+        .apply_op3(&gamma.contiguous()?, &beta.contiguous()?, norm)
 }
 
 struct GroupNorm {
@@ -83,11 +99,23 @@ impl CustomOp3 for GroupNorm {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let g = g.contiguous()?;
         let (dx, dgamma, dbeta) = {
-            let (x, g) = (view("group_norm", "x", x)?, view("group_norm", "the gradient", &g)?);
-            let (gamma, beta) = (view("group_norm", "gamma", gamma)?, view("group_norm", "beta", beta)?);
+            let (x, g) = (
+                view("group_norm", "x", x)?,
+                view("group_norm", "the gradient", &g)?,
+            );
+            let (gamma, beta) = (
+                view("group_norm", "gamma", gamma)?,
+                view("group_norm", "beta", beta)?,
+            );
             self.backward(&x, &gamma, &beta, &g)
         };
-        let needed = |of: &Tensor, data| if of.track_op() { tensor_like(data, of).map(Some) } else { Ok(None) };
+        let needed = |of: &Tensor, data| {
+            if of.track_op() {
+                tensor_like(data, of).map(Some)
+            } else {
+                Ok(None)
+            }
+        };
         Ok((needed(x, dx)?, needed(gamma, dgamma)?, needed(beta, dbeta)?))
     }
 }
@@ -101,7 +129,11 @@ impl GroupNorm {
     /// Where in gamma and beta the channels of a group begin, counted through the batch.
     fn affine_start(&self, group: usize) -> usize {
         let first = group * (self.channels / self.groups);
-        if self.own { first } else { first % self.channels }
+        if self.own {
+            first
+        } else {
+            first % self.channels
+        }
     }
 
     fn forward(&self, x: &[f32], gamma: &[f32], beta: &[f32]) -> (Vec<f32>, Vec<[f32; 2]>) {
@@ -109,7 +141,9 @@ impl GroupNorm {
         in_pieces(x.len(), length, |group, y| {
             let x = &x[group * length..][..length];
             let [mean, inverse] = statistics(x, self.eps);
-            let channels = y.chunks_exact_mut(self.pixels).zip(x.chunks_exact(self.pixels));
+            let channels = y
+                .chunks_exact_mut(self.pixels)
+                .zip(x.chunks_exact(self.pixels));
             for ((y, x), channel) in channels.zip(self.affine_start(group)..) {
                 let scale = inverse * gamma[channel];
                 if self.silu {
@@ -123,19 +157,35 @@ impl GroupNorm {
     }
 
     /// dL/dx, dL/dgamma and dL/dbeta from g = dL/dy.
-    fn backward(&self, x: &[f32], gamma: &[f32], beta: &[f32], g: &[f32]) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    fn backward(
+        &self,
+        x: &[f32],
+        gamma: &[f32],
+        beta: &[f32],
+        g: &[f32],
+    ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
         let length = self.group_length();
         let known = self.statistics.get();
         let per_group = self.channels / self.groups;
         let (dx, per_channel) = in_pieces(x.len(), length, |group, dx| {
-            let (x, g) = (&x[group * length..][..length], &g[group * length..][..length]);
+            let (x, g) = (
+                &x[group * length..][..length],
+                &g[group * length..][..length],
+            );
             let statistics = known.map_or_else(|| statistics(x, self.eps), |known| known[group]);
             let affine_start = self.affine_start(group);
-            let (gamma, beta) = (&gamma[affine_start..][..per_group], &beta[affine_start..][..per_group]);
+            let (gamma, beta) = (
+                &gamma[affine_start..][..per_group],
+                &beta[affine_start..][..per_group],
+            );
             self.backward_group(x, g, statistics, gamma, beta, dx)
         });
         let (dgamma, dbeta): (Vec<f32>, Vec<f32>) = per_channel.into_iter().flatten().unzip();
-        if self.own { (dx, dgamma, dbeta) } else { (dx, self.over_batch(&dgamma), self.over_batch(&dbeta)) }
+        if self.own {
+            (dx, dgamma, dbeta)
+        } else {
+            (dx, self.over_batch(&dgamma), self.over_batch(&dbeta))
+        }
     }
 
     /// dγ and dβ of each channel of a group, and dx.
@@ -152,14 +202,21 @@ impl GroupNorm {
     ) -> Vec<(f32, f32)> {
         let mut affine_gradients = Vec::with_capacity(gamma.len());
         let (mut mean_h, mut mean_h_x) = (0f64, 0f64);
-        for (channel, (x, g)) in x.chunks_exact(self.pixels).zip(g.chunks_exact(self.pixels)).enumerate() {
+        for (channel, (x, g)) in x
+            .chunks_exact(self.pixels)
+            .zip(g.chunks_exact(self.pixels))
+            .enumerate()
+        {
             let h = &mut dx[channel * self.pixels..][..self.pixels];
             if self.silu {
                 through_silu(h, x, g, mean, inverse * gamma[channel], beta[channel]);
             } else {
                 h.copy_from_slice(g);
             }
-            let (sum_h, sum_h_x) = (simd::sum(h), sum_of_products(h, x, mean) * f64::from(inverse));
+            let (sum_h, sum_h_x) = (
+                simd::sum(h),
+                sum_of_products(h, x, mean) * f64::from(inverse),
+            );
             mean_h += f64::from(gamma[channel]) * sum_h;
             mean_h_x += f64::from(gamma[channel]) * sum_h_x;
             affine_gradients.push((sum_h_x as f32, sum_h as f32));
@@ -169,7 +226,11 @@ impl GroupNorm {
         // dx = scale h - slope (x - μ) - shift
         let slope = (mean_h_x / length * inverse * inverse) as f32;
         let shift = (mean_h / length * inverse) as f32;
-        for (channel, (x, dx)) in x.chunks_exact(self.pixels).zip(dx.chunks_exact_mut(self.pixels)).enumerate() {
+        for (channel, (x, dx)) in x
+            .chunks_exact(self.pixels)
+            .zip(dx.chunks_exact_mut(self.pixels))
+            .enumerate()
+        {
             let scale = (inverse * f64::from(gamma[channel])) as f32;
             input_gradient(dx, x, mean, scale, slope, shift);
         }
@@ -178,8 +239,17 @@ impl GroupNorm {
 
     /// Sums per image and channel to sums per channel, image after image.
     fn over_batch(&self, per_image: &[f32]) -> Vec<f32> {
-        let channel_sum = |channel: usize| per_image.iter().skip(channel).step_by(self.channels).map(|&x| f64::from(x)).sum::<f64>();
-        (0..self.channels).map(|channel| channel_sum(channel) as f32).collect()
+        let channel_sum = |channel: usize| {
+            per_image
+                .iter()
+                .skip(channel)
+                .step_by(self.channels)
+                .map(|&x| f64::from(x))
+                .sum::<f64>()
+        };
+        (0..self.channels)
+            .map(|channel| channel_sum(channel) as f32)
+            .collect()
     }
 }
 
@@ -189,7 +259,8 @@ fn statistics(x: &[f32], eps: f64) -> [f32; 2] {
     let mean = simd::sum(x) / length;
     let rounded = mean as f32;
     let offset = mean - f64::from(rounded); // Σ (x - rounded)² = Σ (x - mean)² + n offset²
-    let variance = (simd::sum_of_squared_differences(x, rounded) / length - offset * offset).max(0.0);
+    let variance =
+        (simd::sum_of_squared_differences(x, rounded) / length - offset * offset).max(0.0);
     [rounded, (1.0 / (variance + eps).sqrt()) as f32]
 }
 

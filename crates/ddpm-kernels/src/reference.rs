@@ -11,10 +11,14 @@ use crate::{Activation, AdamW, Conv2d};
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: Conv2d) -> Result<Tensor> {
     let (_, _, height, width) = crate::check::conv2d(x, weight, bias, conv)?;
     let padding = conv.padding;
-    let padded = x.pad_with_zeros(2, padding.top, padding.bottom)?.pad_with_zeros(3, padding.left, padding.right)?;
+    let padded = x
+        .pad_with_zeros(2, padding.top, padding.bottom)?
+        .pad_with_zeros(3, padding.left, padding.right)?;
     // candle's gradient wants the kernel to end at the last pixel both ways: pixels beyond its last position are cut off.
     let reached = |outputs: usize, kernel: usize| (outputs - 1) * conv.stride + kernel;
-    let reached = padded.narrow(2, 0, reached(height, weight.dim(2)?))?.narrow(3, 0, reached(width, weight.dim(3)?))?;
+    let reached = padded
+        .narrow(2, 0, reached(height, weight.dim(2)?))?
+        .narrow(3, 0, reached(width, weight.dim(3)?))?;
     let y = reached.contiguous()?.conv2d(weight, 0, conv.stride, 1, 1)?;
     match bias {
         None => Ok(y),
@@ -23,7 +27,14 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: Conv2d) 
 }
 
 /// [`crate::group_norm`] by means over the elements of each group.
-pub fn group_norm(x: &Tensor, groups: usize, gamma: &Tensor, beta: &Tensor, eps: f64, activation: Activation) -> Result<Tensor> {
+pub fn group_norm(
+    x: &Tensor,
+    groups: usize,
+    gamma: &Tensor,
+    beta: &Tensor,
+    eps: f64,
+    activation: Activation,
+) -> Result<Tensor> {
     crate::check::group_norm(x, groups, gamma, beta)?;
     let (batch, channels) = (x.dim(0)?, x.dim(1)?);
     let grouped = x.reshape((batch, groups, ()))?;
@@ -31,7 +42,11 @@ pub fn group_norm(x: &Tensor, groups: usize, gamma: &Tensor, beta: &Tensor, eps:
     let variance = centred.sqr()?.mean_keepdim(2)?;
     let normalised = centred.broadcast_div(&(variance + eps)?.sqrt()?)?;
     let per_channel = normalised.reshape((batch, channels, ()))?; // [B, C, N]
-    let affine_shape = if gamma.rank() == 2 { (batch, channels, 1) } else { (1, channels, 1) };
+    let affine_shape = if gamma.rank() == 2 {
+        (batch, channels, 1)
+    } else {
+        (1, channels, 1)
+    };
     let y = per_channel
         .broadcast_mul(&gamma.reshape(affine_shape)?)?
         .broadcast_add(&beta.reshape(affine_shape)?)?
@@ -68,7 +83,9 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tenso
     crate::check::attention(q, k, v)?;
     let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
     let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * scale)?; // [B, heads, N, M]
-    let exponentials = scores.broadcast_sub(&scores.detach().max_keepdim(D::Minus1)?)?.exp()?;
+    let exponentials = scores
+        .broadcast_sub(&scores.detach().max_keepdim(D::Minus1)?)?
+        .exp()?;
     let probabilities = exponentials.broadcast_div(&exponentials.sum_keepdim(D::Minus1)?)?;
     probabilities.matmul(&v)
 }
@@ -102,7 +119,13 @@ pub fn dropout(x: &Tensor, mask: &Tensor, rate: f64) -> Result<Tensor> {
 }
 
 /// [`crate::adamw_step`] without changing anything: the next parameter and moments.
-pub fn adamw_step(p: &Tensor, m: &Tensor, v: &Tensor, g: &Tensor, adamw: &AdamW) -> Result<(Tensor, Tensor, Tensor)> {
+pub fn adamw_step(
+    p: &Tensor,
+    m: &Tensor,
+    v: &Tensor,
+    g: &Tensor,
+    adamw: &AdamW,
+) -> Result<(Tensor, Tensor, Tensor)> {
     crate::check::adamw_step(p, m, v, g, adamw)?;
     let m_next = ((m * adamw.beta1)? + (g * (1.0 - adamw.beta1))?)?;
     let v_next = ((v * adamw.beta2)? + (g.sqr()? * (1.0 - adamw.beta2))?)?;
@@ -121,7 +144,10 @@ pub fn ema_update(ema: &Tensor, p: &Tensor, decay: f64) -> Result<Tensor> {
 
 /// [`crate::sum_of_squares`] in double precision.
 pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
-    x.to_dtype(candle_core::DType::F64)?.sqr()?.sum_all()?.to_scalar()
+    x.to_dtype(candle_core::DType::F64)?
+        .sqr()?
+        .sum_all()?
+        .to_scalar()
 }
 
 /// [`crate::scale_in_place`] without changing anything: the scaled tensor.

@@ -77,7 +77,11 @@ pub(crate) fn sum_of(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f64 {
     for (x, y) in x.chunks(RUN).zip(y.chunks(RUN)) {
         let mut sums = [0f32; LANES];
         let (x_lanes, y_lanes) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
-        for ((sum, &x), &y) in sums.iter_mut().zip(x_lanes.remainder()).zip(y_lanes.remainder()) {
+        for ((sum, &x), &y) in sums
+            .iter_mut()
+            .zip(x_lanes.remainder())
+            .zip(y_lanes.remainder())
+        {
             *sum = f(x, y);
         }
         for (x, y) in x_lanes.zip(y_lanes) {
@@ -106,7 +110,13 @@ pub(crate) fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 5.000_000_3e-1;
     let e_r = p * r * r + r + 1.0;
-    let power = f32::from_bits(shifted.to_bits().wrapping_sub(ROUNDER.to_bits()).wrapping_add(127) << 23);
+    let power = f32::from_bits(
+        shifted
+            .to_bits()
+            .wrapping_sub(ROUNDER.to_bits())
+            .wrapping_add(127)
+            << 23,
+    );
     e_r * power
 }
 
@@ -126,7 +136,10 @@ mod tests {
             let x = i as f32 * 1e-5;
             let truth = f64::from(x).exp();
             let error = (f64::from(exp(x)) - truth).abs() / truth;
-            assert!(error < 3.0 * f64::from(f32::EPSILON), "exp({x}) is off by {error:e}");
+            assert!(
+                error < 3.0 * f64::from(f32::EPSILON),
+                "exp({x}) is off by {error:e}"
+            );
         }
         assert!(exp(f32::NAN).is_nan());
         assert_eq!(exp(-1000.0), exp(-87.0));

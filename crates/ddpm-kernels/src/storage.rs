@@ -14,14 +14,25 @@ pub(crate) struct View<G> {
 }
 
 /// Borrows the elements of a contiguous f32 tensor on the CPU.
-pub(crate) fn view<'a>(op: &str, name: &str, x: &'a Tensor) -> Result<View<impl Deref<Target = Storage> + 'a>> {
+pub(crate) fn view<'a>(
+    op: &str,
+    name: &str,
+    x: &'a Tensor,
+) -> Result<View<impl Deref<Target = Storage> + 'a>> {
     let (guard, layout) = x.storage_and_layout();
     let Some((start, end)) = layout.contiguous_offsets() else {
         bail!("{op}: {name} of shape {:?} is not contiguous", x.dims());
     };
     match &*guard {
-        Storage::Cpu(CpuStorage::F32(_)) => Ok(View { guard, range: start..end }),
-        _ => bail!("{op}: {name} is {:?} on {:?}, expected f32 on the cpu", x.dtype(), x.device().location()),
+        Storage::Cpu(CpuStorage::F32(_)) => Ok(View {
+            guard,
+            range: start..end,
+        }),
+        _ => bail!(
+            "{op}: {name} is {:?} on {:?}, expected f32 on the cpu",
+            x.dtype(),
+            x.device().location()
+        ),
     }
 }
 
@@ -37,13 +48,21 @@ impl<G: Deref<Target = Storage>> Deref for View<G> {
 }
 
 /// The elements of an argument of a custom operation.
-pub(crate) fn slice<'a>(op: &str, name: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+pub(crate) fn slice<'a>(
+    op: &str,
+    name: &str,
+    storage: &'a CpuStorage,
+    layout: &Layout,
+) -> Result<&'a [f32]> {
     let CpuStorage::F32(data) = storage else {
         bail!("{op}: {name} of shape {:?} is not f32", layout.dims());
     };
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&data[start..end]),
-        None => bail!("{op}: {name} of shape {:?} is not contiguous", layout.dims()),
+        None => bail!(
+            "{op}: {name} of shape {:?} is not contiguous",
+            layout.dims()
+        ),
     }
 }
 
@@ -72,7 +91,10 @@ pub(crate) fn with_scratch<R>(length: usize, work: impl FnOnce(&mut [f32]) -> R)
 /// # Safety
 /// `write` writes every element.
 #[allow(unsafe_code)] // the point of it
-pub(crate) unsafe fn written<R>(length: usize, write: impl FnOnce(&mut [MaybeUninit<f32>]) -> R) -> (Vec<f32>, R) {
+pub(crate) unsafe fn written<R>(
+    length: usize,
+    write: impl FnOnce(&mut [MaybeUninit<f32>]) -> R,
+) -> (Vec<f32>, R) {
     let mut data = Vec::with_capacity(length);
     let result = write(&mut data.spare_capacity_mut()[..length]);
     // SAFETY: the capacity is at least `length`, and all elements are written by the caller's promise.
@@ -91,9 +113,16 @@ pub(crate) fn zeroed(part: &mut [MaybeUninit<f32>]) -> &mut [f32] {
 }
 
 /// A vector of pieces of `piece` elements (the last may be shorter), filled in parallel; each starts as zeros.
-pub(crate) fn in_pieces<R: Send>(length: usize, piece: usize, fill: impl Fn(usize, &mut [f32]) -> R + Sync) -> (Vec<f32>, Vec<R>) {
+pub(crate) fn in_pieces<R: Send>(
+    length: usize,
+    piece: usize,
+    fill: impl Fn(usize, &mut [f32]) -> R + Sync,
+) -> (Vec<f32>, Vec<R>) {
     let write = |data: &mut [MaybeUninit<f32>]| {
-        data.par_chunks_mut(piece.max(1)).enumerate().map(|(i, part)| fill(i, zeroed(part))).collect()
+        data.par_chunks_mut(piece.max(1))
+            .enumerate()
+            .map(|(i, part)| fill(i, zeroed(part)))
+            .collect()
     };
     #[allow(unsafe_code)]
     // SAFETY: `zeroed` writes every piece, and the pieces are all of the vector.
@@ -118,17 +147,29 @@ unsafe impl Sync for Shared<'_> {}
 
 impl<'a> Shared<'a> {
     pub(crate) fn new(data: &'a mut [f32]) -> Self {
-        Shared { pointer: data.as_mut_ptr(), length: data.len(), borrow: std::marker::PhantomData }
+        Shared {
+            pointer: data.as_mut_ptr(),
+            length: data.len(),
+            borrow: std::marker::PhantomData,
+        }
     }
 
     /// Memory that holds nothing yet.
     pub(crate) fn uninitialised(data: &'a mut [MaybeUninit<f32>]) -> Self {
-        Shared { pointer: data.as_mut_ptr().cast(), length: data.len(), borrow: std::marker::PhantomData }
+        Shared {
+            pointer: data.as_mut_ptr().cast(),
+            length: data.len(),
+            borrow: std::marker::PhantomData,
+        }
     }
 
     /// A pointer to an element, of which `length` must exist.
     pub(crate) fn at(&self, start: usize, length: usize) -> *mut f32 {
-        assert!(start + length <= self.length, "{length} elements from {start} of {}", self.length);
+        assert!(
+            start + length <= self.length,
+            "{length} elements from {start} of {}",
+            self.length
+        );
         self.pointer.wrapping_add(start)
     }
 

@@ -72,9 +72,11 @@ pub fn ema_update(ema: &Tensor, p: &Tensor, decay: f64) -> Result<()> {
     let p = view("ema_update", "p", &p)?;
     let (keep, take) = (decay as f32, (1.0 - decay) as f32);
     in_place("ema_update", "ema", ema, |ema| {
-        ema.par_chunks_mut(CHUNK).zip(p.par_chunks(CHUNK)).for_each(|(ema, p)| {
-            move_towards(ema, p, keep, take);
-        });
+        ema.par_chunks_mut(CHUNK)
+            .zip(p.par_chunks(CHUNK))
+            .for_each(|(ema, p)| {
+                move_towards(ema, p, keep, take);
+            });
         Ok(())
     })
 }
@@ -102,7 +104,8 @@ pub fn scale_in_place(x: &Tensor, factor: f64) -> Result<()> {
     crate::check::f32("scale_in_place", &[("x", x)])?;
     let factor = factor as f32;
     in_place("scale_in_place", "x", x, |x| {
-        x.par_chunks_mut(CHUNK).for_each(|x| x.iter_mut().for_each(|x| *x *= factor));
+        x.par_chunks_mut(CHUNK)
+            .for_each(|x| x.iter_mut().for_each(|x| *x *= factor));
         Ok(())
     })
 }
@@ -173,7 +176,11 @@ fn adamw_slices(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], adamw: &
         one_less_beta1: (1.0 - adamw.beta1) as f32,
         one_less_beta2: (1.0 - adamw.beta2) as f32,
     };
-    let chunks = p.par_chunks_mut(CHUNK).zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK)).zip(g.par_chunks(CHUNK));
+    let chunks = p
+        .par_chunks_mut(CHUNK)
+        .zip(m.par_chunks_mut(CHUNK))
+        .zip(v.par_chunks_mut(CHUNK))
+        .zip(g.par_chunks(CHUNK));
     chunks.for_each(|(((p, m), v), g)| adamw_piece(p, m, v, g, &numbers));
 }
 
@@ -181,7 +188,10 @@ fn adamw_slices(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], adamw: &
 fn apart(op: &str, tensors: &[(&str, &Tensor)]) -> Result<()> {
     let address = |x: &Tensor| std::ptr::from_ref(&*x.storage_and_layout().0).addr();
     for (i, (name, x)) in tensors.iter().enumerate() {
-        if let Some((other, _)) = tensors[..i].iter().find(|(_, other)| address(other) == address(x)) {
+        if let Some((other, _)) = tensors[..i]
+            .iter()
+            .find(|(_, other)| address(other) == address(x))
+        {
             bail!("{op}: {other} and {name} share their memory");
         }
     }
@@ -189,8 +199,17 @@ fn apart(op: &str, tensors: &[(&str, &Tensor)]) -> Result<()> {
 }
 
 /// Hands the elements of a tensor to `change`, which may write them.
-fn in_place<F: FnOnce(&mut [f32]) -> Result<()> + Send>(op: &'static str, name: &'static str, x: &Tensor, change: F) -> Result<()> {
-    x.inplace_op1(&InPlace { op, argument: name, change: Mutex::new(Some(change)) })
+fn in_place<F: FnOnce(&mut [f32]) -> Result<()> + Send>(
+    op: &'static str,
+    name: &'static str,
+    x: &Tensor,
+    change: F,
+) -> Result<()> {
+    x.inplace_op1(&InPlace {
+        op,
+        argument: name,
+        change: Mutex::new(Some(change)),
+    })
 }
 
 struct InPlace<F> {
@@ -210,7 +229,10 @@ impl<F: FnOnce(&mut [f32]) -> Result<()> + Send> InplaceOp1 for InPlace<F> {
             bail!("{op}: {name} is not f32");
         };
         let Some((start, end)) = layout.contiguous_offsets() else {
-            bail!("{op}: {name} of shape {:?} is not contiguous", layout.dims());
+            bail!(
+                "{op}: {name} of shape {:?} is not contiguous",
+                layout.dims()
+            );
         };
         match self.change.lock().ok().and_then(|mut change| change.take()) {
             Some(change) => change(&mut data[start..end]),

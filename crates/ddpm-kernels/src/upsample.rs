@@ -31,8 +31,13 @@ impl CustomOp1 for Upsample {
         let x = slice("upsample_nearest_2x", "x", x, layout)?;
         let (batch, channels, height, width) = layout.shape().dims4()?;
         let plane = height * width;
-        let (y, _) = in_pieces(4 * x.len(), 4 * plane, |i, y| upsample_plane(y, &x[i * plane..][..plane], width));
-        Ok((CpuStorage::F32(y), Shape::from((batch, channels, 2 * height, 2 * width))))
+        let (y, _) = in_pieces(4 * x.len(), 4 * plane, |i, y| {
+            upsample_plane(y, &x[i * plane..][..plane], width)
+        });
+        Ok((
+            CpuStorage::F32(y),
+            Shape::from((batch, channels, 2 * height, 2 * width)),
+        ))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
@@ -40,7 +45,9 @@ impl CustomOp1 for Upsample {
         let g = g.contiguous()?;
         let g = view("upsample_nearest_2x", "the gradient", &g)?;
         let plane = height * width;
-        let (dx, _) = in_pieces(x.elem_count(), plane, |i, dx| sum_plane(dx, &g[4 * i * plane..][..4 * plane], width));
+        let (dx, _) = in_pieces(x.elem_count(), plane, |i, dx| {
+            sum_plane(dx, &g[4 * i * plane..][..4 * plane], width)
+        });
         tensor_like(dx, x).map(Some)
     }
 }
@@ -48,7 +55,10 @@ impl CustomOp1 for Upsample {
 fn upsample_plane(y: &mut [f32], x: &[f32], width: usize) {
     for (y, x) in y.chunks_exact_mut(4 * width).zip(x.chunks_exact(width)) {
         let (upper, lower) = y.split_at_mut(2 * width);
-        upper.chunks_exact_mut(2).zip(x).for_each(|(pair, &x)| pair.fill(x));
+        upper
+            .chunks_exact_mut(2)
+            .zip(x)
+            .for_each(|(pair, &x)| pair.fill(x));
         lower.copy_from_slice(upper);
     }
 }
@@ -58,6 +68,8 @@ fn sum_plane(dx: &mut [f32], g: &[f32], width: usize) {
     for (dx, g) in dx.chunks_exact_mut(width).zip(g.chunks_exact(4 * width)) {
         let (upper, lower) = g.split_at(2 * width);
         let pairs = upper.chunks_exact(2).zip(lower.chunks_exact(2));
-        dx.iter_mut().zip(pairs).for_each(|(dx, (a, b))| *dx = (a[0] + a[1]) + (b[0] + b[1]));
+        dx.iter_mut()
+            .zip(pairs)
+            .for_each(|(dx, (a, b))| *dx = (a[0] + a[1]) + (b[0] + b[1]));
     }
 }

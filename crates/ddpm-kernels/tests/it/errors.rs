@@ -5,12 +5,24 @@ use ddpm_kernels::{Activation, AdamW, Conv2d, Padding};
 
 use crate::support::numbers;
 
-const SAME: Conv2d = Conv2d { stride: 1, padding: Padding::same(1) };
-const ADAMW: AdamW = AdamW { learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, step: 1 };
+const SAME: Conv2d = Conv2d {
+    stride: 1,
+    padding: Padding::same(1),
+};
+const ADAMW: AdamW = AdamW {
+    learning_rate: 1e-3,
+    beta1: 0.9,
+    beta2: 0.999,
+    eps: 1e-8,
+    weight_decay: 0.0,
+    step: 1,
+};
 
 #[track_caller]
 fn check<T>(result: Result<T>, expected: &str) {
-    let Err(error) = result else { panic!("accepted, expected: {expected}") };
+    let Err(error) = result else {
+        panic!("accepted, expected: {expected}")
+    };
     let message = error.to_string(); // candle may append a backtrace
     assert_eq!(message.lines().next(), Some(expected));
 }
@@ -19,52 +31,111 @@ fn check<T>(result: Result<T>, expected: &str) {
 fn conv2d() {
     let (x, w) = (numbers((2, 3, 4, 6), 1), numbers((5, 3, 3, 3), 2));
     let conv = |x: &Tensor, w: &Tensor, b: Option<&Tensor>, c| ddpm_kernels::conv2d(x, w, b, c);
-    check(conv(&numbers((3, 4), 1), &w, None, SAME), "conv2d: x has shape [3, 4], expected [batch, channels, height, width]");
+    check(
+        conv(&numbers((3, 4), 1), &w, None, SAME),
+        "conv2d: x has shape [3, 4], expected [batch, channels, height, width]",
+    );
     check(
         conv(&x, &numbers((5, 4, 3, 3), 1), None, SAME),
         "conv2d: weight has shape [5, 4, 3, 3], expected [outputs, 3, height, width] for x of shape [2, 3, 4, 6]",
     );
-    check(conv(&x, &w, Some(&numbers(4, 1)), SAME), "conv2d: bias has shape [4], expected [5] or [2, 5]");
-    check(conv(&x, &w, None, Conv2d { stride: 0, ..SAME }), "conv2d: stride is 0, expected at least 1");
     check(
-        conv(&numbers((1, 3, 2, 6), 1), &w, None, Conv2d { stride: 1, padding: Padding::ZERO }),
+        conv(&x, &w, Some(&numbers(4, 1)), SAME),
+        "conv2d: bias has shape [4], expected [5] or [2, 5]",
+    );
+    check(
+        conv(&x, &w, None, Conv2d { stride: 0, ..SAME }),
+        "conv2d: stride is 0, expected at least 1",
+    );
+    check(
+        conv(
+            &numbers((1, 3, 2, 6), 1),
+            &w,
+            None,
+            Conv2d {
+                stride: 1,
+                padding: Padding::ZERO,
+            },
+        ),
         "conv2d: weight of shape [5, 3, 3, 3] is larger than x of shape [1, 3, 2, 6] padded to 2 by 6",
     );
     check(
         conv(&numbers((0, 3, 4, 6), 1), &w, None, SAME),
         "conv2d: nothing to convolve in x of shape [0, 3, 4, 6] by weight of shape [5, 3, 3, 3]",
     );
-    check(conv(&x.to_dtype(DType::F64).unwrap(), &w, None, SAME), "conv2d: x is F64 [2, 3, 4, 6], expected f32");
+    check(
+        conv(&x.to_dtype(DType::F64).unwrap(), &w, None, SAME),
+        "conv2d: x is F64 [2, 3, 4, 6], expected f32",
+    );
 }
 
 #[test]
 fn group_norm() {
-    let norm = |x: &Tensor, groups, gamma: &Tensor, beta: &Tensor| ddpm_kernels::group_norm(x, groups, gamma, beta, 1e-6, Activation::None);
+    let norm = |x: &Tensor, groups, gamma: &Tensor, beta: &Tensor| {
+        ddpm_kernels::group_norm(x, groups, gamma, beta, 1e-6, Activation::None)
+    };
     let (x, c) = (numbers((2, 6, 4, 6), 1), numbers(6, 2));
-    check(norm(&numbers((2, 6), 1), 2, &c, &c), "group_norm: x has shape [2, 6], expected [batch, channels, ...]");
-    check(norm(&x, 4, &c, &c), "group_norm: 6 channels of x of shape [2, 6, 4, 6] do not divide into 4 groups");
-    check(norm(&x, 0, &c, &c), "group_norm: 6 channels of x of shape [2, 6, 4, 6] do not divide into 0 groups");
-    check(norm(&x, 2, &c, &numbers(5, 1)), "group_norm: beta has shape [5], expected [6] or [2, 6]");
-    check(norm(&x, 2, &c, &numbers((2, 6), 1)), "group_norm: gamma has shape [6] and beta [2, 6], expected the same");
-    check(norm(&numbers((2, 6, 0), 1), 2, &c, &c), "group_norm: x of shape [2, 6, 0] has no elements");
+    check(
+        norm(&numbers((2, 6), 1), 2, &c, &c),
+        "group_norm: x has shape [2, 6], expected [batch, channels, ...]",
+    );
+    check(
+        norm(&x, 4, &c, &c),
+        "group_norm: 6 channels of x of shape [2, 6, 4, 6] do not divide into 4 groups",
+    );
+    check(
+        norm(&x, 0, &c, &c),
+        "group_norm: 6 channels of x of shape [2, 6, 4, 6] do not divide into 0 groups",
+    );
+    check(
+        norm(&x, 2, &c, &numbers(5, 1)),
+        "group_norm: beta has shape [5], expected [6] or [2, 6]",
+    );
+    check(
+        norm(&x, 2, &c, &numbers((2, 6), 1)),
+        "group_norm: gamma has shape [6] and beta [2, 6], expected the same",
+    );
+    check(
+        norm(&numbers((2, 6, 0), 1), 2, &c, &c),
+        "group_norm: x of shape [2, 6, 0] has no elements",
+    );
 }
 
 #[test]
 fn linear() {
     let (x, w) = (numbers((2, 3), 1), numbers((5, 3), 2));
     let scalar = Tensor::new(1f32, x.device()).unwrap();
-    check(ddpm_kernels::linear(&scalar, &w, None), "linear: x has no dimensions, expected [..., inputs]");
-    check(ddpm_kernels::linear(&x, &numbers((5, 4), 1), None), "linear: weight has shape [5, 4], expected [outputs, 3] for x of shape [2, 3]");
-    check(ddpm_kernels::linear(&x, &w, Some(&numbers(3, 1))), "linear: bias has shape [3], expected [5]");
+    check(
+        ddpm_kernels::linear(&scalar, &w, None),
+        "linear: x has no dimensions, expected [..., inputs]",
+    );
+    check(
+        ddpm_kernels::linear(&x, &numbers((5, 4), 1), None),
+        "linear: weight has shape [5, 4], expected [outputs, 3] for x of shape [2, 3]",
+    );
+    check(
+        ddpm_kernels::linear(&x, &w, Some(&numbers(3, 1))),
+        "linear: bias has shape [3], expected [5]",
+    );
     let none = numbers((0, 3), 1);
-    check(ddpm_kernels::linear(&none, &w, None), "linear: nothing to multiply in x of shape [0, 3] and weight of shape [5, 3]");
+    check(
+        ddpm_kernels::linear(&none, &w, None),
+        "linear: nothing to multiply in x of shape [0, 3] and weight of shape [5, 3]",
+    );
 }
 
 #[test]
 fn attention() {
-    let (q, k, v) = (numbers((2, 3, 4, 5), 1), numbers((2, 3, 6, 5), 2), numbers((2, 3, 6, 7), 3));
+    let (q, k, v) = (
+        numbers((2, 3, 4, 5), 1),
+        numbers((2, 3, 6, 5), 2),
+        numbers((2, 3, 6, 7), 3),
+    );
     let attend = |q: &Tensor, k: &Tensor, v: &Tensor| ddpm_kernels::attention(q, k, v, 1.0);
-    check(attend(&numbers((3, 4, 5), 1), &k, &v), "attention: q has shape [3, 4, 5], expected [batch, heads, queries, size]");
+    check(
+        attend(&numbers((3, 4, 5), 1), &k, &v),
+        "attention: q has shape [3, 4, 5], expected [batch, heads, queries, size]",
+    );
     check(
         attend(&q, &numbers((2, 3, 6, 4), 1), &v),
         "attention: k has shape [2, 3, 6, 4], expected [2, 3, keys, 5] as q [2, 3, 4, 5]",
@@ -78,30 +149,78 @@ fn attention() {
 #[test]
 fn the_small_ones() {
     let (x, y) = (numbers((2, 3, 4, 6), 1), numbers((2, 3, 6, 4), 2));
-    check(ddpm_kernels::add(&x, &y), "add: x has shape [2, 3, 4, 6] and y [2, 3, 6, 4], expected the same");
-    check(ddpm_kernels::concat_channels(&x, &y), "concat_channels: a has shape [2, 3, 4, 6] and b [2, 3, 6, 4], expected the same but for channels");
-    check(ddpm_kernels::dropout(&x, &y, 0.1), "dropout: x has shape [2, 3, 4, 6] and mask [2, 3, 6, 4], expected the same");
-    check(ddpm_kernels::dropout(&x, &x, 1.0), "dropout: rate is 1, expected 0 <= rate < 1");
+    check(
+        ddpm_kernels::add(&x, &y),
+        "add: x has shape [2, 3, 4, 6] and y [2, 3, 6, 4], expected the same",
+    );
+    check(
+        ddpm_kernels::concat_channels(&x, &y),
+        "concat_channels: a has shape [2, 3, 4, 6] and b [2, 3, 6, 4], expected the same but for channels",
+    );
+    check(
+        ddpm_kernels::dropout(&x, &y, 0.1),
+        "dropout: x has shape [2, 3, 4, 6] and mask [2, 3, 6, 4], expected the same",
+    );
+    check(
+        ddpm_kernels::dropout(&x, &x, 1.0),
+        "dropout: rate is 1, expected 0 <= rate < 1",
+    );
     let wide = x.to_dtype(DType::F64).unwrap();
-    check(ddpm_kernels::dropout(&x, &wide, 0.1), "dropout: mask is F64, expected u8 or f32 of zeros and ones");
-    check(ddpm_kernels::silu(&wide), "silu: x is F64 [2, 3, 4, 6], expected f32");
-    check(ddpm_kernels::upsample_nearest_2x(&numbers(3, 1)), "upsample_nearest_2x: x has shape [3], expected [batch, channels, height, width]");
+    check(
+        ddpm_kernels::dropout(&x, &wide, 0.1),
+        "dropout: mask is F64, expected u8 or f32 of zeros and ones",
+    );
+    check(
+        ddpm_kernels::silu(&wide),
+        "silu: x is F64 [2, 3, 4, 6], expected f32",
+    );
+    check(
+        ddpm_kernels::upsample_nearest_2x(&numbers(3, 1)),
+        "upsample_nearest_2x: x has shape [3], expected [batch, channels, height, width]",
+    );
 }
 
 #[test]
 fn training() {
     let (p, g) = (numbers((2, 3), 1), numbers((3, 2), 2));
     let other = || numbers((2, 3), 3);
-    check(ddpm_kernels::adamw_step(&p, &other(), &other(), &g, &ADAMW), "adamw_step: p has shape [2, 3] and g [3, 2], expected the same");
     check(
-        ddpm_kernels::adamw_step(&p, &other(), &other(), &other(), &AdamW { step: 0, ..ADAMW }),
+        ddpm_kernels::adamw_step(&p, &other(), &other(), &g, &ADAMW),
+        "adamw_step: p has shape [2, 3] and g [3, 2], expected the same",
+    );
+    check(
+        ddpm_kernels::adamw_step(
+            &p,
+            &other(),
+            &other(),
+            &other(),
+            &AdamW { step: 0, ..ADAMW },
+        ),
         "adamw_step: step is 0, expected 1 for the first step",
     );
-    check(ddpm_kernels::adamw_step(&p, &p, &other(), &other(), &ADAMW), "adamw_step: p and m share their memory");
-    check(ddpm_kernels::adamw_step(&p, &other(), &other(), &p, &ADAMW), "adamw_step: p and g share their memory");
-    check(ddpm_kernels::ema_update(&p, &p, 0.9), "ema_update: ema and p share their memory");
-    check(ddpm_kernels::ema_update(&p, &other(), 1.5), "ema_update: decay is 1.5, expected 0 <= decay <= 1");
-    check(ddpm_kernels::scale_in_place(&p.t().unwrap(), 0.5), "scale_in_place: x of shape [3, 2] is not contiguous");
+    check(
+        ddpm_kernels::adamw_step(&p, &p, &other(), &other(), &ADAMW),
+        "adamw_step: p and m share their memory",
+    );
+    check(
+        ddpm_kernels::adamw_step(&p, &other(), &other(), &p, &ADAMW),
+        "adamw_step: p and g share their memory",
+    );
+    check(
+        ddpm_kernels::ema_update(&p, &p, 0.9),
+        "ema_update: ema and p share their memory",
+    );
+    check(
+        ddpm_kernels::ema_update(&p, &other(), 1.5),
+        "ema_update: decay is 1.5, expected 0 <= decay <= 1",
+    );
+    check(
+        ddpm_kernels::scale_in_place(&p.t().unwrap(), 0.5),
+        "scale_in_place: x of shape [3, 2] is not contiguous",
+    );
     let wide = p.to_dtype(DType::F64).unwrap();
-    check(ddpm_kernels::sum_of_squares(&wide), "sum_of_squares: x is F64 [2, 3], expected f32");
+    check(
+        ddpm_kernels::sum_of_squares(&wide),
+        "sum_of_squares: x is F64 [2, 3], expected f32",
+    );
 }

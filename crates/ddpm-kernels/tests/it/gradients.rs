@@ -16,11 +16,26 @@ fn check(what: &str, fast: Op, reference: Op, inputs: &[Tensor]) {
     let (expected_y, expected_gradients) = output_and_gradients(reference, inputs, DType::F64);
     assert_close(&format!("{what}: output"), &y, &expected_y, ROUNDING);
     for (i, (gradient, expected)) in gradients.iter().zip(&expected_gradients).enumerate() {
-        assert_close(&format!("{what}: gradient of input {i}"), gradient, expected, ROUNDING);
-        check_difference(&format!("{what}: difference along input {i}"), reference, inputs, i, expected);
+        assert_close(
+            &format!("{what}: gradient of input {i}"),
+            gradient,
+            expected,
+            ROUNDING,
+        );
+        check_difference(
+            &format!("{what}: difference along input {i}"),
+            reference,
+            inputs,
+            i,
+            expected,
+        );
     }
     let transposed: Vec<Tensor> = inputs.iter().map(in_transposed_memory).collect();
-    assert_eq!(values(&fast(&transposed).unwrap()), values(&y), "{what}: not contiguous");
+    assert_eq!(
+        values(&fast(&transposed).unwrap()),
+        values(&y),
+        "{what}: not contiguous"
+    );
 }
 
 /// The same tensor, its last two dimensions swapped in memory.
@@ -29,7 +44,12 @@ fn in_transposed_memory(x: &Tensor) -> Tensor {
         return x.clone();
     }
     let last = x.rank() - 1;
-    x.transpose(last - 1, last).unwrap().contiguous().unwrap().transpose(last - 1, last).unwrap()
+    x.transpose(last - 1, last)
+        .unwrap()
+        .contiguous()
+        .unwrap()
+        .transpose(last - 1, last)
+        .unwrap()
 }
 
 /// The derivative along a direction by central differences with step 1e-4 in double precision: the error is of the
@@ -37,24 +57,45 @@ fn in_transposed_memory(x: &Tensor) -> Tensor {
 #[track_caller]
 fn check_difference(what: &str, op: Op, inputs: &[Tensor], i: usize, gradient: &Tensor) {
     const STEP: f64 = 1e-4;
-    let inputs: Vec<Tensor> = inputs.iter().map(|x| x.to_dtype(DType::F64).unwrap()).collect();
+    let inputs: Vec<Tensor> = inputs
+        .iter()
+        .map(|x| x.to_dtype(DType::F64).unwrap())
+        .collect();
     let direction = numbers(inputs[i].shape(), 7).to_dtype(DType::F64).unwrap();
     let at = |step: f64| {
         let mut moved = inputs.clone();
         moved[i] = (&inputs[i] + (&direction * step).unwrap()).unwrap();
         let y = op(&moved).unwrap();
         let weights = numbers(y.shape(), 99).to_dtype(DType::F64).unwrap();
-        (y * weights).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap()
+        (y * weights)
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .to_scalar::<f64>()
+            .unwrap()
     };
     let difference = (at(STEP) - at(-STEP)) / (2.0 * STEP);
-    let expected = (gradient * direction).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap();
-    assert!((difference - expected).abs() <= 1e-5 * expected.abs().max(1.0), "{what}: {difference}, by gradient {expected}");
+    let expected = (gradient * direction)
+        .unwrap()
+        .sum_all()
+        .unwrap()
+        .to_scalar::<f64>()
+        .unwrap();
+    assert!(
+        (difference - expected).abs() <= 1e-5 * expected.abs().max(1.0),
+        "{what}: {difference}, by gradient {expected}"
+    );
 }
 
 #[test]
 fn conv2d_is_its_reference() {
     let same = Padding::same(1);
-    let skewed = Padding { top: 2, left: 0, bottom: 1, right: 3 };
+    let skewed = Padding {
+        top: 2,
+        left: 0,
+        bottom: 1,
+        right: 3,
+    };
     // batch, inputs, height, width, outputs, kernel height and width, stride, padding
     let cases = [
         (1, 1, 7, 5, 1, 3, 3, 1, same),
@@ -72,7 +113,8 @@ fn conv2d_is_its_reference() {
         (1, 3, 20, 21, 4, 1, 1, 1, Padding::ZERO),
     ];
     for case in cases {
-        let (batch, inputs, height, width, outputs, kernel_height, kernel_width, stride, padding) = case;
+        let (batch, inputs, height, width, outputs, kernel_height, kernel_width, stride, padding) =
+            case;
         let conv = Conv2d { stride, padding };
         let x = numbers((batch, inputs, height, width), 1);
         let weight = numbers((outputs, inputs, kernel_height, kernel_width), 2);
@@ -98,13 +140,20 @@ fn conv2d_is_its_reference() {
 fn group_norm_is_its_reference() {
     for (batch, channels, groups) in [(1, 1, 1), (2, 6, 3), (3, 4, 4), (2, 6, 1)] {
         for activation in [Activation::None, Activation::Silu] {
-            for shape in [vec![batch, channels, 7, 5], vec![batch, channels, 19], vec![batch, channels, 33, 41]] {
+            for shape in [
+                vec![batch, channels, 7, 5],
+                vec![batch, channels, 19],
+                vec![batch, channels, 33, 41],
+            ] {
                 for affine in [vec![channels], vec![batch, channels]] {
                     let x = (numbers(shape.as_slice(), 1) + 0.25).unwrap();
-                    let (gamma, beta) = (numbers(affine.as_slice(), 2), numbers(affine.as_slice(), 3));
+                    let (gamma, beta) =
+                        (numbers(affine.as_slice(), 2), numbers(affine.as_slice(), 3));
                     check(
                         &format!("{shape:?} in {groups} groups, affine {affine:?}, {activation:?}"),
-                        &|t| ddpm_kernels::group_norm(&t[0], groups, &t[1], &t[2], 1e-5, activation),
+                        &|t| {
+                            ddpm_kernels::group_norm(&t[0], groups, &t[1], &t[2], 1e-5, activation)
+                        },
                         &|t| reference::group_norm(&t[0], groups, &t[1], &t[2], 1e-5, activation),
                         &[x, gamma, beta],
                     );
@@ -120,14 +169,27 @@ fn group_norm_keeps_its_precision_far_from_zero() {
     let (gamma, beta) = (numbers(4, 2), numbers(4, 3));
     let y = ddpm_kernels::group_norm(&x, 2, &gamma, &beta, 1e-5, Activation::None).unwrap();
     let wide = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
-    let expected = reference::group_norm(&wide(&x), 2, &wide(&gamma), &wide(&beta), 1e-5, Activation::None).unwrap();
+    let expected = reference::group_norm(
+        &wide(&x),
+        2,
+        &wide(&gamma),
+        &wide(&beta),
+        1e-5,
+        Activation::None,
+    )
+    .unwrap();
     // The mean, near 100, is rounded to 4e-6; the deviation is about 0.6.
     assert_close("near 100", &y, &expected, 2e-5);
 }
 
 #[test]
 fn attention_is_its_reference() {
-    for (batch, heads, queries, keys, size, value_size) in [(1, 1, 1, 1, 1, 1), (2, 3, 7, 5, 4, 6), (3, 1, 35, 35, 8, 8), (1, 2, 150, 37, 5, 3)] {
+    for (batch, heads, queries, keys, size, value_size) in [
+        (1, 1, 1, 1, 1, 1),
+        (2, 3, 7, 5, 4, 6),
+        (3, 1, 35, 35, 8, 8),
+        (1, 2, 150, 37, 5, 3),
+    ] {
         let q = (numbers((batch, heads, queries, size), 1) * 3.0).unwrap();
         let k = numbers((batch, heads, keys, size), 2);
         let v = numbers((batch, heads, keys, value_size), 3);
@@ -145,16 +207,34 @@ fn attention_to_scores_far_apart_is_a_choice() {
     let q = Tensor::full(1000f32, (1, 1, 1, 1), &candle_core::Device::Cpu).unwrap();
     let k = Tensor::from_vec(vec![1f32, -1.0], (1, 1, 2, 1), q.device()).unwrap();
     let v = Tensor::from_vec(vec![5f32, 7.0], (1, 1, 2, 1), q.device()).unwrap();
-    assert_eq!(values(&ddpm_kernels::attention(&q, &k, &v, 1.0).unwrap()), [5.0]);
+    assert_eq!(
+        values(&ddpm_kernels::attention(&q, &k, &v, 1.0).unwrap()),
+        [5.0]
+    );
 }
 
 #[test]
 fn linear_is_its_reference() {
-    let cases: [(&[usize], usize); 5] = [(&[3], 5), (&[2, 3], 1), (&[2, 7, 5], 4), (&[1, 1], 3), (&[1300, 6], 131)];
+    let cases: [(&[usize], usize); 5] = [
+        (&[3], 5),
+        (&[2, 3], 1),
+        (&[2, 7, 5], 4),
+        (&[1, 1], 3),
+        (&[1300, 6], 131),
+    ];
     for (shape, outputs) in cases {
-        let (x, weight, bias) = (numbers(shape, 1), numbers((outputs, shape[shape.len() - 1]), 2), numbers(outputs, 3));
+        let (x, weight, bias) = (
+            numbers(shape, 1),
+            numbers((outputs, shape[shape.len() - 1]), 2),
+            numbers(outputs, 3),
+        );
         let what = format!("{shape:?} to {outputs}");
-        check(&what, &|t| ddpm_kernels::linear(&t[0], &t[1], None), &|t| reference::linear(&t[0], &t[1], None), &[x.clone(), weight.clone()]);
+        check(
+            &what,
+            &|t| ddpm_kernels::linear(&t[0], &t[1], None),
+            &|t| reference::linear(&t[0], &t[1], None),
+            &[x.clone(), weight.clone()],
+        );
         check(
             &what,
             &|t| ddpm_kernels::linear(&t[0], &t[1], Some(&t[2])),
@@ -169,22 +249,51 @@ fn the_small_ones_are_their_references() {
     for shape in [(1, 1, 1, 1), (2, 3, 7, 5), (3, 5, 64, 65)] {
         let (x, y) = ((numbers(shape, 1) * 9.0).unwrap(), numbers(shape, 2));
         let one = [x.clone()];
-        check("silu", &|t| ddpm_kernels::silu(&t[0]), &|t| reference::silu(&t[0]), &one);
-        check("upsample", &|t| ddpm_kernels::upsample_nearest_2x(&t[0]), &|t| reference::upsample_nearest_2x(&t[0]), &one);
-        check("add", &|t| ddpm_kernels::add(&t[0], &t[1]), &|t| reference::add(&t[0], &t[1]), &[x.clone(), y.clone()]);
+        check(
+            "silu",
+            &|t| ddpm_kernels::silu(&t[0]),
+            &|t| reference::silu(&t[0]),
+            &one,
+        );
+        check(
+            "upsample",
+            &|t| ddpm_kernels::upsample_nearest_2x(&t[0]),
+            &|t| reference::upsample_nearest_2x(&t[0]),
+            &one,
+        );
+        check(
+            "add",
+            &|t| ddpm_kernels::add(&t[0], &t[1]),
+            &|t| reference::add(&t[0], &t[1]),
+            &[x.clone(), y.clone()],
+        );
         let wider = numbers((shape.0, 4, shape.2, shape.3), 3);
         let both = [x.clone(), wider];
-        check("concat", &|t| ddpm_kernels::concat_channels(&t[0], &t[1]), &|t| reference::concat_channels(&t[0], &t[1]), &both);
+        check(
+            "concat",
+            &|t| ddpm_kernels::concat_channels(&t[0], &t[1]),
+            &|t| reference::concat_channels(&t[0], &t[1]),
+            &both,
+        );
         for dtype in [DType::U8, DType::F32] {
             let mask = y.ge(0f32).unwrap().to_dtype(dtype).unwrap();
-            check("dropout", &|t| ddpm_kernels::dropout(&t[0], &mask, 0.3), &|t| reference::dropout(&t[0], &mask, 0.3), &one);
+            check(
+                "dropout",
+                &|t| ddpm_kernels::dropout(&t[0], &mask, 0.3),
+                &|t| reference::dropout(&t[0], &mask, 0.3),
+                &one,
+            );
         }
     }
 }
 
 #[test]
 fn silu_at_the_ends() {
-    let x = Tensor::new(&[-1000f32, -100.0, 0.0, 100.0, 1000.0, f32::INFINITY], &candle_core::Device::Cpu).unwrap();
+    let x = Tensor::new(
+        &[-1000f32, -100.0, 0.0, 100.0, 1000.0, f32::INFINITY],
+        &candle_core::Device::Cpu,
+    )
+    .unwrap();
     let y = values(&ddpm_kernels::silu(&x).unwrap());
     assert!(y[0].abs() < 1e-30 && y[1].abs() < 1e-30, "{y:?}");
     assert_eq!(y[2..], [0.0, 100.0, 1000.0, f64::INFINITY]);
@@ -207,10 +316,21 @@ fn gradients_add_up_when_a_tensor_is_used_twice() {
 
 #[test]
 fn only_what_needs_a_gradient_gets_one() {
-    let conv = Conv2d { stride: 1, padding: Padding::same(1) };
-    let (x, weight, bias) = (numbers((2, 3, 4, 6), 1), numbers((5, 3, 3, 3), 2), Var::from_tensor(&numbers(5, 3)).unwrap());
+    let conv = Conv2d {
+        stride: 1,
+        padding: Padding::same(1),
+    };
+    let (x, weight, bias) = (
+        numbers((2, 3, 4, 6), 1),
+        numbers((5, 3, 3, 3), 2),
+        Var::from_tensor(&numbers(5, 3)).unwrap(),
+    );
     let y = ddpm_kernels::conv2d(&x, &weight, Some(&bias), conv).unwrap();
     let gradients = y.sum_all().unwrap().backward().unwrap();
     assert!(gradients.get(&x).is_none() && gradients.get(&weight).is_none());
-    assert!(values(gradients.get(&bias).unwrap()).iter().all(|&g| g == 48.0)); // 2 images of 4 by 6
+    assert!(
+        values(gradients.get(&bias).unwrap())
+            .iter()
+            .all(|&g| g == 48.0)
+    ); // 2 images of 4 by 6
 }

@@ -5,11 +5,21 @@ use ddpm_kernels::{Activation, AdamW, Conv2d, Padding};
 
 use crate::support::{Op, bits, numbers, output_and_gradients};
 
-const SAME: Conv2d = Conv2d { stride: 1, padding: Padding::same(1) };
-const DOWN: Conv2d = Conv2d { stride: 2, padding: Padding::DDPM_DOWN };
+const SAME: Conv2d = Conv2d {
+    stride: 1,
+    padding: Padding::same(1),
+};
+const DOWN: Conv2d = Conv2d {
+    stride: 2,
+    padding: Padding::DDPM_DOWN,
+};
 
 fn on_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .unwrap()
+        .install(work)
 }
 
 #[track_caller]
@@ -28,13 +38,36 @@ fn check(op: impl Fn(&[Tensor]) -> Result<Tensor> + Sync, inputs: &[Tensor]) {
 #[test]
 fn operations_give_the_same_bits() {
     let x = numbers((9, 40, 13, 11), 1);
-    check(|t| ddpm_kernels::conv2d(&t[0], &t[1], Some(&t[2]), SAME), &[x.clone(), numbers((24, 40, 3, 3), 2), numbers(24, 3)]);
-    check(|t| ddpm_kernels::conv2d(&t[0], &t[1], Some(&t[2]), DOWN), &[x.clone(), numbers((24, 40, 3, 3), 2), numbers(24, 3)]);
-    check(|t| ddpm_kernels::group_norm(&t[0], 8, &t[1], &t[2], 1e-6, Activation::Silu), &[x.clone(), numbers(40, 2), numbers(40, 3)]);
+    check(
+        |t| ddpm_kernels::conv2d(&t[0], &t[1], Some(&t[2]), SAME),
+        &[x.clone(), numbers((24, 40, 3, 3), 2), numbers(24, 3)],
+    );
+    check(
+        |t| ddpm_kernels::conv2d(&t[0], &t[1], Some(&t[2]), DOWN),
+        &[x.clone(), numbers((24, 40, 3, 3), 2), numbers(24, 3)],
+    );
+    check(
+        |t| ddpm_kernels::group_norm(&t[0], 8, &t[1], &t[2], 1e-6, Activation::Silu),
+        &[x.clone(), numbers(40, 2), numbers(40, 3)],
+    );
     check(|t| ddpm_kernels::silu(&t[0]), std::slice::from_ref(&x));
-    check(|t| ddpm_kernels::upsample_nearest_2x(&t[0]), std::slice::from_ref(&x));
-    check(|t| ddpm_kernels::linear(&t[0], &t[1], Some(&t[2])), &[numbers((2500, 40), 1), numbers((150, 40), 2), numbers(150, 3)]);
-    let qkv = [numbers((3, 2, 200, 16), 1), numbers((3, 2, 200, 16), 2), numbers((3, 2, 200, 16), 3)];
+    check(
+        |t| ddpm_kernels::upsample_nearest_2x(&t[0]),
+        std::slice::from_ref(&x),
+    );
+    check(
+        |t| ddpm_kernels::linear(&t[0], &t[1], Some(&t[2])),
+        &[
+            numbers((2500, 40), 1),
+            numbers((150, 40), 2),
+            numbers(150, 3),
+        ],
+    );
+    let qkv = [
+        numbers((3, 2, 200, 16), 1),
+        numbers((3, 2, 200, 16), 2),
+        numbers((3, 2, 200, 16), 3),
+    ];
     check(|t| ddpm_kernels::attention(&t[0], &t[1], &t[2], 0.25), &qkv);
 }
 
@@ -44,11 +77,23 @@ fn training_steps_give_the_same_bits() {
         on_threads(threads, || {
             let [p, m, g] = [1, 2, 3].map(|seed| numbers(100_003, seed));
             let v = numbers(100_003, 4).sqr().unwrap();
-            let adamw = AdamW { learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step: 5 };
+            let adamw = AdamW {
+                learning_rate: 1e-3,
+                beta1: 0.9,
+                beta2: 0.999,
+                eps: 1e-8,
+                weight_decay: 0.01,
+                step: 5,
+            };
             ddpm_kernels::scale_in_place(&g, 0.7).unwrap();
             ddpm_kernels::adamw_step(&p, &m, &v, &g, &adamw).unwrap();
             ddpm_kernels::ema_update(&m, &p, 0.99).unwrap();
-            (bits(&p), bits(&m), bits(&v), ddpm_kernels::sum_of_squares(&p).unwrap().to_bits())
+            (
+                bits(&p),
+                bits(&m),
+                bits(&v),
+                ddpm_kernels::sum_of_squares(&p).unwrap().to_bits(),
+            )
         })
     };
     let once = run(1);
