@@ -243,10 +243,7 @@ impl Attention {
 per_processor! {
     /// x = e^(x - max x), divided by its sum.
     fn softmax(x: &mut [f32]) {
-        let mut largest = f32::NEG_INFINITY;
-        for &x in x.iter() {
-            largest = if x > largest { x } else { largest };
-        }
+        let largest = simd::largest(x);
         for x in x.iter_mut() {
             *x = exp(*x - largest);
         }

@@ -569,19 +569,22 @@ fn data_gradient(g: &[f32], w: &[f32], geometry: &Geometry) -> Vec<f32> {
 /// With stride 1 it is again a correlation: of g, with every kernel turned by half a turn and inputs for outputs.
 fn data_gradient_by_correlation(g: &[f32], w: &[f32], geometry: &Geometry) -> Vec<f32> {
     let (inputs, outputs, taps) = (geometry.inputs, geometry.outputs, geometry.taps());
-    let mut turned = vec![0.0; w.len()];
-    turned
-        .par_chunks_mut((outputs * taps).max(1))
-        .enumerate()
-        .for_each(|(input, turned)| {
-            for (output, turned) in turned.chunks_exact_mut(taps).enumerate() {
-                let kernel = &w[(output * inputs + input) * taps..][..taps];
+    let block = CHANNELS * outputs * taps; // some inputs at a time: their kernels lie together in `w`
+    let (turned, _) = in_pieces(w.len(), block, |block, turned| {
+        for output in 0..outputs {
+            let kernels = &w[(output * inputs + block * CHANNELS) * taps..];
+            for (turned, kernel) in turned
+                .chunks_exact_mut(outputs * taps)
+                .zip(kernels.chunks_exact(taps))
+            {
+                let turned = &mut turned[output * taps..][..taps];
                 turned
                     .iter_mut()
                     .zip(kernel.iter().rev())
                     .for_each(|(turned, &w)| *turned = w);
             }
-        });
+        }
+    });
     let backward = Geometry {
         inputs: outputs,
         outputs: inputs,

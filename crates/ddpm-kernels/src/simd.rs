@@ -94,6 +94,23 @@ pub(crate) fn sum_of(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f64 {
     total
 }
 
+/// The largest of all, or -infinity of none; NaN is passed over.
+#[inline(always)]
+pub(crate) fn largest(x: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut most = [f32::NEG_INFINITY; LANES];
+    let whole = x.chunks_exact(LANES);
+    for (most, &x) in most.iter_mut().zip(whole.remainder()) {
+        *most = larger(*most, x);
+    }
+    for x in whole {
+        for (most, &x) in most.iter_mut().zip(x) {
+            *most = larger(*most, x);
+        }
+    }
+    most.into_iter().fold(f32::NEG_INFINITY, larger)
+}
+
 /// e^x to about two units in the last place: 2^n e^r by Cephes' polynomial. Beyond ±87 it stays at its last value; NaN stays NaN.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
@@ -150,5 +167,7 @@ mod tests {
         let x: Vec<f32> = (0..5003).map(|i| (i % 7) as f32).collect();
         assert_eq!(sum(&x), x.iter().map(|&x| f64::from(x)).sum::<f64>());
         assert_eq!(sum(&[]), 0.0);
+        assert_eq!(largest(&x), 6.0);
+        assert_eq!(largest(&[-3.0, -1.0, -2.0]), -1.0);
     }
 }
