@@ -463,19 +463,37 @@ fn image_to_columns(
     stride: usize,
 ) {
     let count = rows * geometry.output_width;
+    let taps = (0..geometry.kernel_height)
+        .flat_map(|ky| (0..geometry.kernel_width).map(move |kx| (ky, kx)));
+    let channels = || x.chunks_exact(geometry.input_pixels());
     let mut line = 0;
-    for channel in x.chunks_exact(geometry.input_pixels()) {
-        for ky in 0..geometry.kernel_height {
-            for kx in 0..geometry.kernel_width {
-                shifted_rows(
+    if geometry.stride == 1 && geometry.width == geometry.output_width {
+        // Planes can be as small as four pixels, so that where they go is worked out once for all channels.
+        let shifts: Vec<Shift> = taps
+            .map(|tap| Shift::new(geometry, tap, row, count))
+            .collect();
+        for channel in channels() {
+            for shift in &shifts {
+                shift.copy(
                     channel,
-                    geometry,
-                    (ky, kx),
-                    row,
+                    geometry.width,
                     &mut columns[line * stride..][..count],
                 );
                 line += 1;
             }
+        }
+        return;
+    }
+    for channel in channels() {
+        for tap in taps.clone() {
+            shifted_rows(
+                channel,
+                geometry,
+                tap,
+                row,
+                &mut columns[line * stride..][..count],
+            );
+            line += 1;
         }
     }
 }
@@ -490,9 +508,6 @@ fn shifted_rows(
 ) {
     let (width, output_width) = (geometry.width, geometry.output_width);
     let (first, last) = columns_inside(geometry, kx);
-    if geometry.stride == 1 && width == output_width {
-        return shifted_plane(channel, geometry, (ky, kx), row, into);
-    }
     for (oy, into) in (row..).zip(into.chunks_exact_mut(output_width)) {
         let y = oy * geometry.stride + ky;
         if y < geometry.top || y - geometry.top >= geometry.height {
@@ -516,28 +531,48 @@ fn shifted_rows(
     }
 }
 
-/// The same where input and output are equally wide: one copy of the whole plane, then zeros where rows wrapped around.
-fn shifted_plane(
-    channel: &[f32],
-    geometry: &Geometry,
-    (ky, kx): (usize, usize),
-    row: usize,
-    into: &mut [f32],
-) {
-    let width = geometry.width;
-    let shift = (row + ky) as isize * width as isize + kx as isize
-        - (geometry.top * width + geometry.left) as isize;
-    let before = usize::try_from(-shift).unwrap_or(0).min(into.len());
-    let start = usize::try_from(shift).unwrap_or(0).min(channel.len());
-    let length = (into.len() - before).min(channel.len() - start);
-    into[..before].fill(0.0);
-    into[before..before + length].copy_from_slice(&channel[start..start + length]);
-    into[before + length..].fill(0.0);
-    let (first, last) = columns_inside(geometry, kx);
-    if first > 0 || last < width {
-        for line in into.chunks_exact_mut(width) {
-            line[..first].fill(0.0);
-            line[last..].fill(0.0);
+/// What one tap of the kernel sees where input and output are equally wide: one piece of the plane as it is, zeros
+/// before and after it, and zeros in the columns where its rows wrapped around.
+#[derive(Clone, Copy)]
+struct Shift {
+    /// Zeros before the piece.
+    before: usize,
+    /// The piece of the plane.
+    start: usize,
+    length: usize,
+    /// The columns that lie inside of the image: first, and one after the last.
+    inside: (usize, usize),
+}
+
+impl Shift {
+    /// For `count` output pixels from the output row `row` on.
+    fn new(geometry: &Geometry, (ky, kx): (usize, usize), row: usize, count: usize) -> Shift {
+        let width = geometry.width;
+        let shift = (row + ky) as isize * width as isize + kx as isize
+            - (geometry.top * width + geometry.left) as isize;
+        let before = usize::try_from(-shift).unwrap_or(0).min(count);
+        let start = usize::try_from(shift)
+            .unwrap_or(0)
+            .min(geometry.input_pixels());
+        Shift {
+            before,
+            start,
+            length: (count - before).min(geometry.input_pixels() - start),
+            inside: columns_inside(geometry, kx),
+        }
+    }
+
+    fn copy(&self, channel: &[f32], width: usize, into: &mut [f32]) {
+        let piece = &channel[self.start..][..self.length];
+        let (zeros, rest) = into.split_at_mut(self.before);
+        let (copied, beyond) = rest.split_at_mut(self.length);
+        zeros.fill(0.0);
+        copied.copy_from_slice(piece);
+        beyond.fill(0.0);
+        // Column by column: a row has one or two such pixels, too few to fill them row by row.
+        for column in (0..self.inside.0).chain(self.inside.1..width) {
+            let pixels = into.iter_mut().skip(column).step_by(width);
+            pixels.for_each(|pixel| *pixel = 0.0);
         }
     }
 }

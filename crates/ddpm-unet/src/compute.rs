@@ -14,16 +14,28 @@ pub(crate) struct Compute<'a> {
     pub(crate) dropout: Option<Dropout<'a>>,
 }
 
-impl Operations for Compute<'_> {
-    type Value = Tensor;
-
-    fn conv2d(&mut self, x: &Tensor, conv: &Conv) -> Result<Tensor> {
-        let (weight, bias) = (&self.weights[conv.weight], &self.weights[conv.bias]);
+impl Compute<'_> {
+    fn convolve(&self, x: &Tensor, conv: &Conv, bias: &Tensor) -> Result<Tensor> {
         let how = Conv2d {
             stride: conv.stride,
             padding: conv.padding,
         };
+        let weight = &self.weights[conv.weight];
         Ok(ddpm_kernels::conv2d(x, weight, Some(bias), how)?)
+    }
+}
+
+impl Operations for Compute<'_> {
+    type Value = Tensor;
+
+    fn conv2d(&mut self, x: &Tensor, conv: &Conv) -> Result<Tensor> {
+        self.convolve(x, conv, &self.weights[conv.bias])
+    }
+
+    /// The bias of each image's own costs the convolution nothing.
+    fn conv2d_plus(&mut self, x: &Tensor, conv: &Conv, plus: &Tensor) -> Result<Tensor> {
+        let bias = plus.broadcast_add(&self.weights[conv.bias])?; // [B, O]
+        self.convolve(x, conv, &bias)
     }
 
     fn linear(&mut self, x: &Tensor, linear: &Linear) -> Result<Tensor> {
@@ -77,11 +89,6 @@ impl Operations for Compute<'_> {
 
     fn add(&mut self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
         Ok(ddpm_kernels::add(x, y)?)
-    }
-
-    fn add_per_channel(&mut self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-        let (batch, channels) = y.dims2()?;
-        Ok(x.broadcast_add(&y.reshape((batch, channels, 1, 1))?)?)
     }
 
     fn divide(&mut self, x: &Tensor, divisor: f64) -> Result<Tensor> {

@@ -173,6 +173,15 @@ impl Operations for Measure<'_> {
         Ok(self.value(&[x.shape[0], self.outputs(conv.weight), height, width]))
     }
 
+    fn conv2d_plus(
+        &mut self,
+        x: &Rc<Shaped>,
+        conv: &Conv,
+        _: &Rc<Shaped>,
+    ) -> Result<Rc<Shaped>> {
+        self.conv2d(x, conv)
+    }
+
     fn linear(&mut self, x: &Rc<Shaped>, linear: &Linear) -> Result<Rc<Shaped>> {
         let mut shape = x.shape.clone();
         shape.pop();
@@ -199,10 +208,6 @@ impl Operations for Measure<'_> {
     }
 
     fn add(&mut self, x: &Rc<Shaped>, _: &Rc<Shaped>) -> Result<Rc<Shaped>> {
-        Ok(self.value(&x.shape))
-    }
-
-    fn add_per_channel(&mut self, x: &Rc<Shaped>, _: &Rc<Shaped>) -> Result<Rc<Shaped>> {
         Ok(self.value(&x.shape))
     }
 

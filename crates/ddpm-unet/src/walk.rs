@@ -12,6 +12,13 @@ pub(crate) trait Operations {
 
     /// `[B, I, H, W]` -> `[B, O, H', W']`
     fn conv2d(&mut self, x: &Self::Value, conv: &Conv) -> Result<Self::Value>;
+    /// The same, plus a number for each channel of each image: `[B, O]`.
+    fn conv2d_plus(
+        &mut self,
+        x: &Self::Value,
+        conv: &Conv,
+        plus: &Self::Value,
+    ) -> Result<Self::Value>;
     /// `[..., I]` -> `[..., O]`
     fn linear(&mut self, x: &Self::Value, linear: &Linear) -> Result<Self::Value>;
     /// `[B, C, ...]` -> the same
@@ -33,8 +40,6 @@ pub(crate) trait Operations {
     fn silu(&mut self, x: &Self::Value) -> Result<Self::Value>;
     /// Two values of one shape.
     fn add(&mut self, x: &Self::Value, y: &Self::Value) -> Result<Self::Value>;
-    /// `[B, C, H, W]` and `[B, C]`
-    fn add_per_channel(&mut self, x: &Self::Value, y: &Self::Value) -> Result<Self::Value>;
     /// x / divisor
     fn divide(&mut self, x: &Self::Value, divisor: f64) -> Result<Self::Value>;
     /// `[B, C, H, W]` -> `[B, H W, C]`
@@ -147,12 +152,12 @@ fn resnet<O: Operations>(
     time: &O::Value,
 ) -> Result<O::Value> {
     let mut h = ops.group_norm(&x, &block.norm1, Activation::Silu)?;
-    h = ops.conv2d(&h, &block.conv1)?;
     let time = ops.linear(time, &block.time)?; // [B, C], or [B, 2 C] with scale_shift
     if block.scale_shift {
+        h = ops.conv2d(&h, &block.conv1)?;
         h = ops.group_norm_scale_shift(&h, &block.norm2, &time, Activation::Silu)?;
     } else {
-        h = ops.add_per_channel(&h, &time)?;
+        h = ops.conv2d_plus(&h, &block.conv1, &time)?;
         h = ops.group_norm(&h, &block.norm2, Activation::Silu)?;
     }
     h = ops.dropout(&h, block.dropout)?;
