@@ -10,7 +10,11 @@ use crate::{Error, Result};
 ///
 /// A folder that exists already is replaced. Every folder beneath is synced, and the parent after the rename;
 /// `fill` must sync the files it writes. Left-over siblings of an earlier process that was killed are removed.
-pub(crate) fn replace_folder(folder: &Path, what: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub(crate) fn replace_folder(
+    folder: &Path,
+    what: &str,
+    fill: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
     let (parent, name) = split(folder)?;
     fs::create_dir_all(&parent).map_err(Error::write(what, folder))?;
     let draft = parent.join(format!(".{name}{DRAFT}{}", std::process::id()));
@@ -54,11 +58,22 @@ const DRAFT: &str = ".tmp-";
 const RETIRED: &str = ".old-";
 
 fn split(folder: &Path) -> Result<(PathBuf, String)> {
-    let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).ok_or_else(|| {
-        let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "the path names no folder");
-        Error::Write { what: "a folder".to_owned(), path: folder.to_owned(), source }
-    })?;
-    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = folder
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .ok_or_else(|| {
+            let source =
+                std::io::Error::new(std::io::ErrorKind::InvalidInput, "the path names no folder");
+            Error::Write {
+                what: "a folder".to_owned(),
+                path: folder.to_owned(),
+                source,
+            }
+        })?;
+    let parent = folder
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     Ok((parent.to_owned(), name))
 }
 
@@ -87,12 +102,20 @@ fn remove_if_there(path: &Path) -> std::io::Result<()> {
 /// Removes hidden drafts and retired folders of the same family (`step-...`, or exactly this name).
 /// Failing to is harmless: they are invisible and the next write tries again.
 fn clear_left_overs(parent: &Path, name: &str) {
-    let family = if name.starts_with("step-") { "step-" } else { name };
-    let Ok(entries) = fs::read_dir(parent) else { return };
+    let family = if name.starts_with("step-") {
+        "step-"
+    } else {
+        name
+    };
+    let Ok(entries) = fs::read_dir(parent) else {
+        return;
+    };
     for entry in entries.flatten() {
         let file_name = entry.file_name();
         let text = file_name.to_string_lossy();
-        let is_ours = text.strip_prefix('.').is_some_and(|rest| rest.starts_with(family));
+        let is_ours = text
+            .strip_prefix('.')
+            .is_some_and(|rest| rest.starts_with(family));
         if is_ours && (text.contains(DRAFT) || text.contains(RETIRED)) {
             drop(remove_if_there(&entry.path()));
         }

@@ -153,18 +153,30 @@ impl Error {
     }
 
     pub(crate) fn malformed(path: &Path, reason: impl fmt::Display) -> Self {
-        Self::Malformed { path: path.to_owned(), reason: reason.to_string() }
+        Self::Malformed {
+            path: path.to_owned(),
+            reason: reason.to_string(),
+        }
     }
 
     pub(crate) fn unsupported(path: &Path, reason: impl fmt::Display) -> Self {
-        Self::Unsupported { path: path.to_owned(), reason: reason.to_string() }
+        Self::Unsupported {
+            path: path.to_owned(),
+            reason: reason.to_string(),
+        }
     }
 
     pub(crate) fn tensor_file(path: &Path, reason: impl fmt::Display) -> Self {
-        Self::TensorFile { path: path.to_owned(), reason: reason.to_string() }
+        Self::TensorFile {
+            path: path.to_owned(),
+            reason: reason.to_string(),
+        }
     }
 }
 
 fn list_skipped(skipped: &[crate::Skipped]) -> String {
-    skipped.iter().map(|s| format!("; skipped {}", s.reason)).collect()
+    skipped
+        .iter()
+        .map(|s| format!("; skipped {}", s.reason))
+        .collect()
 }

@@ -27,7 +27,7 @@ pub use error::{Error, Result};
 pub use model::{Model, Weights, find_shipped, resolve_model};
 pub use pipeline::Pipeline;
 pub use run_folder::{
-    Checkpoint, Newest, Skipped, TrainState, checkpoints_folder, keep_last, list_checkpoints, newest_whole,
-    read_run_toml, read_train_state, validate, write_checkpoint,
+    Checkpoint, Newest, Skipped, TrainState, checkpoints_folder, keep_last, list_checkpoints,
+    newest_whole, read_run_toml, read_train_state, validate, write_checkpoint,
 };
 pub use tensor_file::{TensorFile, write_tensors};

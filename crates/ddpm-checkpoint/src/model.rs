@@ -9,7 +9,9 @@ use ddpm_samplers::SchedulerConfig;
 use ddpm_unet::UNetConfig;
 
 use crate::pipeline::{Parts, not_a_model, read_weights};
-use crate::run_folder::{STATE, Skipped, checkpoints_folder, ema_rates, newest_whole, read_run_toml, step_of};
+use crate::run_folder::{
+    STATE, Skipped, checkpoints_folder, ema_rates, newest_whole, read_run_toml, step_of,
+};
 use crate::tensor_file::TensorFile;
 use crate::{Error, Pipeline, Result};
 
@@ -58,8 +60,13 @@ pub fn resolve_model(path: &Path) -> Result<Model> {
     let newest = newest_whole(path)?;
     match newest.checkpoint {
         Some(checkpoint) => Model::open(&checkpoint.path, newest.skipped),
-        None if newest.skipped.is_empty() && path.join("unet").is_dir() => Model::open(path, Vec::new()),
-        None => Err(Error::NoWholeCheckpoint { run: path.to_owned(), skipped: newest.skipped }),
+        None if newest.skipped.is_empty() && path.join("unet").is_dir() => {
+            Model::open(path, Vec::new())
+        }
+        None => Err(Error::NoWholeCheckpoint {
+            run: path.to_owned(),
+            skipped: newest.skipped,
+        }),
     }
 }
 
@@ -69,17 +76,30 @@ pub fn resolve_model(path: &Path) -> Result<Model> {
 /// When it is nowhere.
 pub fn find_shipped(name: &str, starts: &[PathBuf]) -> Result<PathBuf> {
     let shipped = Path::new("checkpoints").join(name);
-    let mut candidates = starts.iter().flat_map(|start| start.ancestors()).map(|folder| folder.join(&shipped));
-    candidates.find(|folder| folder.is_dir()).ok_or_else(|| not_a_model(&shipped, "it is in no folder above"))
+    let mut candidates = starts
+        .iter()
+        .flat_map(|start| start.ancestors())
+        .map(|folder| folder.join(&shipped));
+    candidates
+        .find(|folder| folder.is_dir())
+        .ok_or_else(|| not_a_model(&shipped, "it is in no folder above"))
 }
 
 impl Model {
     fn open(folder: &Path, skipped: Vec<Skipped>) -> Result<Self> {
         let parts = Parts::find(folder)?;
         let (unet, scheduler) = (parts.read_unet()?, parts.read_scheduler()?);
-        let run = if folder.join("run.toml").is_file() { Some(read_run_toml(folder)?) } else { None };
+        let run = if folder.join("run.toml").is_file() {
+            Some(read_run_toml(folder)?)
+        } else {
+            None
+        };
         let state = folder.join(STATE);
-        let state = if state.is_file() { Some(TensorFile::open(&state)?) } else { None };
+        let state = if state.is_file() {
+            Some(TensorFile::open(&state)?)
+        } else {
+            None
+        };
         let names = state.as_ref().map(TensorFile::names).unwrap_or_default();
         Ok(Self {
             folder: folder.to_owned(),
@@ -108,23 +128,40 @@ impl Model {
         match weights {
             Weights::Ema => Pipeline::load(&self.folder),
             Weights::Raw if self.has_raw => self.read_state("raw.").map(pipeline),
-            Weights::EmaRate(asked) => match self.ema_rates.iter().find(|rate| same_rate(rate, asked)) {
-                Some(rate) => self.read_state(&format!("ema.{rate}.")).map(pipeline),
-                None => Err(self.no_such(weights)),
-            },
+            Weights::EmaRate(asked) => {
+                match self.ema_rates.iter().find(|rate| same_rate(rate, asked)) {
+                    Some(rate) => self.read_state(&format!("ema.{rate}.")).map(pipeline),
+                    None => Err(self.no_such(weights)),
+                }
+            }
             Weights::Raw => Err(self.no_such(weights)),
         }
     }
 
     fn read_state(&self, prefix: &str) -> Result<Vec<(String, candle_core::Tensor)>> {
-        read_weights(&mut TensorFile::open(&self.folder.join(STATE))?, prefix, &self.unet)
+        read_weights(
+            &mut TensorFile::open(&self.folder.join(STATE))?,
+            prefix,
+            &self.unet,
+        )
     }
 
     fn no_such(&self, asked: &Weights) -> Error {
         let raw = self.has_raw.then(|| Weights::Raw.to_string());
-        let rates = self.ema_rates.iter().map(|rate| Weights::EmaRate(rate.clone()).to_string());
-        let there = [Weights::Ema.to_string()].into_iter().chain(raw).chain(rates).collect();
-        Error::NoSuchWeights { path: self.folder.clone(), asked: asked.to_string(), there }
+        let rates = self
+            .ema_rates
+            .iter()
+            .map(|rate| Weights::EmaRate(rate.clone()).to_string());
+        let there = [Weights::Ema.to_string()]
+            .into_iter()
+            .chain(raw)
+            .chain(rates)
+            .collect();
+        Error::NoSuchWeights {
+            path: self.folder.clone(),
+            asked: asked.to_string(),
+            there,
+        }
     }
 }
 

@@ -31,8 +31,17 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// A model that diffusers can express.
-    pub fn new(unet: UNetConfig, weights: Vec<(String, Tensor)>, scheduler: SchedulerConfig) -> Self {
-        Self { unet, weights, scheduler, beyond_diffusers: Vec::new() }
+    pub fn new(
+        unet: UNetConfig,
+        weights: Vec<(String, Tensor)>,
+        scheduler: SchedulerConfig,
+    ) -> Self {
+        Self {
+            unet,
+            weights,
+            scheduler,
+            beyond_diffusers: Vec::new(),
+        }
     }
 
     /// Writes a diffusers folder, whole or not at all.
@@ -41,7 +50,9 @@ impl Pipeline {
     /// When the folder already holds something, the weights are not the network's, or a file cannot be written; the
     /// error names the path and what was being written.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) || folder.is_file() {
+        if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
+            || folder.is_file()
+        {
             return Err(Error::Exists(folder.to_owned()));
         }
         durable::replace_folder(folder, "the model", |draft| self.write_files(draft))
@@ -57,7 +68,12 @@ impl Pipeline {
         let parts = Parts::find(folder)?;
         let (unet, scheduler) = (parts.read_unet()?, parts.read_scheduler()?);
         let weights = read_weights(&mut TensorFile::open(&parts.weights)?, "", &unet)?;
-        Ok(Self { unet, weights, scheduler, beyond_diffusers: read_note(folder)? })
+        Ok(Self {
+            unet,
+            weights,
+            scheduler,
+            beyond_diffusers: read_note(folder)?,
+        })
     }
 
     /// Fills an existing empty folder.
@@ -65,28 +81,60 @@ impl Pipeline {
         self.check_weights(&folder.join(WEIGHTS))?;
         let (scheduler, reasons) = (self.scheduler.to_json(), self.reasons());
         for part in ["unet", "scheduler"] {
-            fs::create_dir(folder.join(part)).map_err(Error::write("the model", &folder.join(part)))?;
+            fs::create_dir(folder.join(part))
+                .map_err(Error::write("the model", &folder.join(part)))?;
         }
-        let write = |name: &str, what: &str, text: &str| durable::write_file(&folder.join(name), what, text.as_bytes());
+        let write = |name: &str, what: &str, text: &str| {
+            durable::write_file(&folder.join(name), what, text.as_bytes())
+        };
         if reasons.is_empty() {
-            write(INDEX, "the model's index", &index_text(self.scheduler.kind()))?;
+            write(
+                INDEX,
+                "the model's index",
+                &index_text(self.scheduler.kind()),
+            )?;
         } else {
-            write(NOTE, "the note on what diffusers lacks", &note_text(&reasons))?;
+            write(
+                NOTE,
+                "the note on what diffusers lacks",
+                &note_text(&reasons),
+            )?;
         }
-        write(UNET_CONFIG, "the network's configuration", &self.unet.to_json())?;
-        write(SCHEDULER_CONFIG, "the scheduler's configuration", &scheduler)?;
+        write(
+            UNET_CONFIG,
+            "the network's configuration",
+            &self.unet.to_json(),
+        )?;
+        write(
+            SCHEDULER_CONFIG,
+            "the scheduler's configuration",
+            &scheduler,
+        )?;
         let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-        write_tensors(&folder.join(WEIGHTS), "the weights", &self.weights, &metadata)
+        write_tensors(
+            &folder.join(WEIGHTS),
+            "the weights",
+            &self.weights,
+            &metadata,
+        )
     }
 
     fn check_weights(&self, path: &Path) -> Result<()> {
-        let shapes = self.weights.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
+        let shapes = self
+            .weights
+            .iter()
+            .map(|(name, tensor)| (name.clone(), tensor.dims().to_vec()))
+            .collect();
         check_shapes(path, &shapes, "", &self.unet)
     }
 
     /// Why diffusers cannot run this model: what its owner says, and what its scheduler says.
     fn reasons(&self) -> BTreeSet<&str> {
-        self.beyond_diffusers.iter().map(String::as_str).chain(self.scheduler.beyond_diffusers()).collect()
+        self.beyond_diffusers
+            .iter()
+            .map(String::as_str)
+            .chain(self.scheduler.beyond_diffusers())
+            .collect()
     }
 }
 
@@ -110,31 +158,52 @@ impl Parts {
     /// Finds the parts of a pipeline, in folders or flat, or of a bare network.
     pub(crate) fn find(folder: &Path) -> Result<Self> {
         if !folder.is_dir() {
-            let found = if folder.exists() { "it is a file" } else { "there is nothing" };
+            let found = if folder.exists() {
+                "it is a file"
+            } else {
+                "there is nothing"
+            };
             return Err(not_a_model(folder, found));
         }
         if folder.join(INDEX).is_file() {
             check_index(&folder.join(INDEX))?;
         }
-        let network = [folder.join("unet"), folder.to_owned()].into_iter().find(|at| at.join("config.json").is_file());
+        let network = [folder.join("unet"), folder.to_owned()]
+            .into_iter()
+            .find(|at| at.join("config.json").is_file());
         let Some(network) = network else {
             if folder.join(INDEX).is_file() {
                 let path = folder.join(UNET_CONFIG);
-                return Err(Error::Missing { path, why: "it describes the network" });
+                return Err(Error::Missing {
+                    path,
+                    why: "it describes the network",
+                });
             }
             return Err(not_a_model(folder, "none of its files is one of a model"));
         };
-        let beside = folder.parent().filter(|_| folder.file_name().is_some_and(|name| name == "unet"));
-        let schedulers = [Some(folder.join(SCHEDULER_CONFIG)), Some(folder.join("scheduler_config.json"))]
-            .into_iter()
-            .chain([beside.map(|parent| parent.join(SCHEDULER_CONFIG))]);
+        let beside = folder
+            .parent()
+            .filter(|_| folder.file_name().is_some_and(|name| name == "unet"));
+        let schedulers = [
+            Some(folder.join(SCHEDULER_CONFIG)),
+            Some(folder.join("scheduler_config.json")),
+        ]
+        .into_iter()
+        .chain([beside.map(|parent| parent.join(SCHEDULER_CONFIG))]);
         let scheduler = schedulers.flatten().find(|path| path.is_file());
-        Ok(Self { unet: network.join("config.json"), scheduler, weights: find_weights(&network)? })
+        Ok(Self {
+            unet: network.join("config.json"),
+            scheduler,
+            weights: find_weights(&network)?,
+        })
     }
 
     pub(crate) fn read_unet(&self) -> Result<UNetConfig> {
         let text = read_text(&self.unet)?;
-        UNetConfig::from_json(&text).map_err(|source| Error::Network { path: self.unet.clone(), source })
+        UNetConfig::from_json(&text).map_err(|source| Error::Network {
+            path: self.unet.clone(),
+            source,
+        })
     }
 
     pub(crate) fn read_scheduler(&self) -> Result<SchedulerConfig> {
@@ -146,7 +215,10 @@ impl Parts {
                       put it here or into ../scheduler",
             });
         };
-        SchedulerConfig::from_json(&read_text(path)?).map_err(|source| Error::Scheduler { path: path.clone(), source })
+        SchedulerConfig::from_json(&read_text(path)?).map_err(|source| Error::Scheduler {
+            path: path.clone(),
+            source,
+        })
     }
 
     /// Checks everything but the numbers: all files there, JSON parses, headers and lengths right, tensors fit.
@@ -162,10 +234,17 @@ impl Parts {
 /// Reads the network's tensors `PREFIX NAME`, in construction order, after checking names and shapes.
 ///
 /// Attention weights under the names that diffusers used before 0.17 are read as today's.
-pub(crate) fn read_weights(file: &mut TensorFile, prefix: &str, unet: &UNetConfig) -> Result<Vec<(String, Tensor)>> {
+pub(crate) fn read_weights(
+    file: &mut TensorFile,
+    prefix: &str,
+    unet: &UNetConfig,
+) -> Result<Vec<(String, Tensor)>> {
     let path = file.path().to_owned();
-    let stored_as: BTreeMap<String, String> =
-        file.names().into_iter().map(|name| (modern_name(&name), name)).collect();
+    let stored_as: BTreeMap<String, String> = file
+        .names()
+        .into_iter()
+        .map(|name| (modern_name(&name), name))
+        .collect();
     check_shapes(&path, &file.shapes(), prefix, unet)?;
     let mut weights = Vec::new();
     for (name, shape) in unet.parameters() {
@@ -192,36 +271,65 @@ pub(crate) fn check_shapes(
         match there.remove(&name) {
             None => mismatch.missing.push(format!("{prefix}{name}")),
             Some(found) if fits(&name, found, &expected) => {}
-            Some(found) => mismatch.wrong.push(format!("`{prefix}{name}` is {found:?}, expected {expected:?}")),
+            Some(found) => mismatch.wrong.push(format!(
+                "`{prefix}{name}` is {found:?}, expected {expected:?}"
+            )),
         }
     }
-    mismatch.extra = there.into_keys().map(|name| format!("{prefix}{name}")).collect();
-    if mismatch.is_empty() { Ok(()) } else { Err(Error::Architecture { path: path.to_owned(), mismatch }) }
+    mismatch.extra = there
+        .into_keys()
+        .map(|name| format!("{prefix}{name}"))
+        .collect();
+    if mismatch.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Architecture {
+            path: path.to_owned(),
+            mismatch,
+        })
+    }
 }
 
 /// The same shape, or a linear layer of attention stored as the 1x1 convolution that it was in early files.
 fn fits(name: &str, found: &[usize], expected: &[usize]) -> bool {
-    found == expected || (name.contains(".attentions.") && found.strip_suffix(&[1, 1]) == Some(expected))
+    found == expected
+        || (name.contains(".attentions.") && found.strip_suffix(&[1, 1]) == Some(expected))
 }
 
 /// diffusers 0.17 renamed the four linear layers of attention.
 fn modern_name(name: &str) -> String {
-    let renamed = [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
+    let renamed = [
+        ("query", "to_q"),
+        ("key", "to_k"),
+        ("value", "to_v"),
+        ("proj_attn", "to_out.0"),
+    ];
     let (rest, last) = name.rsplit_once('.').unwrap_or(("", name));
     if !rest.contains("attentions.") {
         return name.to_owned();
     }
-    match renamed.iter().find_map(|(old, new)| Some((rest.strip_suffix(old)?.strip_suffix('.')?, new))) {
+    match renamed
+        .iter()
+        .find_map(|(old, new)| Some((rest.strip_suffix(old)?.strip_suffix('.')?, new)))
+    {
         Some((stem, new)) => format!("{stem}.{new}.{last}"),
         None => name.to_owned(),
     }
 }
 
-const LOOKED_FOR: [&str; 4] =
-    ["checkpoints/step-*/ (a run)", INDEX, UNET_CONFIG, "config.json with diffusion_pytorch_model.safetensors"];
+const LOOKED_FOR: [&str; 4] = [
+    "checkpoints/step-*/ (a run)",
+    INDEX,
+    UNET_CONFIG,
+    "config.json with diffusion_pytorch_model.safetensors",
+];
 
 pub(crate) fn not_a_model(folder: &Path, found: &'static str) -> Error {
-    Error::NotAModel { path: folder.to_owned(), found, looked_for: LOOKED_FOR.to_vec() }
+    Error::NotAModel {
+        path: folder.to_owned(),
+        found,
+        looked_for: LOOKED_FOR.to_vec(),
+    }
 }
 
 fn find_weights(network: &Path) -> Result<PathBuf> {
@@ -241,23 +349,38 @@ fn find_weights(network: &Path) -> Result<PathBuf> {
         let reason = "pickled weights are not read by this version; save the model with safe_serialization=True";
         return Err(Error::unsupported(&pickled, reason));
     }
-    Err(Error::Missing { path: candidates[0].clone(), why: "it holds the network's weights" })
+    Err(Error::Missing {
+        path: candidates[0].clone(),
+        why: "it holds the network's weights",
+    })
 }
 
 /// Refuses every pipeline that is not an unconditional one in pixel space.
 fn check_index(path: &Path) -> Result<()> {
     let text = read_text(path)?;
-    let index: Value = serde_json::from_str(&text).map_err(|error| Error::malformed(path, error))?;
+    let index: Value =
+        serde_json::from_str(&text).map_err(|error| Error::malformed(path, error))?;
     let Some(index) = index.as_object() else {
-        return Err(Error::malformed(path, "expected an object with `_class_name`, `unet` and `scheduler`"));
+        return Err(Error::malformed(
+            path,
+            "expected an object with `_class_name`, `unet` and `scheduler`",
+        ));
     };
     match index.get("_class_name") {
         Some(Value::String(class)) if PIPELINES.contains(&class.as_str()) => {}
         Some(Value::String(class)) => {
-            let reason = format!("pipeline {class} is not supported; supported are {}", PIPELINES.join(" and "));
+            let reason = format!(
+                "pipeline {class} is not supported; supported are {}",
+                PIPELINES.join(" and ")
+            );
             return Err(Error::unsupported(path, reason));
         }
-        other => return Err(Error::malformed(path, format!("`_class_name` should be a text, found {}", shown(other)))),
+        other => {
+            return Err(Error::malformed(
+                path,
+                format!("`_class_name` should be a text, found {}", shown(other)),
+            ));
+        }
     }
     check_component(path, index.get("unet"), "unet", &["UNet2DModel"])?;
     check_component(path, index.get("scheduler"), "scheduler", &SCHEDULERS)
@@ -266,19 +389,30 @@ fn check_index(path: &Path) -> Result<()> {
 const PIPELINES: [&str; 2] = ["DDPMPipeline", "DDIMPipeline"];
 const SCHEDULERS: [&str; 2] = ["DDPMScheduler", "DDIMScheduler"];
 
-fn check_component(path: &Path, entry: Option<&Value>, name: &str, supported: &[&str]) -> Result<()> {
+fn check_component(
+    path: &Path,
+    entry: Option<&Value>,
+    name: &str,
+    supported: &[&str],
+) -> Result<()> {
     let class = entry.and_then(|entry| match entry.as_array()?.as_slice() {
         [Value::String(_), Value::String(class)] => Some(class),
         _ => None,
     });
     let Some(class) = class else {
-        let reason = format!("`{name}` should be a library and a class, as [\"diffusers\", ...], found {}", shown(entry));
+        let reason = format!(
+            "`{name}` should be a library and a class, as [\"diffusers\", ...], found {}",
+            shown(entry)
+        );
         return Err(Error::malformed(path, reason));
     };
     if supported.contains(&class.as_str()) {
         return Ok(());
     }
-    let reason = format!("{name} {class} is not supported; supported are {}", supported.join(" and "));
+    let reason = format!(
+        "{name} {class} is not supported; supported are {}",
+        supported.join(" and ")
+    );
     Err(Error::unsupported(path, reason))
 }
 
@@ -288,7 +422,8 @@ fn shown(value: Option<&Value>) -> String {
 
 pub(crate) fn read_text(path: &Path) -> Result<String> {
     let bytes = fs::read(path).map_err(Error::read(path))?;
-    String::from_utf8(bytes).map_err(|error| Error::malformed(path, format!("it is not text: {error}")))
+    String::from_utf8(bytes)
+        .map_err(|error| Error::malformed(path, format!("it is not text: {error}")))
 }
 
 fn index_text(kind: SamplerKind) -> String {
@@ -308,7 +443,9 @@ const NOTE_HEAD: &str = "# Not a diffusers pipeline
 ";
 
 fn note_text(reasons: &BTreeSet<&str>) -> String {
-    reasons.iter().fold(NOTE_HEAD.to_owned(), |text, reason| format!("{text}- {}\n", reason.replace('\n', " ")))
+    reasons.iter().fold(NOTE_HEAD.to_owned(), |text, reason| {
+        format!("{text}- {}\n", reason.replace('\n', " "))
+    })
 }
 
 fn read_note(folder: &Path) -> Result<Vec<String>> {
@@ -316,5 +453,9 @@ fn read_note(folder: &Path) -> Result<Vec<String>> {
     if !path.is_file() {
         return Ok(Vec::new());
     }
-    Ok(read_text(&path)?.lines().filter_map(|line| line.strip_prefix("- ")).map(str::to_owned).collect())
+    Ok(read_text(&path)?
+        .lines()
+        .filter_map(|line| line.strip_prefix("- "))
+        .map(str::to_owned)
+        .collect())
 }

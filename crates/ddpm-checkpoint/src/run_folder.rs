@@ -69,8 +69,17 @@ pub fn write_checkpoint(
     let folder = checkpoints_folder(run).join(format!("step-{step:08}"));
     durable::replace_folder(&folder, "the checkpoint", |draft| {
         pipeline.write_files(draft)?;
-        write_tensors(&draft.join(STATE), "the training state", &state.tensors, &state.counters)?;
-        durable::write_file(&draft.join(RUN_TOML), "the run's settings", run_toml.as_bytes())
+        write_tensors(
+            &draft.join(STATE),
+            "the training state",
+            &state.tensors,
+            &state.counters,
+        )?;
+        durable::write_file(
+            &draft.join(RUN_TOML),
+            "the run's settings",
+            run_toml.as_bytes(),
+        )
     })?;
     Ok(folder)
 }
@@ -90,7 +99,10 @@ pub fn list_checkpoints(run: &Path) -> Result<Vec<Checkpoint>> {
     for entry in entries {
         let entry = entry.map_err(Error::read(&folder))?;
         if let Some(step) = step_of(&entry.path()) {
-            checkpoints.push(Checkpoint { step, path: entry.path() });
+            checkpoints.push(Checkpoint {
+                step,
+                path: entry.path(),
+            });
         }
     }
     checkpoints.sort_by_key(|checkpoint| checkpoint.step);
@@ -105,11 +117,22 @@ pub fn newest_whole(run: &Path) -> Result<Newest> {
     let mut skipped = Vec::new();
     for checkpoint in list_checkpoints(run)?.into_iter().rev() {
         match validate(&checkpoint.path) {
-            Ok(()) => return Ok(Newest { checkpoint: Some(checkpoint), skipped }),
-            Err(reason) => skipped.push(Skipped { checkpoint, reason: Box::new(reason) }),
+            Ok(()) => {
+                return Ok(Newest {
+                    checkpoint: Some(checkpoint),
+                    skipped,
+                });
+            }
+            Err(reason) => skipped.push(Skipped {
+                checkpoint,
+                reason: Box::new(reason),
+            }),
         }
     }
-    Ok(Newest { checkpoint: None, skipped })
+    Ok(Newest {
+        checkpoint: None,
+        skipped,
+    })
 }
 
 /// Checks a checkpoint without reading its numbers: every file there, JSON and TOML parse, the headers and lengths of
@@ -120,12 +143,18 @@ pub fn newest_whole(run: &Path) -> Result<Newest> {
 pub fn validate(checkpoint: &Path) -> Result<()> {
     if !checkpoint.join(INDEX).is_file() && !checkpoint.join(NOTE).is_file() {
         let path = checkpoint.join(INDEX);
-        return Err(Error::Missing { path, why: "every checkpoint has one" });
+        return Err(Error::Missing {
+            path,
+            why: "every checkpoint has one",
+        });
     }
     let unet = Parts::find(checkpoint)?.validate()?;
     let path = checkpoint.join(STATE);
     if !path.is_file() {
-        return Err(Error::Missing { path, why: "training cannot go on without it" });
+        return Err(Error::Missing {
+            path,
+            why: "training cannot go on without it",
+        });
     }
     let shapes = TensorFile::open(&path)?.shapes();
     for prefix in weight_prefixes(&shapes, &unet) {
@@ -140,9 +169,17 @@ pub fn validate(checkpoint: &Path) -> Result<()> {
 /// When it is missing, cut short or no safetensors file.
 pub fn read_train_state(checkpoint: &Path) -> Result<TrainState> {
     let mut file = TensorFile::open(&checkpoint.join(STATE))?;
-    let tensors = file.names().into_iter().map(|name| Ok((file.read(&name)?, name)));
-    let tensors = tensors.map(|pair| pair.map(|(tensor, name)| (name, tensor))).collect::<Result<_>>()?;
-    Ok(TrainState { tensors, counters: file.metadata() })
+    let tensors = file
+        .names()
+        .into_iter()
+        .map(|name| Ok((file.read(&name)?, name)));
+    let tensors = tensors
+        .map(|pair| pair.map(|(tensor, name)| (name, tensor)))
+        .collect::<Result<_>>()?;
+    Ok(TrainState {
+        tensors,
+        counters: file.metadata(),
+    })
 }
 
 /// Reads `run.toml` of a run or a checkpoint.
@@ -152,9 +189,14 @@ pub fn read_train_state(checkpoint: &Path) -> Result<TrainState> {
 pub fn read_run_toml(folder: &Path) -> Result<toml::Table> {
     let path = folder.join(RUN_TOML);
     if !path.is_file() {
-        return Err(Error::Missing { path, why: "it holds the run's settings" });
+        return Err(Error::Missing {
+            path,
+            why: "it holds the run's settings",
+        });
     }
-    read_text(&path)?.parse().map_err(|error: toml::de::Error| Error::malformed(&path, error.to_string().trim_end()))
+    read_text(&path)?
+        .parse()
+        .map_err(|error: toml::de::Error| Error::malformed(&path, error.to_string().trim_end()))
 }
 
 /// Removes all but the newest `n` checkpoints and returns the folders removed; 0 keeps one, never none.
@@ -184,19 +226,39 @@ const RUN_TOML: &str = "run.toml";
 /// `step-00001000` -> 1000; drafts and everything else are no checkpoints.
 pub(crate) fn step_of(path: &Path) -> Option<u64> {
     let digits = path.file_name()?.to_str()?.strip_prefix("step-")?;
-    (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok()).flatten()
+    (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .then(|| digits.parse().ok())
+        .flatten()
 }
 
 /// `raw.`, and `ema.RATE.` for every rate, as far as the state holds any tensor of them.
-fn weight_prefixes(shapes: &BTreeMap<String, Vec<usize>>, unet: &ddpm_unet::UNetConfig) -> Vec<String> {
-    let rates = ema_rates(shapes.keys(), unet).into_iter().map(|rate| format!("ema.{rate}."));
-    let raw = shapes.keys().any(|name| name.starts_with("raw.")).then(|| "raw.".to_owned());
+fn weight_prefixes(
+    shapes: &BTreeMap<String, Vec<usize>>,
+    unet: &ddpm_unet::UNetConfig,
+) -> Vec<String> {
+    let rates = ema_rates(shapes.keys(), unet)
+        .into_iter()
+        .map(|rate| format!("ema.{rate}."));
+    let raw = shapes
+        .keys()
+        .any(|name| name.starts_with("raw."))
+        .then(|| "raw.".to_owned());
     raw.into_iter().chain(rates).collect()
 }
 
 /// The rates of the averages in a state, from the names `ema.RATE.NAME` of the network's first parameter.
-pub(crate) fn ema_rates<'a>(names: impl Iterator<Item = &'a String>, unet: &ddpm_unet::UNetConfig) -> Vec<String> {
-    let Some((first, _)) = unet.parameters().into_iter().next() else { return Vec::new() };
-    let rate = |name: &String| name.strip_prefix("ema.")?.strip_suffix(&first)?.strip_suffix('.').map(str::to_owned);
+pub(crate) fn ema_rates<'a>(
+    names: impl Iterator<Item = &'a String>,
+    unet: &ddpm_unet::UNetConfig,
+) -> Vec<String> {
+    let Some((first, _)) = unet.parameters().into_iter().next() else {
+        return Vec::new();
+    };
+    let rate = |name: &String| {
+        name.strip_prefix("ema.")?
+            .strip_suffix(&first)?
+            .strip_suffix('.')
+            .map(str::to_owned)
+    };
     names.filter_map(rate).collect()
 }

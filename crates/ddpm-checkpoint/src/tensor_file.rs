@@ -33,15 +33,21 @@ impl TensorFile {
         let header_length = read_header_length(&mut file, path, length)?;
         let mut text = vec![0; header_length];
         file.read_exact(&mut text).map_err(Error::read(path))?;
-        let header: Metadata = serde_json::from_slice(&text)
-            .map_err(|error| Error::tensor_file(path, format!("its header does not parse: {error}")))?;
+        let header: Metadata = serde_json::from_slice(&text).map_err(|error| {
+            Error::tensor_file(path, format!("its header does not parse: {error}"))
+        })?;
         let data_start = 8 + header_length as u64;
         let expected = data_start + header.data_len() as u64;
         if length != expected {
             let reason = format!("it has {length} bytes, its header describes {expected}");
             return Err(Error::tensor_file(path, reason));
         }
-        Ok(Self { path: path.to_owned(), file, header, data_start })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            header,
+            data_start,
+        })
     }
 
     /// The file this was read from.
@@ -56,12 +62,21 @@ impl TensorFile {
 
     /// Names and shapes of all tensors.
     pub fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
-        self.header.tensors().into_iter().map(|(name, info)| (name, info.shape.clone())).collect()
+        self.header
+            .tensors()
+            .into_iter()
+            .map(|(name, info)| (name, info.shape.clone()))
+            .collect()
     }
 
     /// The free text that the header carries besides the tensors.
     pub fn metadata(&self) -> BTreeMap<String, String> {
-        self.header.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())).collect()
+        self.header
+            .metadata()
+            .iter()
+            .flatten()
+            .map(|(key, text)| (key.clone(), text.clone()))
+            .collect()
     }
 
     /// Reads one tensor as f32 on the CPU, whichever of f32, f16, bf16 and f64 it is stored in.
@@ -74,7 +89,10 @@ impl TensorFile {
             DType::F32 => Ok(tensor),
             DType::F16 | DType::BF16 | DType::F64 => Ok(tensor.to_dtype(DType::F32)?),
             other => {
-                let reason = format!("tensor `{name}` is {}, expected floating-point numbers", other.as_str());
+                let reason = format!(
+                    "tensor `{name}` is {}, expected floating-point numbers",
+                    other.as_str()
+                );
                 Err(Error::unsupported(&self.path, reason))
             }
         }
@@ -85,20 +103,31 @@ impl TensorFile {
     /// # Errors
     /// When there is no such tensor, its type is unknown to candle, or the file cannot be read.
     pub fn read(&mut self, name: &str) -> Result<Tensor> {
-        let info: TensorInfo = self
-            .header
-            .info(name)
-            .cloned()
-            .ok_or_else(|| Error::tensor_file(&self.path, format!("it has no tensor `{name}`")))?;
+        let info: TensorInfo =
+            self.header.info(name).cloned().ok_or_else(|| {
+                Error::tensor_file(&self.path, format!("it has no tensor `{name}`"))
+            })?;
         let dtype = candle_type(info.dtype).ok_or_else(|| {
-            let reason = format!("tensor `{name}` is of type {}, which is not read", info.dtype);
+            let reason = format!(
+                "tensor `{name}` is of type {}, which is not read",
+                info.dtype
+            );
             Error::unsupported(&self.path, reason)
         })?;
         let (start, end) = info.data_offsets;
         let mut bytes = vec![0; end - start];
-        self.file.seek(SeekFrom::Start(self.data_start + start as u64)).map_err(Error::read(&self.path))?;
-        self.file.read_exact(&mut bytes).map_err(Error::read(&self.path))?;
-        Ok(Tensor::from_raw_buffer(&bytes, dtype, &info.shape, &Device::Cpu)?)
+        self.file
+            .seek(SeekFrom::Start(self.data_start + start as u64))
+            .map_err(Error::read(&self.path))?;
+        self.file
+            .read_exact(&mut bytes)
+            .map_err(Error::read(&self.path))?;
+        Ok(Tensor::from_raw_buffer(
+            &bytes,
+            dtype,
+            &info.shape,
+            &Device::Cpu,
+        )?)
     }
 }
 
@@ -123,7 +152,9 @@ pub fn write_tensors(
     for (_, tensor) in tensors {
         put(&little_endian(tensor)?)?;
     }
-    let file = out.into_inner().map_err(|error| Error::write(what, path)(error.into_error()))?;
+    let file = out
+        .into_inner()
+        .map_err(|error| Error::write(what, path)(error.into_error()))?;
     file.sync_all().map_err(Error::write(what, path))
 }
 
@@ -133,25 +164,36 @@ const LONGEST_HEADER: u64 = 100_000_000;
 fn read_header_length(file: &mut impl Read, path: &Path, file_length: u64) -> Result<usize> {
     let mut bytes = [0; 8];
     if file_length < 8 {
-        return Err(Error::tensor_file(path, format!("it has only {file_length} bytes")));
+        return Err(Error::tensor_file(
+            path,
+            format!("it has only {file_length} bytes"),
+        ));
     }
     file.read_exact(&mut bytes).map_err(Error::read(path))?;
     let length = u64::from_le_bytes(bytes);
     if length > LONGEST_HEADER || length > file_length - 8 {
-        let reason = format!("its header should have {length} bytes, the whole file has {file_length}");
+        let reason =
+            format!("its header should have {length} bytes, the whole file has {file_length}");
         return Err(Error::tensor_file(path, reason));
     }
     Ok(length as usize)
 }
 
 /// The JSON header: metadata first, then each tensor, padded with spaces so that the data starts at a multiple of 8.
-fn header_text(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<String, String>) -> Result<String> {
+fn header_text(
+    path: &Path,
+    tensors: &[(String, Tensor)],
+    metadata: &BTreeMap<String, String>,
+) -> Result<String> {
     let mut entries = vec![format!("\"__metadata__\":{}", json(path, metadata)?)];
     let mut seen = HashSet::new();
     let mut offset = 0;
     for (name, tensor) in tensors {
         if !seen.insert(name) || name == "__metadata__" {
-            return Err(Error::Twice { name: name.clone(), path: path.to_owned() });
+            return Err(Error::Twice {
+                name: name.clone(),
+                path: path.to_owned(),
+            });
         }
         let dtype = stored_type(tensor.dtype()).ok_or_else(|| Error::ElementType {
             name: name.clone(),
@@ -159,7 +201,11 @@ fn header_text(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<St
             path: path.to_owned(),
         })?;
         let end = offset + tensor.elem_count() * tensor.dtype().size_in_bytes();
-        let info = TensorInfo { dtype, shape: tensor.dims().to_vec(), data_offsets: (offset, end) };
+        let info = TensorInfo {
+            dtype,
+            shape: tensor.dims().to_vec(),
+            data_offsets: (offset, end),
+        };
         entries.push(format!("{}:{}", json(path, name)?, json(path, &info)?));
         offset = end;
     }
@@ -201,11 +247,27 @@ fn candle_type(dtype: Dtype) -> Option<DType> {
 fn little_endian(tensor: &Tensor) -> Result<Vec<u8>> {
     let flat = tensor.detach().to_device(&Device::Cpu)?.flatten_all()?;
     Ok(match flat.dtype() {
-        DType::F32 => flat.to_vec1::<f32>()?.into_iter().flat_map(f32::to_le_bytes).collect(),
-        DType::F64 => flat.to_vec1::<f64>()?.into_iter().flat_map(f64::to_le_bytes).collect(),
+        DType::F32 => flat
+            .to_vec1::<f32>()?
+            .into_iter()
+            .flat_map(f32::to_le_bytes)
+            .collect(),
+        DType::F64 => flat
+            .to_vec1::<f64>()?
+            .into_iter()
+            .flat_map(f64::to_le_bytes)
+            .collect(),
         DType::U8 => flat.to_vec1::<u8>()?,
-        DType::U32 => flat.to_vec1::<u32>()?.into_iter().flat_map(u32::to_le_bytes).collect(),
+        DType::U32 => flat
+            .to_vec1::<u32>()?
+            .into_iter()
+            .flat_map(u32::to_le_bytes)
+            .collect(),
         // The header has refused every other type.
-        _ => flat.to_vec1::<i64>()?.into_iter().flat_map(i64::to_le_bytes).collect(),
+        _ => flat
+            .to_vec1::<i64>()?
+            .into_iter()
+            .flat_map(i64::to_le_bytes)
+            .collect(),
     })
 }

@@ -13,8 +13,16 @@ pub(crate) fn inspect(model: &Model) -> Result<String, Failure> {
     lines.extend(network(&model.unet));
     lines.extend(diffusion(model)?);
     lines.extend(training(model));
-    lines.extend(model.skipped.iter().map(|skipped| ("skipped", skipped.reason.to_string())));
-    Ok(lines.iter().map(|(name, text)| format!("{name:<12}{text}\n")).collect())
+    lines.extend(
+        model
+            .skipped
+            .iter()
+            .map(|skipped| ("skipped", skipped.reason.to_string())),
+    );
+    Ok(lines
+        .iter()
+        .map(|(name, text)| format!("{name:<12}{text}\n"))
+        .collect())
 }
 
 fn network(unet: &UNetConfig) -> Vec<(&'static str, String)> {
@@ -24,7 +32,10 @@ fn network(unet: &UNetConfig) -> Vec<(&'static str, String)> {
         Some(SampleSize::Rectangle(h, w)) => format!("{h}x{w}"),
         None => "any size".to_owned(),
     };
-    let levels = settings.block_out_channels.iter().zip(&settings.down_block_types);
+    let levels = settings
+        .block_out_channels
+        .iter()
+        .zip(&settings.down_block_types);
     let levels: Vec<String> = levels
         .map(|(channels, block)| match block {
             DownBlock::Down => channels.to_string(),
@@ -32,8 +43,18 @@ fn network(unet: &UNetConfig) -> Vec<(&'static str, String)> {
         })
         .collect();
     vec![
-        ("images", format!("{} channels, {size}", settings.in_channels)),
-        ("network", format!("UNet2DModel, levels {}; {} layers each", levels.join(", "), settings.layers_per_block)),
+        (
+            "images",
+            format!("{} channels, {size}", settings.in_channels),
+        ),
+        (
+            "network",
+            format!(
+                "UNet2DModel, levels {}; {} layers each",
+                levels.join(", "),
+                settings.layers_per_block
+            ),
+        ),
         ("parameters", grouped(unet.parameter_count())),
     ]
 }
@@ -41,7 +62,12 @@ fn network(unet: &UNetConfig) -> Vec<(&'static str, String)> {
 fn diffusion(model: &Model) -> anyhow::Result<Vec<(&'static str, String)>> {
     let (scheduler, schedule) = (&model.scheduler, model.scheduler.schedule()?);
     let (first, last) = (schedule.timestep(1)?, schedule.last());
-    let betas = format!("beta {:.6} to {:.6}, alpha-bar_T {:.3e}", schedule.beta(first), schedule.beta(last), schedule.alpha_bar(last));
+    let betas = format!(
+        "beta {:.6} to {:.6}, alpha-bar_T {:.3e}",
+        schedule.beta(first),
+        schedule.beta(last),
+        schedule.alpha_bar(last)
+    );
     Ok(vec![
         ("schedule", format!("{} steps, {betas}", schedule.steps())),
         ("prediction", words(&scheduler.prediction())),
@@ -56,7 +82,10 @@ fn clipping(clip: &Clip) -> String {
         Clip::None => "none".to_owned(),
         Clip::Range(r) => format!("to [-{r}, {r}]"),
         Clip::PerChannel(ranges) => {
-            let ranges: Vec<String> = ranges.iter().map(|(low, high)| format!("[{low:.3}, {high:.3}]")).collect();
+            let ranges: Vec<String> = ranges
+                .iter()
+                .map(|(low, high)| format!("[{low:.3}, {high:.3}]"))
+                .collect();
             format!("per channel to {}", ranges.join(", "))
         }
     }
@@ -80,12 +109,22 @@ fn training(model: &Model) -> Vec<(&'static str, String)> {
         lines.push(("step", step.to_string()));
     }
     let raw = model.has_raw.then(|| Weights::Raw.to_string());
-    let rates = model.ema_rates.iter().map(|rate| Weights::EmaRate(rate.clone()).to_string());
-    let weights: Vec<String> = [Weights::Ema.to_string()].into_iter().chain(raw).chain(rates).collect();
+    let rates = model
+        .ema_rates
+        .iter()
+        .map(|rate| Weights::EmaRate(rate.clone()).to_string());
+    let weights: Vec<String> = [Weights::Ema.to_string()]
+        .into_iter()
+        .chain(raw)
+        .chain(rates)
+        .collect();
     lines.push(("weights", weights.join(", ")));
     if let Some(run) = &model.run {
         if let Some(data) = run.get("data").and_then(toml::Value::as_table) {
-            let settings: Vec<String> = data.iter().map(|(key, value)| format!("{key} {}", plain(value))).collect();
+            let settings: Vec<String> = data
+                .iter()
+                .map(|(key, value)| format!("{key} {}", plain(value)))
+                .collect();
             lines.push(("data", settings.join(", ")));
         }
         let program = run.get("run").and_then(|run| run.get("program"));
@@ -95,7 +134,9 @@ fn training(model: &Model) -> Vec<(&'static str, String)> {
 }
 
 fn plain(value: &toml::Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// 35746307 -> 35,746,307.
@@ -103,7 +144,14 @@ fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let lead = digits.len() % 3;
     let (head, rest) = digits.split_at(lead);
-    let groups = rest.as_bytes().chunks(3).map(|three| String::from_utf8_lossy(three).into_owned());
-    let parts: Vec<String> = Some(head.to_owned()).filter(|head| !head.is_empty()).into_iter().chain(groups).collect();
+    let groups = rest
+        .as_bytes()
+        .chunks(3)
+        .map(|three| String::from_utf8_lossy(three).into_owned());
+    let parts: Vec<String> = Some(head.to_owned())
+        .filter(|head| !head.is_empty())
+        .into_iter()
+        .chain(groups)
+        .collect();
     parts.join(",")
 }

@@ -70,7 +70,8 @@ impl Failure {
 pub fn run(flags: Flags, stop: &(dyn Fn() -> bool + Sync)) -> Result<String, Failure> {
     let threads = flags.threads.unwrap_or(0) as usize;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    pool.with_context(|| format!("cannot start {threads} threads"))?.install(|| run_here(flags, stop))
+    pool.with_context(|| format!("cannot start {threads} threads"))?
+        .install(|| run_here(flags, stop))
 }
 
 fn run_here(flags: Flags, stop: &(dyn Fn() -> bool + Sync)) -> Result<String, Failure> {
@@ -88,5 +89,9 @@ fn run_here(flags: Flags, stop: &(dyn Fn() -> bool + Sync)) -> Result<String, Fa
     progress.finish();
     let seconds = started.elapsed().as_secs_f64();
     let speed = images as f64 / seconds.max(1e-9);
-    Ok(if quiet { String::new() } else { format!("{place}: {images} images of {size} in {seconds:.1} s, {speed:.2} a second") })
+    Ok(if quiet {
+        String::new()
+    } else {
+        format!("{place}: {images} images of {size} in {seconds:.1} s, {speed:.2} a second")
+    })
 }

@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Parser;
 use ddpm_sample::{Failure, Flags, run};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Ctrl-C was pressed; the walk looks between steps.
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -19,7 +22,9 @@ fn main() -> ExitCode {
         }
     });
     if let Err(error) = watched {
-        return report(&Failure::Failed(anyhow::Error::from(error).context("cannot watch for Ctrl-C")));
+        return report(&Failure::Failed(
+            anyhow::Error::from(error).context("cannot watch for Ctrl-C"),
+        ));
     }
     match run(flags, &|| STOP.load(Ordering::SeqCst)) {
         Ok(text) if text.is_empty() => ExitCode::SUCCESS,
@@ -36,13 +41,22 @@ fn main() -> ExitCode {
 fn report(failure: &Failure) -> ExitCode {
     let mut text = failure.to_string();
     if let Failure::Failed(error) = failure {
-        for cause in error.chain().skip(1).map(ToString::to_string).filter(|cause| !cause.is_empty()) {
+        for cause in error
+            .chain()
+            .skip(1)
+            .map(ToString::to_string)
+            .filter(|cause| !cause.is_empty())
+        {
             if !text.contains(&cause) {
                 text = format!("{text}: {cause}");
             }
         }
     }
-    let hint = if matches!(failure, Failure::Usage(_)) { "\n\nFor more information, try '--help'." } else { "" };
+    let hint = if matches!(failure, Failure::Usage(_)) {
+        "\n\nFor more information, try '--help'."
+    } else {
+        ""
+    };
     drop(writeln!(stderr(), "error: {text}{hint}"));
     ExitCode::from(failure.exit_status())
 }

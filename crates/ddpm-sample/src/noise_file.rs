@@ -24,10 +24,20 @@ impl NoiseFile {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let mut file = TensorFile::open(path)?;
         let names = file.names();
-        if let Some(other) = names.iter().find(|name| !["noise", "step_noise"].contains(&name.as_str())) {
-            bail!("{}: tensor `{other}` is neither `noise` nor `step_noise`", path.display());
+        if let Some(other) = names
+            .iter()
+            .find(|name| !["noise", "step_noise"].contains(&name.as_str()))
+        {
+            bail!(
+                "{}: tensor `{other}` is neither `noise` nor `step_noise`",
+                path.display()
+            );
         }
-        ensure!(names.iter().any(|name| name == "noise"), "{}: there is no tensor `noise`", path.display());
+        ensure!(
+            names.iter().any(|name| name == "noise"),
+            "{}: there is no tensor `noise`",
+            path.display()
+        );
         let noise = file.read_f32("noise")?;
         let images = noise.dims().first().copied().unwrap_or(0);
         ensure!(
@@ -36,18 +46,30 @@ impl NoiseFile {
             path.display(),
             noise.dims()
         );
-        let step_noise =
-            if names.iter().any(|name| name == "step_noise") { Some(file.read_f32("step_noise")?) } else { None };
+        let step_noise = if names.iter().any(|name| name == "step_noise") {
+            Some(file.read_f32("step_noise")?)
+        } else {
+            None
+        };
         if let Some(step_noise) = &step_noise {
             ensure!(
                 step_noise.rank() == 5 && step_noise.dims()[1..] == *noise.dims(),
                 "{}: `step_noise` is {:?}, expected [S, {}] after `noise`",
                 path.display(),
                 step_noise.dims(),
-                noise.dims().iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+                noise
+                    .dims()
+                    .iter()
+                    .map(usize::to_string)
+                    .collect::<Vec<_>>()
+                    .join(", ")
             );
         }
-        Ok(Self { path: path.to_owned(), noise, step_noise })
+        Ok(Self {
+            path: path.to_owned(),
+            noise,
+            step_noise,
+        })
     }
 
     /// Checks that every image is `[C, H, W]` as the model's.

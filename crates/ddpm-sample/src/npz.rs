@@ -23,7 +23,10 @@ pub(crate) fn write_npz(path: &Path, name: &str, shape: &[usize], bytes: &[u8]) 
 /// The header of NumPy's format 1.0, padded so that the data starts at a multiple of 64.
 fn npy_head(shape: &[usize]) -> Vec<u8> {
     let sides: String = shape.iter().map(|side| format!("{side}, ")).collect();
-    let mut text = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({}), }}", sides.trim_end());
+    let mut text = format!(
+        "{{'descr': '|u1', 'fortran_order': False, 'shape': ({}), }}",
+        sides.trim_end()
+    );
     while (10 + text.len() + 1) % 64 != 0 {
         text.push(' ');
     }
@@ -50,7 +53,11 @@ impl Entry {
     fn new(name: String, parts: &[&[u8]]) -> Self {
         let mut crc = flate2::Crc::new();
         parts.iter().for_each(|part| crc.update(part));
-        Self { name, crc: crc.sum(), size: parts.iter().map(|part| part.len() as u64).sum() }
+        Self {
+            name,
+            crc: crc.sum(),
+            size: parts.iter().map(|part| part.len() as u64).sum(),
+        }
     }
 
     /// What stands before the data.
@@ -58,7 +65,11 @@ impl Entry {
         let mut out = Bytes::signed(b"PK\x03\x04");
         out.u16(VERSION);
         self.described(&mut out, 20);
-        out.text(&self.name).u16(1).u16(16).u64(self.size).u64(self.size);
+        out.text(&self.name)
+            .u16(1)
+            .u16(16)
+            .u64(self.size)
+            .u64(self.size);
         out.0
     }
 
@@ -70,20 +81,45 @@ impl Entry {
         self.described(&mut out, 28);
         // No comment, disk 0, no attributes; then the offset of the local header.
         out.u16(0).u16(0).u16(0).u32(0).u32(ELSEWHERE);
-        out.text(&self.name).u16(1).u16(24).u64(self.size).u64(self.size).u64(0);
+        out.text(&self.name)
+            .u16(1)
+            .u16(24)
+            .u64(self.size)
+            .u64(self.size)
+            .u64(0);
         let length = out.0.len() as u64;
         out.0.extend(b"PK\x06\x06");
-        out.u64(44).u16(VERSION).u16(VERSION).u32(0).u32(0).u64(1).u64(1).u64(length).u64(start);
+        out.u64(44)
+            .u16(VERSION)
+            .u16(VERSION)
+            .u32(0)
+            .u32(0)
+            .u64(1)
+            .u64(1)
+            .u64(length)
+            .u64(start);
         out.0.extend(b"PK\x06\x07");
         out.u32(0).u64(start + length).u32(1);
         out.0.extend(b"PK\x05\x06");
-        out.u16(0).u16(0).u16(1).u16(1).u32(length as u32).u32(ELSEWHERE).u16(0);
+        out.u16(0)
+            .u16(0)
+            .u16(1)
+            .u16(1)
+            .u32(length as u32)
+            .u32(ELSEWHERE)
+            .u16(0);
         out.0
     }
 
     /// The fields that both headers share: stored, its date, checksum, sizes, lengths of name and extra field.
     fn described(&self, out: &mut Bytes, extra: u16) {
-        out.u16(0).u16(0).u16(0).u16(DATE).u32(self.crc).u32(ELSEWHERE).u32(ELSEWHERE);
+        out.u16(0)
+            .u16(0)
+            .u16(0)
+            .u16(DATE)
+            .u32(self.crc)
+            .u32(ELSEWHERE)
+            .u32(ELSEWHERE);
         out.u16(self.name.len() as u16).u16(extra);
     }
 }

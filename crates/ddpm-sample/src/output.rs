@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
-use ddpm_image::{PixelMap, Picture, encode_png, sheet, write_png};
+use ddpm_image::{Picture, PixelMap, encode_png, sheet, write_png};
 
 use crate::npz::write_npz;
 
@@ -40,7 +40,11 @@ impl Output {
     /// An ending that is no known format, a folder that is missing or not writable, a result folder with files in it.
     pub(crate) fn claim(place: &Path) -> Result<Self> {
         let kind = kind_of(place)?;
-        if kind == Kind::Folder { Self::claim_folder(place) } else { Self::claim_file(place, kind) }
+        if kind == Kind::Folder {
+            Self::claim_folder(place)
+        } else {
+            Self::claim_file(place, kind)
+        }
     }
 
     /// Writes all images; what fails leaves nothing behind.
@@ -57,14 +61,18 @@ impl Output {
             }
             Kind::Npz => {
                 let (n, c, h, w) = samples.dims4()?;
-                write_npz(&self.draft, "arr_0", &[n, h, w, c], &map.to_u8(samples)?).with_context(what)?;
+                write_npz(&self.draft, "arr_0", &[n, h, w, c], &map.to_u8(samples)?)
+                    .with_context(what)?;
                 self.publish().with_context(what)?;
             }
             Kind::Safetensors => {
-                let metadata: BTreeMap<String, String> =
-                    story.iter().map(|(key, text)| ((*key).to_owned(), text.clone())).collect();
+                let metadata: BTreeMap<String, String> = story
+                    .iter()
+                    .map(|(key, text)| ((*key).to_owned(), text.clone()))
+                    .collect();
                 let tensors = [("samples".to_owned(), samples.clone())];
-                ddpm_checkpoint::write_tensors(&self.draft, "the images", &tensors, &metadata).with_context(what)?;
+                ddpm_checkpoint::write_tensors(&self.draft, "the images", &tensors, &metadata)
+                    .with_context(what)?;
                 self.publish().with_context(what)?;
             }
             Kind::Folder => self.write_folder(samples, map, story).with_context(what)?,
@@ -74,30 +82,62 @@ impl Output {
 
     fn claim_file(place: &Path, kind: Kind) -> Result<Self> {
         let parent = parent_of(place);
-        ensure!(parent.is_dir(), "cannot write {}: there is no folder {}", place.display(), parent.display());
-        ensure!(!place.is_dir(), "cannot write {}: it is a folder", place.display());
+        ensure!(
+            parent.is_dir(),
+            "cannot write {}: there is no folder {}",
+            place.display(),
+            parent.display()
+        );
+        ensure!(
+            !place.is_dir(),
+            "cannot write {}: it is a folder",
+            place.display()
+        );
         let name = place.file_name().unwrap_or_default().to_string_lossy();
         let draft = parent.join(format!(".{name}.{}.tmp", std::process::id()));
         File::create(&draft).with_context(|| format!("cannot write {}", place.display()))?;
-        Ok(Self { kind, place: place.to_owned(), draft, made_folder: false })
+        Ok(Self {
+            kind,
+            place: place.to_owned(),
+            draft,
+            made_folder: false,
+        })
     }
 
     fn claim_folder(place: &Path) -> Result<Self> {
         let what = || format!("cannot write into {}", place.display());
         // Without the slash at its end.
         let bare: PathBuf = place.components().collect();
-        ensure!(!bare.is_file(), "cannot write into {}: it is a file", place.display());
+        ensure!(
+            !bare.is_file(),
+            "cannot write into {}: it is a file",
+            place.display()
+        );
         let made_folder = !place.exists();
         if made_folder {
             let parent = parent_of(place);
-            ensure!(parent.is_dir(), "cannot make {}: there is no folder {}", place.display(), parent.display());
+            ensure!(
+                parent.is_dir(),
+                "cannot make {}: there is no folder {}",
+                place.display(),
+                parent.display()
+            );
             fs::create_dir(place).with_context(what)?;
         } else if let Some(entry) = fs::read_dir(place).with_context(what)?.next() {
             let entry = entry.with_context(what)?.file_name();
-            bail!("{} already holds files ({}); name a new or empty folder", place.display(), entry.display());
+            bail!(
+                "{} already holds files ({}); name a new or empty folder",
+                place.display(),
+                entry.display()
+            );
         }
         let draft = place.join(format!(".{}.tmp", std::process::id()));
-        let output = Self { kind: Kind::Folder, place: place.to_owned(), draft, made_folder };
+        let output = Self {
+            kind: Kind::Folder,
+            place: place.to_owned(),
+            draft,
+            made_folder,
+        };
         fs::create_dir(&output.draft).with_context(what)?;
         Ok(output)
     }
@@ -143,7 +183,12 @@ fn kind_of(place: &Path) -> Result<Kind> {
     if place.is_dir() || place.to_string_lossy().ends_with(std::path::is_separator) {
         return Ok(Kind::Folder);
     }
-    match place.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase).as_deref() {
+    match place
+        .extension()
+        .and_then(|ending| ending.to_str())
+        .map(str::to_ascii_lowercase)
+        .as_deref()
+    {
         Some("png") => Ok(Kind::Grid),
         Some("npz") => Ok(Kind::Npz),
         Some("safetensors") => Ok(Kind::Safetensors),
@@ -155,5 +200,8 @@ fn kind_of(place: &Path) -> Result<Kind> {
 }
 
 fn parent_of(place: &Path) -> &Path {
-    place.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    place
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }

@@ -28,7 +28,12 @@ impl Progress {
         } else {
             Kind::Lines
         };
-        Self { kind, images, steps, started: Instant::now() }
+        Self {
+            kind,
+            images,
+            steps,
+            started: Instant::now(),
+        }
     }
 
     /// Something the user should know that is no error.
@@ -45,7 +50,10 @@ impl Progress {
         if let Kind::Bar(bar) = &self.kind {
             bar.inc(images as u64);
             let done = bar.position() as f64 / self.steps.max(1) as f64;
-            bar.set_message(format!("{:.2} images/s", done / self.started.elapsed().as_secs_f64().max(1e-9)));
+            bar.set_message(format!(
+                "{:.2} images/s",
+                done / self.started.elapsed().as_secs_f64().max(1e-9)
+            ));
         }
     }
 
@@ -54,7 +62,10 @@ impl Progress {
         if let Kind::Lines = self.kind {
             let speed = done as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
             let left = (self.images - done) as f64 / speed.max(1e-9);
-            line(&format!("{done} of {} images, {speed:.2} images/s, {left:.0} s left", self.images));
+            line(&format!(
+                "{done} of {} images, {speed:.2} images/s, {left:.0} s left",
+                self.images
+            ));
         }
     }
 

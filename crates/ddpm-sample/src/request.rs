@@ -50,13 +50,30 @@ impl Request {
             noise.check_draws(draws(&sampler, process.schedule.steps()))?;
         }
         let pixels = pixels(&model)?;
-        pixels.check(shape.0).context("the model's pixel map does not fit its network")?;
+        pixels
+            .check(shape.0)
+            .context("the model's pixel map does not fit its network")?;
         let output = Output::claim(&flags.out)?;
         let pipeline = model.load(&flags.weights).map_err(anyhow::Error::from)?;
-        let network = UNet::new(&pipeline.unet, &pipeline.weights).map_err(anyhow::Error::from)?.detached();
+        let network = UNet::new(&pipeline.unet, &pipeline.weights)
+            .map_err(anyhow::Error::from)?
+            .detached();
         let story = story(&flags, &model, &sampler, &process.schedule);
         let (batch_size, seed) = (flags.batch_size as usize, flags.seed.unwrap_or(0));
-        Ok(Self { network, process, sampler, images, batch_size, shape, seed, noise, notes, pixels, story, output })
+        Ok(Self {
+            network,
+            process,
+            sampler,
+            images,
+            batch_size,
+            shape,
+            seed,
+            noise,
+            notes,
+            pixels,
+            story,
+            output,
+        })
     }
 
     /// Network evaluations per image.
@@ -75,7 +92,11 @@ impl Request {
     /// # Errors
     /// When they cannot be written; nothing half-written stays.
     pub fn write(self, samples: &Tensor) -> anyhow::Result<String> {
-        Ok(self.output.write(samples, &self.pixels, &self.story)?.display().to_string())
+        Ok(self
+            .output
+            .write(samples, &self.pixels, &self.story)?
+            .display()
+            .to_string())
     }
 }
 
@@ -91,7 +112,11 @@ pub(crate) fn find_model(path: Option<&Path>) -> Result<Model, Failure> {
 /// The model that a clone of the project brings along, looked for above the current folder and above the program.
 fn shipped_model() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe().ok();
-    let starts: Vec<PathBuf> = std::env::current_dir().ok().into_iter().chain(program).collect();
+    let starts: Vec<PathBuf> = std::env::current_dir()
+        .ok()
+        .into_iter()
+        .chain(program)
+        .collect();
     find_shipped(SHIPPED, &starts).map_err(|_| {
         anyhow!(
             "no --model given, and there is no checkpoints/{SHIPPED} in any folder above the current one or the program; \
@@ -109,18 +134,26 @@ fn usage(text: impl Into<String>) -> Failure {
 /// What can be seen without any file.
 fn check_flags(flags: &Flags) -> Result<(), Failure> {
     match flags.eta {
-        Some(_) if flags.sampler != SamplerKind::Ddim => Err(usage("--eta belongs to the sampler ddim; ddpm would ignore it")),
-        Some(eta) if !(0.0..=1.0).contains(&eta) => Err(usage(format!("--eta is {eta}; it goes from 0 to 1"))),
+        Some(_) if flags.sampler != SamplerKind::Ddim => Err(usage(
+            "--eta belongs to the sampler ddim; ddpm would ignore it",
+        )),
+        Some(eta) if !(0.0..=1.0).contains(&eta) => {
+            Err(usage(format!("--eta is {eta}; it goes from 0 to 1")))
+        }
         _ => Ok(()),
     }
 }
 
 /// A seed that no noise would be drawn with is a mistake.
 fn check_seed(flags: &Flags, sampler: &Sampler, noise: Option<&NoiseFile>) -> Result<(), Failure> {
-    let Some(noise) = noise.filter(|_| flags.seed.is_some()) else { return Ok(()) };
+    let Some(noise) = noise.filter(|_| flags.seed.is_some()) else {
+        return Ok(());
+    };
     let reason = match sampler {
         _ if noise.step_noise.is_some() => "--noise brings all the noise of the walk",
-        Sampler::Ddim(settings) if settings.eta == 0.0 => "--noise is the only noise of ddim with eta 0",
+        Sampler::Ddim(settings) if settings.eta == 0.0 => {
+            "--noise is the only noise of ddim with eta 0"
+        }
         _ => return Ok(()),
     };
     Err(usage(format!("--seed would be ignored: {reason}")))
@@ -134,11 +167,21 @@ fn process(flags: &Flags, model: &Model) -> Result<(Process, Sampler), Failure> 
         (None, _) => all,
     };
     if steps > all {
-        return Err(usage(format!("--steps is {steps}, but the model's schedule has only {all} steps")));
+        return Err(usage(format!(
+            "--steps is {steps}, but the model's schedule has only {all} steps"
+        )));
     }
     let process = scheduler.process(steps).map_err(anyhow::Error::from)?;
-    let sampler = scheduler.sampler(flags.sampler, flags.eta.unwrap_or(0.0)).map_err(anyhow::Error::from)?;
-    Ok((Process { clip: clip(model)?, ..process }, sampler))
+    let sampler = scheduler
+        .sampler(flags.sampler, flags.eta.unwrap_or(0.0))
+        .map_err(anyhow::Error::from)?;
+    Ok((
+        Process {
+            clip: clip(model)?,
+            ..process
+        },
+        sampler,
+    ))
 }
 
 /// How often a walk of so many steps asks for noise: at every step but the last, and never with eta 0.
@@ -153,50 +196,71 @@ fn draws(sampler: &Sampler, steps: usize) -> usize {
 pub(crate) fn clip(model: &Model) -> anyhow::Result<Clip> {
     match pixels(model)? {
         PixelMap::MinusOneToOne => Ok(model.scheduler.clip()),
-        map => Ok(Clip::PerChannel(map.value_range(model.unet.settings().out_channels)?)),
+        map => Ok(Clip::PerChannel(
+            map.value_range(model.unet.settings().out_channels)?,
+        )),
     }
 }
 
 /// `pixels` in the section `run` of the settings that the model was trained with; [-1, 1] if nothing is said.
 fn pixels(model: &Model) -> anyhow::Result<PixelMap> {
-    let said = model.run.as_ref().and_then(|run| run.get("run")?.get("pixels"));
-    let Some(said) = said else { return Ok(PixelMap::default()) };
-    said.clone().try_into().with_context(|| format!("{}: run.pixels", model.folder.join("run.toml").display()))
+    let said = model
+        .run
+        .as_ref()
+        .and_then(|run| run.get("run")?.get("pixels"));
+    let Some(said) = said else {
+        return Ok(PixelMap::default());
+    };
+    said.clone()
+        .try_into()
+        .with_context(|| format!("{}: run.pixels", model.folder.join("run.toml").display()))
 }
 
 fn images(flags: &Flags, noise: Option<&NoiseFile>) -> Result<usize, Failure> {
     let there = noise.map(|noise| noise.noise.dims()[0]);
     match (flags.num, there) {
-        (Some(asked), Some(there)) if asked as usize != there => {
-            Err(usage(format!("--num is {asked}, but --noise holds the noise of {there} images")))
-        }
+        (Some(asked), Some(there)) if asked as usize != there => Err(usage(format!(
+            "--num is {asked}, but --noise holds the noise of {there} images"
+        ))),
         (_, Some(there)) => Ok(there),
         (asked, None) => Ok(asked.unwrap_or(64) as usize),
     }
 }
 
 /// Channels, height, width: as the network's configuration says, or else the noise.
-fn image_shape(unet: &UNetConfig, noise: Option<&NoiseFile>) -> Result<(usize, usize, usize), Failure> {
+fn image_shape(
+    unet: &UNetConfig,
+    noise: Option<&NoiseFile>,
+) -> Result<(usize, usize, usize), Failure> {
     let (h, w) = match (unet.settings().sample_size, noise) {
         (Some(SampleSize::Square(side)), _) => (side, side),
         (Some(SampleSize::Rectangle(h, w)), _) => (h, w),
         (None, Some(noise)) => (noise.noise.dims()[2], noise.noise.dims()[3]),
         (None, None) => {
-            return Err(usage("the model does not say how large its images are (`sample_size`); give --noise, whose shape says it"));
+            return Err(usage(
+                "the model does not say how large its images are (`sample_size`); give --noise, whose shape says it",
+            ));
         }
     };
     unet.check_image(h, w).map_err(anyhow::Error::from)?;
     let (c, out) = (unet.settings().in_channels, unet.settings().out_channels);
     if c != out {
-        return Err(anyhow!("the network has {c} channels in and {out} out; images need as many").into());
+        return Err(
+            anyhow!("the network has {c} channels in and {out} out; images need as many").into(),
+        );
     }
     Ok((c, h, w))
 }
 
 fn notes(model: &Model, sampler: &Sampler, noise: Option<&NoiseFile>) -> Vec<String> {
-    let skipped = model.skipped.iter().map(|skipped| format!("skipped a checkpoint that is not whole: {}", skipped.reason));
+    let skipped = model
+        .skipped
+        .iter()
+        .map(|skipped| format!("skipped a checkpoint that is not whole: {}", skipped.reason));
     let unused = match (sampler, noise.and_then(|noise| noise.step_noise.as_ref())) {
-        (Sampler::Ddim(settings), Some(_)) if settings.eta == 0.0 => Some("ddim with eta 0 draws no noise; step_noise is not used".to_owned()),
+        (Sampler::Ddim(settings), Some(_)) if settings.eta == 0.0 => {
+            Some("ddim with eta 0 draws no noise; step_noise is not used".to_owned())
+        }
         _ => None,
     };
     skipped.chain(unused).collect()

@@ -5,9 +5,9 @@ use candle_core::{Device, Tensor};
 use ddpm_core::NoiseSource;
 use ddpm_random::{FixedNoise, SampleNoise, sample_start};
 
+use crate::Failure;
 use crate::progress::Progress;
 use crate::request::Request;
-use crate::Failure;
 
 /// Makes all images.
 ///
@@ -16,14 +16,21 @@ use crate::Failure;
 ///
 /// # Errors
 /// [`Failure::Interrupted`] when `stop` says so between two steps; what the network or the walk reports.
-pub(crate) fn sample(request: &Request, progress: &Progress, stop: &dyn Fn() -> bool) -> Result<Tensor, Failure> {
+pub(crate) fn sample(
+    request: &Request,
+    progress: &Progress,
+    stop: &dyn Fn() -> bool,
+) -> Result<Tensor, Failure> {
     let mut finished = Vec::new();
     for first in (0..request.images).step_by(request.batch_size) {
         let images = request.batch_size.min(request.images - first);
         let x_t = start(request, first, images)?;
         let mut noise = step_noise(request, first, images)?;
         let mut x = x_t.clone();
-        for step in request.sampler.walk(&request.process, &request.network, &x_t, noise.as_mut()) {
+        for step in request
+            .sampler
+            .walk(&request.process, &request.network, &x_t, noise.as_mut())
+        {
             x = step.context("sampling failed")?.x;
             progress.stepped(images);
             if stop() {
@@ -40,17 +47,35 @@ pub(crate) fn sample(request: &Request, progress: &Progress, stop: &dyn Fn() -> 
 fn start(request: &Request, first: usize, images: usize) -> anyhow::Result<Tensor> {
     match &request.noise {
         Some(file) => Ok(file.noise.narrow(0, first, images)?.contiguous()?),
-        None => Ok(sample_start(request.seed, first as u64, images, request.shape, &Device::Cpu)?),
+        None => Ok(sample_start(
+            request.seed,
+            first as u64,
+            images,
+            request.shape,
+            &Device::Cpu,
+        )?),
     }
 }
 
-fn step_noise(request: &Request, first: usize, images: usize) -> anyhow::Result<Box<dyn NoiseSource>> {
-    let from_file = request.noise.as_ref().and_then(|file| file.step_noise.as_ref());
+fn step_noise(
+    request: &Request,
+    first: usize,
+    images: usize,
+) -> anyhow::Result<Box<dyn NoiseSource>> {
+    let from_file = request
+        .noise
+        .as_ref()
+        .and_then(|file| file.step_noise.as_ref());
     let Some(step_noise) = from_file else {
-        return Ok(Box::new(SampleNoise { seed: request.seed, first_image: first as u64 }));
+        return Ok(Box::new(SampleNoise {
+            seed: request.seed,
+            first_image: first as u64,
+        }));
     };
     let draws = step_noise.dim(0)?;
     let batch = step_noise.narrow(1, first, images)?;
-    let noise = (0..draws).map(|draw| batch.get(draw)?.contiguous()).collect::<candle_core::Result<_>>()?;
+    let noise = (0..draws)
+        .map(|draw| batch.get(draw)?.contiguous())
+        .collect::<candle_core::Result<_>>()?;
     Ok(Box::new(FixedNoise(noise)))
 }

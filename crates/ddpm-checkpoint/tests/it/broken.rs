@@ -11,7 +11,10 @@ struct Dice(u64);
 
 impl Dice {
     fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         (self.0 >> 33) as usize % n
     }
 }
@@ -19,7 +22,8 @@ impl Dice {
 #[test]
 fn no_damage_makes_it_panic() {
     let run = tempfile::tempdir().unwrap();
-    let folder = write_checkpoint(run.path(), 1, &tiny_pipeline(0), &tiny_state(), RUN_TOML).unwrap();
+    let folder =
+        write_checkpoint(run.path(), 1, &tiny_pipeline(0), &tiny_state(), RUN_TOML).unwrap();
     let files = [
         "model_index.json",
         "unet/config.json",
@@ -54,7 +58,9 @@ fn damaged(whole: &[u8], dice: &mut Dice) -> Vec<u8> {
     let mut bytes = whole.to_vec();
     let reach = bytes.len().min(2000);
     for _ in 0..=dice.below(3) {
-        let at = dice.below(reach.min(bytes.len()).max(1)).min(bytes.len().saturating_sub(1));
+        let at = dice
+            .below(reach.min(bytes.len()).max(1))
+            .min(bytes.len().saturating_sub(1));
         match dice.below(5) {
             0 => bytes[at] ^= 1 << dice.below(8),
             1 => bytes[at] = dice.below(256) as u8,

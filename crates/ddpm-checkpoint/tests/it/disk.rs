@@ -12,7 +12,10 @@ struct Mounted(PathBuf);
 
 impl Mounted {
     fn new(folder: &Path, options: &str) -> Option<Self> {
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(folder).output();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "none"])
+            .arg(folder)
+            .output();
         match mounted {
             Ok(output) if output.status.success() => Some(Self(folder.to_owned())),
             _ => {
@@ -23,7 +26,11 @@ impl Mounted {
     }
 
     fn remount(&self, options: &str) {
-        let done = Command::new("mount").args(["-o", options]).arg(&self.0).status().unwrap();
+        let done = Command::new("mount")
+            .args(["-o", options])
+            .arg(&self.0)
+            .status()
+            .unwrap();
         assert!(done.success());
     }
 }
@@ -39,12 +46,18 @@ fn a_full_disk_leaves_the_older_checkpoint_and_no_trace_of_the_newer() {
     let folder = tempfile::tempdir().unwrap();
     let size = {
         let run = tempfile::tempdir().unwrap();
-        let at = write_checkpoint(run.path(), 1, &tiny_pipeline(0), &tiny_state(), RUN_TOML).unwrap();
-        std::fs::metadata(at.join("train_state.safetensors")).unwrap().len()
+        let at =
+            write_checkpoint(run.path(), 1, &tiny_pipeline(0), &tiny_state(), RUN_TOML).unwrap();
+        std::fs::metadata(at.join("train_state.safetensors"))
+            .unwrap()
+            .len()
     };
-    let Some(_disk) = Mounted::new(folder.path(), &format!("size={}", size * 2)) else { return };
+    let Some(_disk) = Mounted::new(folder.path(), &format!("size={}", size * 2)) else {
+        return;
+    };
     write_checkpoint(folder.path(), 1, &tiny_pipeline(0), &tiny_state(), RUN_TOML).unwrap();
-    let error = write_checkpoint(folder.path(), 2, &tiny_pipeline(0), &tiny_state(), RUN_TOML).unwrap_err();
+    let error =
+        write_checkpoint(folder.path(), 2, &tiny_pipeline(0), &tiny_state(), RUN_TOML).unwrap_err();
     let expected = format!(
         "cannot write the training state to {}/checkpoints/step-00000002/train_state.safetensors: \
          No space left on device (os error 28)",
@@ -52,16 +65,32 @@ fn a_full_disk_leaves_the_older_checkpoint_and_no_trace_of_the_newer() {
     );
     assert_eq!(error.to_string(), expected);
     assert_eq!(list_checkpoints(folder.path()).unwrap().len(), 1);
-    assert_eq!(std::fs::read_dir(folder.path().join("checkpoints")).unwrap().count(), 1, "no draft stays");
-    assert_eq!(newest_whole(folder.path()).unwrap().checkpoint.unwrap().step, 1);
+    assert_eq!(
+        std::fs::read_dir(folder.path().join("checkpoints"))
+            .unwrap()
+            .count(),
+        1,
+        "no draft stays"
+    );
+    assert_eq!(
+        newest_whole(folder.path())
+            .unwrap()
+            .checkpoint
+            .unwrap()
+            .step,
+        1
+    );
 }
 
 #[test]
 fn a_read_only_folder_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(disk) = Mounted::new(folder.path(), "size=1m") else { return };
+    let Some(disk) = Mounted::new(folder.path(), "size=1m") else {
+        return;
+    };
     disk.remount("remount,ro");
-    let error = write_checkpoint(folder.path(), 2, &tiny_pipeline(0), &tiny_state(), RUN_TOML).unwrap_err();
+    let error =
+        write_checkpoint(folder.path(), 2, &tiny_pipeline(0), &tiny_state(), RUN_TOML).unwrap_err();
     let expected = format!(
         "cannot write the checkpoint to {}/checkpoints/step-00000002: Read-only file system (os error 30)",
         folder.path().display()

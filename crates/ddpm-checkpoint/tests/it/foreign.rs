@@ -29,18 +29,35 @@ fn check_refused(change: impl FnOnce(&Path), expected: &str) {
 fn rewrite_weights(model: &Path, change: impl Fn(&mut Vec<(String, Tensor)>)) {
     let mut weights = tiny_pipeline(0).weights;
     change(&mut weights);
-    write_tensors(&model.join(WEIGHTS), "the weights", &weights, &BTreeMap::new()).unwrap();
+    write_tensors(
+        &model.join(WEIGHTS),
+        "the weights",
+        &weights,
+        &BTreeMap::new(),
+    )
+    .unwrap();
 }
 
 #[test]
 fn the_flat_layout_of_early_uploads_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let model = saved(folder.path());
-    for name in ["unet/config.json", WEIGHTS, "scheduler/scheduler_config.json"] {
-        fs::rename(model.join(name), model.join(Path::new(name).file_name().unwrap())).unwrap();
+    for name in [
+        "unet/config.json",
+        WEIGHTS,
+        "scheduler/scheduler_config.json",
+    ] {
+        fs::rename(
+            model.join(name),
+            model.join(Path::new(name).file_name().unwrap()),
+        )
+        .unwrap();
     }
     fs::remove_dir(model.join("unet")).unwrap();
-    assert_same(&Pipeline::load(&model).unwrap().weights, &tiny_pipeline(0).weights);
+    assert_same(
+        &Pipeline::load(&model).unwrap().weights,
+        &tiny_pipeline(0).weights,
+    );
 }
 
 #[test]
@@ -49,28 +66,46 @@ fn a_bare_network_needs_a_scheduler_beside_it() {
     let model = saved(folder.path());
     fs::remove_file(model.join("model_index.json")).unwrap();
     let read = resolve_model(&model.join("unet")).unwrap();
-    assert_same(&read.load(&Weights::Ema).unwrap().weights, &tiny_pipeline(0).weights);
+    assert_same(
+        &read.load(&Weights::Ema).unwrap().weights,
+        &tiny_pipeline(0).weights,
+    );
     assert_eq!((read.step(), read.has_raw), (None, false));
     let expected = "FOLDER/unet: no weights \"raw\"; there are ema";
     assert_eq!(message(read.load(&Weights::Raw), &model), expected);
     fs::remove_dir_all(model.join("scheduler")).unwrap();
     let expected = "FOLDER/unet/scheduler_config.json is missing: without a scheduler's configuration nobody knows \
                     the network's noise schedule; put it here or into ../scheduler";
-    assert_eq!(message(resolve_model(&model.join("unet")), &model), expected);
+    assert_eq!(
+        message(resolve_model(&model.join("unet")), &model),
+        expected
+    );
 }
 
 #[test]
 fn half_precision_is_widened() {
-    let names = ["diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.bf16.safetensors"];
+    let names = [
+        "diffusion_pytorch_model.fp16.safetensors",
+        "diffusion_pytorch_model.bf16.safetensors",
+    ];
     for (name, dtype) in names.into_iter().zip([DType::F16, DType::BF16]) {
         let folder = tempfile::tempdir().unwrap();
         let model = saved(folder.path());
         fs::remove_file(model.join(WEIGHTS)).unwrap();
-        let halved: Vec<(String, Tensor)> =
-            tiny_pipeline(0).weights.into_iter().map(|(name, w)| (name, w.to_dtype(dtype).unwrap())).collect();
-        let widened: Vec<(String, Tensor)> =
-            halved.iter().map(|(name, w)| (name.clone(), w.to_dtype(DType::F32).unwrap())).collect();
-        candle_core::safetensors::save(&halved.into_iter().collect(), model.join("unet").join(name)).unwrap();
+        let halved: Vec<(String, Tensor)> = tiny_pipeline(0)
+            .weights
+            .into_iter()
+            .map(|(name, w)| (name, w.to_dtype(dtype).unwrap()))
+            .collect();
+        let widened: Vec<(String, Tensor)> = halved
+            .iter()
+            .map(|(name, w)| (name.clone(), w.to_dtype(DType::F32).unwrap()))
+            .collect();
+        candle_core::safetensors::save(
+            &halved.into_iter().collect(),
+            model.join("unet").join(name),
+        )
+        .unwrap();
         assert_same(&Pipeline::load(&model).unwrap().weights, &widened);
     }
 }
@@ -81,7 +116,12 @@ fn attention_under_its_old_names_is_read() {
     let model = saved(folder.path());
     rewrite_weights(&model, |weights| {
         for (name, tensor) in weights {
-            for (new, old) in [("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")] {
+            for (new, old) in [
+                ("to_q", "query"),
+                ("to_k", "key"),
+                ("to_v", "value"),
+                ("to_out.0", "proj_attn"),
+            ] {
                 if name.contains(&format!(".{new}.")) {
                     *name = name.replace(new, old);
                     if name.ends_with("query.weight") {
@@ -91,7 +131,10 @@ fn attention_under_its_old_names_is_read() {
             }
         }
     });
-    assert_same(&Pipeline::load(&model).unwrap().weights, &tiny_pipeline(0).weights);
+    assert_same(
+        &Pipeline::load(&model).unwrap().weights,
+        &tiny_pipeline(0).weights,
+    );
 }
 
 #[test]
@@ -103,7 +146,11 @@ fn tensors_of_another_network_are_named() {
         &format!("{place}; missing (1): `conv_in.weight`"),
     );
     check_refused(
-        |model| rewrite_weights(model, |weights| weights.push(("other.bias".to_owned(), full(&[2])))),
+        |model| {
+            rewrite_weights(model, |weights| {
+                weights.push(("other.bias".to_owned(), full(&[2])))
+            })
+        },
         &format!("{place}; extra (1): `other.bias`"),
     );
     check_refused(
@@ -112,7 +159,9 @@ fn tensors_of_another_network_are_named() {
     );
     check_refused(
         |model| {
-            rewrite_weights(model, |weights| weights[1].1 = weights[1].1.to_dtype(DType::I64).unwrap());
+            rewrite_weights(model, |weights| {
+                weights[1].1 = weights[1].1.to_dtype(DType::I64).unwrap()
+            });
         },
         &format!("FOLDER/{WEIGHTS}: tensor `conv_in.bias` is i64, expected floating-point numbers"),
     );
@@ -125,13 +174,18 @@ fn weights_that_are_not_the_networks_are_not_written() {
     pipeline.weights.remove(0);
     let text = message(pipeline.save(&folder.path().join("model")), folder.path());
     assert!(text.starts_with("FOLDER/model/unet/"), "{text}");
-    assert!(text.ends_with("the tensors are not this network's; missing (1): `conv_in.weight`"), "{text}");
+    assert!(
+        text.ends_with("the tensors are not this network's; missing (1): `conv_in.weight`"),
+        "{text}"
+    );
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[test]
 fn other_pipelines_networks_and_schedulers_are_refused_by_name() {
-    let index = |text: &'static str| move |model: &Path| fs::write(model.join("model_index.json"), text).unwrap();
+    let index = |text: &'static str| {
+        move |model: &Path| fs::write(model.join("model_index.json"), text).unwrap()
+    };
     check_refused(
         index(r#"{"_class_name": "StableDiffusionPipeline"}"#),
         "FOLDER/model_index.json: pipeline StableDiffusionPipeline is not supported; supported are DDPMPipeline and DDIMPipeline",
@@ -146,7 +200,10 @@ fn other_pipelines_networks_and_schedulers_are_refused_by_name() {
         ),
         "FOLDER/model_index.json: scheduler PNDMScheduler is not supported; supported are DDPMScheduler and DDIMScheduler",
     );
-    check_refused(index("[1]"), "FOLDER/model_index.json: expected an object with `_class_name`, `unet` and `scheduler`");
+    check_refused(
+        index("[1]"),
+        "FOLDER/model_index.json: expected an object with `_class_name`, `unet` and `scheduler`",
+    );
     check_refused(
         index(r#"{"_class_name": 3}"#),
         "FOLDER/model_index.json: `_class_name` should be a text, found 3",
@@ -178,27 +235,49 @@ fn errors_of_the_parts_name_the_file() {
         assert!(text.starts_with(start) && text.contains(part), "{text}");
     };
     starts(
-        &change("scheduler/scheduler_config.json", "\"DDPMScheduler\"", "\"LMSDiscreteScheduler\""),
+        &change(
+            "scheduler/scheduler_config.json",
+            "\"DDPMScheduler\"",
+            "\"LMSDiscreteScheduler\"",
+        ),
         "FOLDER/scheduler/scheduler_config.json: ",
         "DDIMScheduler",
     );
     starts(
-        &change("scheduler/scheduler_config.json", "num_train_timesteps", "number_of_steps"),
+        &change(
+            "scheduler/scheduler_config.json",
+            "num_train_timesteps",
+            "number_of_steps",
+        ),
         "FOLDER/scheduler/scheduler_config.json: ",
         "number_of_steps",
     );
     starts(
-        &change("unet/config.json", "\"layers_per_block\": 1", "\"layers_per_block\": \"1\""),
+        &change(
+            "unet/config.json",
+            "\"layers_per_block\": 1",
+            "\"layers_per_block\": \"1\"",
+        ),
         "FOLDER/unet/config.json: ",
         "layers_per_block",
     );
-    starts(&change("unet/config.json", "{", "["), "FOLDER/unet/config.json: ", "");
+    starts(
+        &change("unet/config.json", "{", "["),
+        "FOLDER/unet/config.json: ",
+        "",
+    );
 }
 
 #[test]
 fn pickled_and_sharded_weights_are_refused_by_name() {
     check_refused(
-        |model| fs::rename(model.join(WEIGHTS), model.join("unet/diffusion_pytorch_model.bin")).unwrap(),
+        |model| {
+            fs::rename(
+                model.join(WEIGHTS),
+                model.join("unet/diffusion_pytorch_model.bin"),
+            )
+            .unwrap()
+        },
         "FOLDER/unet/diffusion_pytorch_model.bin: pickled weights are not read by this version; \
          save the model with safe_serialization=True",
     );
@@ -218,7 +297,10 @@ fn what_is_no_model_folder_says_what_was_looked_for() {
     let looked_for = "looked for checkpoints/step-*/ (a run), model_index.json, unet/config.json, \
                       config.json with diffusion_pytorch_model.safetensors";
     let check = |path: &Path, found: &str| {
-        let shown = path.display().to_string().replace(&folder.path().display().to_string(), "FOLDER");
+        let shown = path
+            .display()
+            .to_string()
+            .replace(&folder.path().display().to_string(), "FOLDER");
         let expected = format!("{shown} is not a model folder: {found}; {looked_for}");
         assert_eq!(message(resolve_model(path), folder.path()), expected);
     };
@@ -235,7 +317,10 @@ fn a_shipped_model_is_found_from_below() {
     tiny_pipeline(0).save(&model).unwrap();
     let below = clone.path().join("target/release");
     fs::create_dir_all(&below).unwrap();
-    assert_eq!(find_shipped("digits", std::slice::from_ref(&below)).unwrap(), model);
+    assert_eq!(
+        find_shipped("digits", std::slice::from_ref(&below)).unwrap(),
+        model
+    );
     assert!(find_shipped("no-such-model", &[below]).is_err());
     // The clone itself also looks like a run; its model is found all the same by its own path.
     assert!(resolve_model(&model).is_ok());

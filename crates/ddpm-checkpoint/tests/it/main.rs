@@ -1,5 +1,10 @@
 //! Models and checkpoints on disk: what is written is read back, and what is broken is named.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test stops by panicking, and says what it skips")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test stops by panicking, and says what it skips"
+)]
 
 mod broken;
 mod disk;
@@ -27,8 +32,18 @@ fn tiny_unet() -> UNetConfig {
 }
 
 fn tiny_scheduler() -> SchedulerConfig {
-    let betas = Betas::Linear { start: 1e-4, end: 0.02 };
-    SchedulerConfig::ddpm(betas, 100, Prediction::Noise, Variance::FixedLarge, Clip::Range(1.0)).unwrap()
+    let betas = Betas::Linear {
+        start: 1e-4,
+        end: 0.02,
+    };
+    SchedulerConfig::ddpm(
+        betas,
+        100,
+        Prediction::Noise,
+        Variance::FixedLarge,
+        Clip::Range(1.0),
+    )
+    .unwrap()
 }
 
 fn tiny_pipeline(seed: u64) -> Pipeline {
@@ -40,12 +55,25 @@ fn tiny_pipeline(seed: u64) -> Pipeline {
 /// Raw weights, moments and two averages, all different.
 fn tiny_state() -> TrainState {
     let mut tensors = Vec::new();
-    for (seed, prefix) in [(1, "raw"), (2, "adam.m"), (3, "adam.v"), (4, "ema.0.9"), (5, "ema.0.999")] {
+    for (seed, prefix) in [
+        (1, "raw"),
+        (2, "adam.m"),
+        (3, "adam.v"),
+        (4, "ema.0.9"),
+        (5, "ema.0.999"),
+    ] {
         let part = tiny_pipeline(seed).weights;
-        tensors.extend(part.into_iter().map(|(name, tensor)| (format!("{prefix}.{name}"), tensor)));
+        tensors.extend(
+            part.into_iter()
+                .map(|(name, tensor)| (format!("{prefix}.{name}"), tensor)),
+        );
     }
-    let counters = [("step", "1000"), ("images", "64000")].map(|(key, text)| (key.to_owned(), text.to_owned()));
-    TrainState { tensors, counters: BTreeMap::from(counters) }
+    let counters = [("step", "1000"), ("images", "64000")]
+        .map(|(key, text)| (key.to_owned(), text.to_owned()));
+    TrainState {
+        tensors,
+        counters: BTreeMap::from(counters),
+    }
 }
 
 const RUN_TOML: &str = "[run]\nprogram = \"test\"\n";
@@ -61,7 +89,14 @@ fn assert_same(found: &[(String, Tensor)], expected: &[(String, Tensor)]) {
 }
 
 fn bits(tensor: &Tensor) -> Vec<u32> {
-    tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+    tensor
+        .flatten_all()
+        .unwrap()
+        .to_vec1::<f32>()
+        .unwrap()
+        .into_iter()
+        .map(f32::to_bits)
+        .collect()
 }
 
 /// The message of an error with `folder` written as FOLDER.
@@ -69,6 +104,8 @@ fn bits(tensor: &Tensor) -> Vec<u32> {
 fn message<T>(result: ddpm_checkpoint::Result<T>, folder: &std::path::Path) -> String {
     match result {
         Ok(_) => panic!("expected an error"),
-        Err(error) => error.to_string().replace(&folder.display().to_string(), "FOLDER"),
+        Err(error) => error
+            .to_string()
+            .replace(&folder.display().to_string(), "FOLDER"),
     }
 }

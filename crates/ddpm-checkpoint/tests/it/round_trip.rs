@@ -1,6 +1,8 @@
 //! What is written is read back, bit for bit, and the same thing is written as the same bytes.
 
-use ddpm_checkpoint::{Pipeline, Weights, read_run_toml, read_train_state, resolve_model, write_checkpoint};
+use ddpm_checkpoint::{
+    Pipeline, Weights, read_run_toml, read_train_state, resolve_model, write_checkpoint,
+};
 
 use crate::{RUN_TOML, assert_same, message, tiny_pipeline, tiny_state};
 
@@ -15,7 +17,10 @@ fn a_pipeline_is_read_back() {
     assert_eq!(read.scheduler, pipeline.scheduler);
     assert_eq!(read.beyond_diffusers, Vec::<String>::new());
     assert_same(&read.weights, &pipeline.weights);
-    assert_eq!(message(pipeline.save(&model), folder.path()), "FOLDER/model already exists");
+    assert_eq!(
+        message(pipeline.save(&model), folder.path()),
+        "FOLDER/model already exists"
+    );
 }
 
 #[test]
@@ -27,7 +32,10 @@ fn a_checkpoint_is_read_back() {
     let read = read_train_state(&folder).unwrap();
     assert_same(&read.tensors, &state.tensors);
     assert_eq!(read.counters, state.counters);
-    assert_eq!(read_run_toml(&folder).unwrap(), RUN_TOML.parse::<toml::Table>().unwrap());
+    assert_eq!(
+        read_run_toml(&folder).unwrap(),
+        RUN_TOML.parse::<toml::Table>().unwrap()
+    );
     assert_same(&Pipeline::load(&folder).unwrap().weights, &pipeline.weights);
 }
 
@@ -35,7 +43,8 @@ fn a_checkpoint_is_read_back() {
 fn equal_content_gives_equal_bytes() {
     let runs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let files = runs.each_ref().map(|run| {
-        let folder = write_checkpoint(run.path(), 7, &tiny_pipeline(0), &tiny_state(), RUN_TOML).unwrap();
+        let folder =
+            write_checkpoint(run.path(), 7, &tiny_pipeline(0), &tiny_state(), RUN_TOML).unwrap();
         [
             "model_index.json",
             "unet/config.json",
@@ -60,7 +69,14 @@ fn other_libraries_read_the_tensors() {
     assert_eq!(header.metadata().as_ref().unwrap()["format"], "pt");
     let read = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     for (name, tensor) in &pipeline.weights {
-        let expected: Vec<u8> = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().flat_map(|x| x.to_le_bytes()).collect();
+        let expected: Vec<u8> = tensor
+            .flatten_all()
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap()
+            .iter()
+            .flat_map(|x| x.to_le_bytes())
+            .collect();
         assert_eq!(read.tensor(name).unwrap().shape(), tensor.dims());
         assert_eq!(read.tensor(name).unwrap().data(), expected);
     }
@@ -73,15 +89,25 @@ fn the_weights_asked_for_are_the_weights_read() {
     let model = resolve_model(run.path()).unwrap();
     assert_eq!(model.step(), Some(1000));
     assert_eq!(model.ema_rates, ["0.9", "0.999"]);
-    for (text, seed) in [("ema", 0), ("raw", 1), ("ema:0.9", 4), ("ema:0.999", 5), ("ema:0.9990", 5)] {
+    for (text, seed) in [
+        ("ema", 0),
+        ("raw", 1),
+        ("ema:0.9", 4),
+        ("ema:0.999", 5),
+        ("ema:0.9990", 5),
+    ] {
         let weights: Weights = text.parse().unwrap();
-        assert_same(&model.load(&weights).unwrap().weights, &tiny_pipeline(seed).weights);
+        assert_same(
+            &model.load(&weights).unwrap().weights,
+            &tiny_pipeline(seed).weights,
+        );
     }
     let none = model.load(&"ema:0.5".parse().unwrap());
     let expected = "FOLDER/checkpoints/step-00001000: no weights \"ema:0.5\"; there are ema, raw, ema:0.9, ema:0.999";
     assert_eq!(message(none, run.path()), expected);
     for text in ["", "EMA", "ema:", "ema:x", "average"] {
-        let expected = format!("weights {text:?} is not one of ema, raw, ema:RATE (such as ema:0.9999)");
+        let expected =
+            format!("weights {text:?} is not one of ema, raw, ema:RATE (such as ema:0.9999)");
         assert_eq!(text.parse::<Weights>().unwrap_err().to_string(), expected);
     }
 }
@@ -94,8 +120,14 @@ fn what_diffusers_cannot_express_is_no_pipeline_of_diffusers() {
     let folder = write_checkpoint(run.path(), 1, &pipeline, &tiny_state(), RUN_TOML).unwrap();
     assert!(!folder.join("model_index.json").exists());
     let note = std::fs::read_to_string(folder.join("not-a-diffusers-pipeline.md")).unwrap();
-    assert!(note.ends_with("\n- pixels are normalised per channel\n"), "{note}");
-    let read = resolve_model(run.path()).unwrap().load(&Weights::Ema).unwrap();
+    assert!(
+        note.ends_with("\n- pixels are normalised per channel\n"),
+        "{note}"
+    );
+    let read = resolve_model(run.path())
+        .unwrap()
+        .load(&Weights::Ema)
+        .unwrap();
     assert_eq!(read.beyond_diffusers, pipeline.beyond_diffusers);
     assert_same(&read.weights, &pipeline.weights);
 }

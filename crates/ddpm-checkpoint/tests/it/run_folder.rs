@@ -12,12 +12,18 @@ fn write(run: &Path, step: u64) {
 }
 
 fn steps(run: &Path) -> Vec<u64> {
-    list_checkpoints(run).unwrap().iter().map(|checkpoint| checkpoint.step).collect()
+    list_checkpoints(run)
+        .unwrap()
+        .iter()
+        .map(|checkpoint| checkpoint.step)
+        .collect()
 }
 
 fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }
@@ -34,9 +40,17 @@ fn check_skipped(damage: impl FnOnce(&Path), reason: &str) {
     assert_eq!(newest.skipped.len(), 1);
     assert_eq!(newest.skipped[0].checkpoint.step, 10);
     let text = newest.skipped[0].reason.to_string();
-    let at = run.path().join("checkpoints/step-00000010").display().to_string();
+    let at = run
+        .path()
+        .join("checkpoints/step-00000010")
+        .display()
+        .to_string();
     assert_eq!(text.replace(&at, "NEWER"), reason);
-    assert_eq!(resolve_model(run.path()).unwrap().step(), Some(1000), "the counter of the state");
+    assert_eq!(
+        resolve_model(run.path()).unwrap().step(),
+        Some(1000),
+        "the counter of the state"
+    );
 }
 
 fn cut(path: &Path, by: u64) {
@@ -50,7 +64,9 @@ fn a_half_written_checkpoint_is_skipped_and_named() {
     let length = {
         let run = tempfile::tempdir().unwrap();
         write(run.path(), 1);
-        fs::metadata(run.path().join("checkpoints/step-00000001").join(weights)).unwrap().len()
+        fs::metadata(run.path().join("checkpoints/step-00000001").join(weights))
+            .unwrap()
+            .len()
     };
     check_skipped(
         |at| cut(&at.join(weights), 1),
@@ -94,7 +110,10 @@ fn a_half_written_checkpoint_is_skipped_and_named() {
 fn a_run_without_a_whole_checkpoint_says_why() {
     let run = tempfile::tempdir().unwrap();
     fs::create_dir(run.path().join("checkpoints")).unwrap();
-    assert_eq!(message(resolve_model(run.path()), run.path()), "run FOLDER holds no whole checkpoint");
+    assert_eq!(
+        message(resolve_model(run.path()), run.path()),
+        "run FOLDER holds no whole checkpoint"
+    );
     fs::create_dir(run.path().join("checkpoints/step-00000003")).unwrap();
     let expected = "run FOLDER holds no whole checkpoint; \
                     skipped FOLDER/checkpoints/step-00000003/model_index.json is missing: every checkpoint has one";
@@ -107,12 +126,27 @@ fn drafts_are_no_checkpoints_and_the_next_write_clears_them() {
     let run = tempfile::tempdir().unwrap();
     write(run.path(), 1);
     let folder = run.path().join("checkpoints");
-    for name in [".step-00000002.tmp-17", ".step-00000001.old-17", "step-", "step-2x", "other"] {
+    for name in [
+        ".step-00000002.tmp-17",
+        ".step-00000001.old-17",
+        "step-",
+        "step-2x",
+        "other",
+    ] {
         fs::create_dir_all(folder.join(name).join("unet")).unwrap();
     }
     assert_eq!(steps(run.path()), [1]);
     write(run.path(), 3);
-    assert_eq!(names(&folder), ["other", "step-", "step-00000001", "step-00000003", "step-2x"]);
+    assert_eq!(
+        names(&folder),
+        [
+            "other",
+            "step-",
+            "step-00000001",
+            "step-00000003",
+            "step-2x"
+        ]
+    );
 }
 
 #[test]
@@ -121,7 +155,11 @@ fn the_same_step_again_replaces_the_checkpoint() {
     write(run.path(), 5);
     fs::write(run.path().join("checkpoints/step-00000005/leftover"), b"").unwrap();
     write(run.path(), 5);
-    assert!(!run.path().join("checkpoints/step-00000005/leftover").exists());
+    assert!(
+        !run.path()
+            .join("checkpoints/step-00000005/leftover")
+            .exists()
+    );
     assert_eq!(names(&run.path().join("checkpoints")), ["step-00000005"]);
 }
 
@@ -136,8 +174,15 @@ fn the_newest_whole_checkpoints_are_kept() {
     assert_eq!(removed, [run.path().join("checkpoints/step-00000001")]);
     assert_eq!(steps(run.path()), [2, 3, 4]);
     keep_last(run.path(), 0).unwrap();
-    assert_eq!(steps(run.path()), [3, 4], "one whole checkpoint stays, whatever is asked");
-    assert_eq!(names(&run.path().join("checkpoints")), ["step-00000003", "step-00000004"]);
+    assert_eq!(
+        steps(run.path()),
+        [3, 4],
+        "one whole checkpoint stays, whatever is asked"
+    );
+    assert_eq!(
+        names(&run.path().join("checkpoints")),
+        ["step-00000003", "step-00000004"]
+    );
 }
 
 #[test]

@@ -13,5 +13,8 @@ fn the_help_text_is_the_stored_one() {
         std::fs::write(place, &text).unwrap();
     }
     let stored = std::fs::read_to_string(place).unwrap_or_default();
-    assert_eq!(text, stored, "if the change is meant, run UPDATE_GOLDEN=1 cargo test -p ddpm-sample");
+    assert_eq!(
+        text, stored,
+        "if the change is meant, run UPDATE_GOLDEN=1 cargo test -p ddpm-sample"
+    );
 }

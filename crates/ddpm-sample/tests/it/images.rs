@@ -2,7 +2,7 @@
 
 use candle_core::npy::NpzTensors;
 use candle_core::{D, Tensor};
-use ddpm_image::{PixelMap, Picture, read_png, sheet};
+use ddpm_image::{Picture, PixelMap, read_png, sheet};
 
 use crate::{House, bits, check_done, read_samples, write};
 
@@ -15,7 +15,10 @@ fn every_form_holds_the_same_images() {
     let samples = read_samples(&house.path("all.safetensors"));
     assert_eq!(samples.dims(), [3, 3, 4, 6]);
     let pictures = Picture::from_tensor(&samples, &PixelMap::MinusOneToOne).unwrap();
-    assert_eq!(read_png(house.path("grid.png")).unwrap().0, sheet(&pictures).unwrap());
+    assert_eq!(
+        read_png(house.path("grid.png")).unwrap().0,
+        sheet(&pictures).unwrap()
+    );
     for (index, picture) in pictures.iter().enumerate() {
         let (read, texts) = read_png(house.path(&format!("single/{index:06}.png"))).unwrap();
         assert_eq!(&read, picture);
@@ -25,10 +28,19 @@ fn every_form_holds_the_same_images() {
     let npz = NpzTensors::new(house.path("all.npz")).unwrap();
     assert_eq!(npz.names(), ["arr_0"]);
     let array = npz.get("arr_0").unwrap().unwrap();
-    assert_eq!((array.dims(), array.dtype()), (&[3, 4, 6, 3][..], candle_core::DType::U8));
-    let bytes: Vec<u8> = pictures.iter().flat_map(|picture| picture.pixels().to_vec()).collect();
+    assert_eq!(
+        (array.dims(), array.dtype()),
+        (&[3, 4, 6, 3][..], candle_core::DType::U8)
+    );
+    let bytes: Vec<u8> = pictures
+        .iter()
+        .flat_map(|picture| picture.pixels().to_vec())
+        .collect();
     assert_eq!(array.flatten_all().unwrap().to_vec1::<u8>().unwrap(), bytes);
-    assert_eq!(house.names(), ["all.npz", "all.safetensors", "grid.png", "run", "single"]);
+    assert_eq!(
+        house.names(),
+        ["all.npz", "all.safetensors", "grid.png", "run", "single"]
+    );
 }
 
 #[test]
@@ -37,7 +49,10 @@ fn a_picture_says_how_it_was_made() {
     check_done(&house.sample("--seed 5 --eta 0.5"));
     let (_, texts) = read_png(house.path("samples.png")).unwrap();
     let expected = [
-        ("Software", concat!("ddpm-sample ", env!("CARGO_PKG_VERSION"))),
+        (
+            "Software",
+            concat!("ddpm-sample ", env!("CARGO_PKG_VERSION")),
+        ),
         ("model", "run/checkpoints/step-00000003"),
         ("weights", "ema"),
         ("sampler", "ddim"),
@@ -46,7 +61,10 @@ fn a_picture_says_how_it_was_made() {
         ("eta", "0.5"),
         ("seed", "5"),
     ];
-    assert_eq!(texts, expected.map(|(key, text)| (key.to_owned(), text.to_owned())));
+    assert_eq!(
+        texts,
+        expected.map(|(key, text)| (key.to_owned(), text.to_owned()))
+    );
 }
 
 #[test]
@@ -54,35 +72,76 @@ fn neither_batch_nor_threads_nor_number_change_an_image() {
     let house = House::new();
     for flags in ["", "--eta 1", "--sampler ddpm"] {
         let together = house.samples(&format!("{flags} --seed 4"));
-        for other in ["--batch-size 1", "--batch-size 2", "--threads 1", "--threads 3"] {
-            assert_eq!(bits(&together), bits(&house.samples(&format!("{flags} --seed 4 {other}"))), "{flags} {other}");
+        for other in [
+            "--batch-size 1",
+            "--batch-size 2",
+            "--threads 1",
+            "--threads 3",
+        ] {
+            assert_eq!(
+                bits(&together),
+                bits(&house.samples(&format!("{flags} --seed 4 {other}"))),
+                "{flags} {other}"
+            );
         }
         let fewer = house.samples_of(&format!("--model run --steps 4 --num 2 {flags} --seed 4"));
-        assert_eq!(bits(&together.narrow(0, 0, 2).unwrap()), bits(&fewer), "{flags}");
+        assert_eq!(
+            bits(&together.narrow(0, 0, 2).unwrap()),
+            bits(&fewer),
+            "{flags}"
+        );
     }
 }
 
 #[test]
 fn another_seed_or_eta_or_sampler_or_weights_gives_other_images() {
     let house = House::new();
-    let flags = ["", "--seed 1", "--eta 1", "--sampler ddpm", "--weights raw", "--steps 5"];
-    let all: Vec<Vec<u32>> = flags.iter().map(|flags| {
-        // A later --steps wins in no command line of ours, so it is given once.
-        let steps = if flags.contains("--steps") { "" } else { "--steps 4" };
-        bits(&house.samples_of(&format!("--model run --num 3 {steps} {flags}")))
-    }).collect();
+    let flags = [
+        "",
+        "--seed 1",
+        "--eta 1",
+        "--sampler ddpm",
+        "--weights raw",
+        "--steps 5",
+    ];
+    let all: Vec<Vec<u32>> = flags
+        .iter()
+        .map(|flags| {
+            // A later --steps wins in no command line of ours, so it is given once.
+            let steps = if flags.contains("--steps") {
+                ""
+            } else {
+                "--steps 4"
+            };
+            bits(&house.samples_of(&format!("--model run --num 3 {steps} {flags}")))
+        })
+        .collect();
     for (i, one) in all.iter().enumerate() {
-        assert!(all[..i].iter().all(|other| other != one), "{} changed nothing", flags[i]);
+        assert!(
+            all[..i].iter().all(|other| other != one),
+            "{} changed nothing",
+            flags[i]
+        );
     }
-    assert_eq!(all[0], bits(&house.samples("--seed 0 --eta 0 --sampler ddim --weights ema")), "the defaults");
+    assert_eq!(
+        all[0],
+        bits(&house.samples("--seed 0 --eta 0 --sampler ddim --weights ema")),
+        "the defaults"
+    );
 }
 
 #[test]
 fn left_out_steps_are_fifty_for_ddim_and_all_for_ddpm() {
     let house = House::new();
-    let pairs = [("", "--steps 50"), ("--sampler ddpm", "--sampler ddpm --steps 100")];
+    let pairs = [
+        ("", "--steps 50"),
+        ("--sampler ddpm", "--sampler ddpm --steps 100"),
+    ];
     for (short, long) in pairs {
-        let (short, long) = (house.samples_of(&format!("--model run --num 1 {short}")), house.samples_of(&format!("--model run --num 1 {long}")));
+        let (short, long) = (
+            house.samples_of(&format!("--model run --num 1 {short}")),
+            house.samples_of(&format!("--model run --num 1 {long}")),
+        );
         assert_eq!(bits(&short), bits(&long));
     }
 }
@@ -91,14 +150,28 @@ fn left_out_steps_are_fifty_for_ddim_and_all_for_ddpm() {
 fn images_of_a_model_normalised_per_channel_come_back_to_bytes() {
     let house = House::new();
     let pixels = "{ per_channel = { mean = [0.5, 0.4, 0.3], std = [0.25, 0.2, 0.5] } }";
-    write(&house.path("run"), 4, &format!("[run]\npixels = {pixels}\n"));
+    write(
+        &house.path("run"),
+        4,
+        &format!("[run]\npixels = {pixels}\n"),
+    );
     let samples = house.samples("");
     let map = PixelMap::per_channel(vec![0.5, 0.4, 0.3], vec![0.25, 0.2, 0.5]).unwrap();
     for (channel, (low, high)) in map.value_range(3).unwrap().into_iter().enumerate() {
-        let values = samples.narrow(1, channel, 1).unwrap().flatten_all().unwrap();
-        let extremes = [values.min(D::Minus1).unwrap(), values.max(D::Minus1).unwrap()];
+        let values = samples
+            .narrow(1, channel, 1)
+            .unwrap()
+            .flatten_all()
+            .unwrap();
+        let extremes = [
+            values.min(D::Minus1).unwrap(),
+            values.max(D::Minus1).unwrap(),
+        ];
         let [min, max] = extremes.map(|x: Tensor| f64::from(x.to_scalar::<f32>().unwrap()));
-        assert!(min >= low - 1e-6 && max <= high + 1e-6, "channel {channel}: {min}..{max} in {low}..{high}");
+        assert!(
+            min >= low - 1e-6 && max <= high + 1e-6,
+            "channel {channel}: {min}..{max} in {low}..{high}"
+        );
     }
     check_done(&house.sample("--out grid.png"));
     let expected = sheet(&Picture::from_tensor(&samples, &map).unwrap()).unwrap();
@@ -109,11 +182,23 @@ fn images_of_a_model_normalised_per_channel_come_back_to_bytes() {
 fn quiet_says_nothing_and_otherwise_the_result_is_named() {
     let house = House::new();
     let output = house.sample("--quiet");
-    assert_eq!((output.stdout.as_slice(), output.stderr.as_slice()), (&b""[..], &b""[..]));
+    assert_eq!(
+        (output.stdout.as_slice(), output.stderr.as_slice()),
+        (&b""[..], &b""[..])
+    );
     let output = house.sample("--batch-size 2");
-    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
-    assert!(out.starts_with("samples.png: 3 images of 3x4x6 in "), "{out}");
-    assert!(err.starts_with("2 of 3 images, ") && err.contains("\n3 of 3 images, "), "{err}");
+    let (out, err) = (
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    );
+    assert!(
+        out.starts_with("samples.png: 3 images of 3x4x6 in "),
+        "{out}"
+    );
+    assert!(
+        err.starts_with("2 of 3 images, ") && err.contains("\n3 of 3 images, "),
+        "{err}"
+    );
 }
 
 #[test]

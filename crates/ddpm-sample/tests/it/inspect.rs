@@ -23,7 +23,11 @@ data        name digits
 program     ddpm-train 0.1.0
 ";
     let parameters = crate::unet().parameter_count().to_string();
-    let parameters = format!("{},{}", &parameters[..parameters.len() - 3], &parameters[parameters.len() - 3..]);
+    let parameters = format!(
+        "{},{}",
+        &parameters[..parameters.len() - 3],
+        &parameters[parameters.len() - 3..]
+    );
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(text, expected.replace("PARAMETERS", &parameters));
 }

@@ -12,17 +12,30 @@ fn ctrl_c_exits_with_130_and_leaves_nothing() {
         let house = House::new();
         let before = house.names();
         let mut command = Command::new(env!("CARGO_BIN_EXE_ddpm-sample"));
-        let flags = ["--model", "run", "--num", "100000", "--quiet", "--out", place];
-        let child = command.current_dir(house.folder.path()).args(flags).stderr(Stdio::piped()).spawn().unwrap();
+        let flags = [
+            "--model", "run", "--num", "100000", "--quiet", "--out", place,
+        ];
+        let child = command
+            .current_dir(house.folder.path())
+            .args(flags)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let started = Instant::now();
         while house.names() == before && started.elapsed() < Duration::from_secs(20) {
             std::thread::sleep(Duration::from_millis(5));
         }
-        let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        let sent = Command::new("kill")
+            .args(["-INT", &child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(sent.success());
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(130));
-        assert_eq!(String::from_utf8(output.stderr).unwrap(), "error: interrupted, nothing was written\n");
+        assert_eq!(
+            String::from_utf8(output.stderr).unwrap(),
+            "error: interrupted, nothing was written\n"
+        );
         assert_eq!(house.names(), before);
     }
 }

@@ -1,5 +1,10 @@
 //! The program from outside: a small random model, every form of output, every mistake.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test stops by panicking, and says what it skips")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test stops by panicking, and says what it skips"
+)]
 
 mod help;
 mod images;
@@ -25,8 +30,14 @@ struct House {
 
 impl House {
     fn new() -> Self {
-        let house = Self { folder: tempfile::tempdir().unwrap() };
-        write(&house.path("run"), 3, "[run]\nprogram = \"ddpm-train 0.1.0\"\n[data]\nname = \"digits\"\n");
+        let house = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        write(
+            &house.path("run"),
+            3,
+            "[run]\nprogram = \"ddpm-train 0.1.0\"\n[data]\nname = \"digits\"\n",
+        );
         house
     }
 
@@ -36,7 +47,9 @@ impl House {
 
     fn names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.folder.path()).unwrap();
-        let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
@@ -48,7 +61,11 @@ impl House {
 
     fn run(&self, flags: &str) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ddpm-sample"));
-        command.current_dir(self.folder.path()).args(flags.split_whitespace()).output().unwrap()
+        command
+            .current_dir(self.folder.path())
+            .args(flags.split_whitespace())
+            .output()
+            .unwrap()
     }
 
     /// The samples that these flags give, as computed.
@@ -78,16 +95,28 @@ impl House {
 /// A checkpoint of a random network for 3x4x6 images; the seed decides its weights.
 fn write(run: &Path, step: u64, run_toml: &str) {
     let state = TrainState {
-        tensors: weights(11).into_iter().map(|(name, tensor)| (format!("raw.{name}"), tensor)).collect(),
+        tensors: weights(11)
+            .into_iter()
+            .map(|(name, tensor)| (format!("raw.{name}"), tensor))
+            .collect(),
         counters: BTreeMap::from([("step".to_owned(), step.to_string())]),
     };
     write_checkpoint(run, step, &pipeline(), &state, run_toml).unwrap();
 }
 
 fn pipeline() -> Pipeline {
-    let betas = Betas::Linear { start: 1e-3, end: 0.2 };
-    let scheduler =
-        SchedulerConfig::ddpm(betas, 100, Prediction::Noise, Variance::FixedLarge, Clip::Range(1.0)).unwrap();
+    let betas = Betas::Linear {
+        start: 1e-3,
+        end: 0.2,
+    };
+    let scheduler = SchedulerConfig::ddpm(
+        betas,
+        100,
+        Prediction::Noise,
+        Variance::FixedLarge,
+        Clip::Range(1.0),
+    )
+    .unwrap();
     Pipeline::new(unet(), weights(10), scheduler)
 }
 
@@ -102,12 +131,19 @@ fn unet() -> UNetConfig {
 }
 
 fn weights(seed: u64) -> Vec<(String, Tensor)> {
-    initialise(&unet(), Initialisation::PyTorch, seed, &Device::Cpu).unwrap().into_iter().collect()
+    initialise(&unet(), Initialisation::PyTorch, seed, &Device::Cpu)
+        .unwrap()
+        .into_iter()
+        .collect()
 }
 
 #[track_caller]
 fn check_done(output: &Output) {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 fn read_samples(path: &Path) -> Tensor {
@@ -117,5 +153,12 @@ fn read_samples(path: &Path) -> Tensor {
 }
 
 fn bits(tensor: &Tensor) -> Vec<u32> {
-    tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+    tensor
+        .flatten_all()
+        .unwrap()
+        .to_vec1::<f32>()
+        .unwrap()
+        .into_iter()
+        .map(f32::to_bits)
+        .collect()
 }

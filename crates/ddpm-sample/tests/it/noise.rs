@@ -12,14 +12,28 @@ use crate::{House, bits};
 /// The noise that seed 6 would have drawn for 3 images, and for each of 3 steps.
 fn seeded() -> (Tensor, Tensor) {
     let noise = sample_start(6, 0, 3, (3, 4, 6), &Device::Cpu).unwrap();
-    let mut source = SampleNoise { seed: 6, first_image: 0 };
-    let steps: Vec<Tensor> = (0..3).map(|draw| source.draw(draw, &noise).unwrap()).collect();
+    let mut source = SampleNoise {
+        seed: 6,
+        first_image: 0,
+    };
+    let steps: Vec<Tensor> = (0..3)
+        .map(|draw| source.draw(draw, &noise).unwrap())
+        .collect();
     (noise, Tensor::stack(&steps, 0).unwrap())
 }
 
 fn save(house: &House, tensors: &[(&str, Tensor)]) {
-    let tensors: Vec<(String, Tensor)> = tensors.iter().map(|(name, t)| ((*name).to_owned(), t.clone())).collect();
-    write_tensors(&house.path("noise.safetensors"), "noise", &tensors, &BTreeMap::new()).unwrap();
+    let tensors: Vec<(String, Tensor)> = tensors
+        .iter()
+        .map(|(name, t)| ((*name).to_owned(), t.clone()))
+        .collect();
+    write_tensors(
+        &house.path("noise.safetensors"),
+        "noise",
+        &tensors,
+        &BTreeMap::new(),
+    )
+    .unwrap();
 }
 
 fn zeros(shape: &[usize]) -> Tensor {
@@ -32,15 +46,27 @@ fn a_walk_from_a_seeds_noise_is_that_seeds_walk() {
     let (noise, step_noise) = seeded();
     save(&house, &[("noise", noise.clone())]);
     let from_file = "--model run --steps 4 --noise noise.safetensors";
-    assert_eq!(bits(&house.samples_of(from_file)), bits(&house.samples("--seed 6")));
+    assert_eq!(
+        bits(&house.samples_of(from_file)),
+        bits(&house.samples("--seed 6"))
+    );
     // x_T from the file, the noise of the steps still from the seed.
     let seeded = house.samples("--seed 6 --sampler ddpm");
-    assert_eq!(bits(&house.samples_of(&format!("{from_file} --seed 6 --sampler ddpm"))), bits(&seeded));
+    assert_eq!(
+        bits(&house.samples_of(&format!("{from_file} --seed 6 --sampler ddpm"))),
+        bits(&seeded)
+    );
     save(&house, &[("noise", noise), ("step_noise", step_noise)]);
     for batch in ["", "--batch-size 2"] {
-        assert_eq!(bits(&house.samples_of(&format!("{from_file} --sampler ddpm {batch}"))), bits(&seeded));
+        assert_eq!(
+            bits(&house.samples_of(&format!("{from_file} --sampler ddpm {batch}"))),
+            bits(&seeded)
+        );
         let seeded = house.samples("--seed 6 --eta 0.7");
-        assert_eq!(bits(&house.samples_of(&format!("{from_file} --eta 0.7 {batch}"))), bits(&seeded));
+        assert_eq!(
+            bits(&house.samples_of(&format!("{from_file} --eta 0.7 {batch}"))),
+            bits(&seeded)
+        );
     }
 }
 
@@ -49,8 +75,16 @@ fn a_note_tells_that_step_noise_is_not_used() {
     let house = House::new();
     let (noise, step_noise) = seeded();
     save(&house, &[("noise", noise), ("step_noise", step_noise)]);
-    let err = String::from_utf8(house.run("--model run --steps 4 --noise noise.safetensors").stderr).unwrap();
-    assert!(err.starts_with("note: ddim with eta 0 draws no noise; step_noise is not used\n"), "{err}");
+    let err = String::from_utf8(
+        house
+            .run("--model run --steps 4 --noise noise.safetensors")
+            .stderr,
+    )
+    .unwrap();
+    assert!(
+        err.starts_with("note: ddim with eta 0 draws no noise; step_noise is not used\n"),
+        "{err}"
+    );
 }
 
 #[test]
@@ -58,11 +92,23 @@ fn wrong_shapes_are_named() {
     let check = |tensors: &[(&str, Tensor)], flags: &str, expected: &str| {
         let house = House::new();
         save(&house, tensors);
-        house.check_error(&format!("--model run --steps 4 --noise noise.safetensors {flags}"), 1, expected);
+        house.check_error(
+            &format!("--model run --steps 4 --noise noise.safetensors {flags}"),
+            1,
+            expected,
+        );
     };
     let good = || ("noise", zeros(&[2, 3, 4, 6]));
-    check(&[("x", zeros(&[1]))], "", "error: noise.safetensors: tensor `x` is neither `noise` nor `step_noise`");
-    check(&[("step_noise", zeros(&[1, 2, 3, 4, 6]))], "", "error: noise.safetensors: there is no tensor `noise`");
+    check(
+        &[("x", zeros(&[1]))],
+        "",
+        "error: noise.safetensors: tensor `x` is neither `noise` nor `step_noise`",
+    );
+    check(
+        &[("step_noise", zeros(&[1, 2, 3, 4, 6]))],
+        "",
+        "error: noise.safetensors: there is no tensor `noise`",
+    );
     check(
         &[("noise", zeros(&[3, 4, 6]))],
         "",
@@ -99,9 +145,12 @@ fn flags_that_the_noise_makes_void_are_refused() {
     save(&house, &[("noise", noise.clone())]);
     let expected = format!("error: --num is 4, but --noise holds the noise of 3 images{hint}");
     house.check_error(&format!("{flags} --num 4"), 2, &expected);
-    let expected = format!("error: --seed would be ignored: --noise is the only noise of ddim with eta 0{hint}");
+    let expected = format!(
+        "error: --seed would be ignored: --noise is the only noise of ddim with eta 0{hint}"
+    );
     house.check_error(&format!("{flags} --seed 1"), 2, &expected);
     save(&house, &[("noise", noise), ("step_noise", step_noise)]);
-    let expected = format!("error: --seed would be ignored: --noise brings all the noise of the walk{hint}");
+    let expected =
+        format!("error: --seed would be ignored: --noise brings all the noise of the walk{hint}");
     house.check_error(&format!("{flags} --seed 1 --sampler ddpm"), 2, &expected);
 }
