@@ -31,7 +31,7 @@ fn what_training_shows_is_what_sampling_makes() {
         assert!(progress.last && progress.held_out_loss.unwrap().is_finite());
         progress.picture.unwrap()
     });
-    let (shown, _) = read_png(&shown.unwrap()).unwrap();
+    let (shown, _) = read_png(shown.unwrap()).unwrap();
 
     let out = place.path().join("again.png");
     sample(
@@ -58,11 +58,11 @@ fn the_shipped_digits_are_the_ones_in_the_picture_beside_them() {
     let out = place.path().join("digits/");
     sample(&shipped, &out, &["--num", "16"]);
     let pictures: Vec<Picture> = (0..16)
-        .map(|i| read_png(&out.join(format!("{i:06}.png"))).unwrap().0)
+        .map(|i| read_png(out.join(format!("{i:06}.png"))).unwrap().0)
         .collect();
 
     // The shipped sheet is 8 wide, every picture enlarged 4 times.
-    let (sheet, _) = read_png(&shipped.join("samples.png")).unwrap();
+    let (sheet, _) = read_png(shipped.join("samples.png")).unwrap();
     let mut differences = Vec::new();
     for (i, picture) in pictures.iter().enumerate() {
         for y in 0..8 {
@@ -95,7 +95,7 @@ fn the_shipped_digits_are_near_real_ones_and_no_copies() {
     let nearest_of_real = mean((0..16).map(|i| distances(test.image(i))));
     let nearest_of_made = mean((0..16).map(|i| {
         distances(
-            read_png(&out.join(format!("{i:06}.png")))
+            read_png(out.join(format!("{i:06}.png")))
                 .unwrap()
                 .0
                 .pixels(),

@@ -44,7 +44,11 @@ pub(crate) fn cargo_arguments(typed: &[String]) -> Result<Vec<String>, Usage> {
         .to_vec();
     let says_itself =
         |flag: &String| WITHOUT_PRESET.contains(&flag.split('=').next().unwrap_or_default());
-    if named.is_some() || !flags.iter().any(says_itself) {
+    let is = |flag: &String, name: &str| flag.split('=').next() == Some(name);
+    // A run that is continued knows its preset.
+    let continues =
+        flags.iter().any(|flag| is(flag, "--resume")) && flags.iter().any(|flag| is(flag, "--out"));
+    if named.is_some() || !(continues || flags.iter().any(says_itself)) {
         arguments.push("--preset".to_owned());
         arguments.push(named.map_or("digits", String::as_str).to_owned());
     }

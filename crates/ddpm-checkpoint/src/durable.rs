@@ -19,6 +19,8 @@ pub(crate) fn replace_folder(
     fs::create_dir_all(&parent).map_err(Error::write(what, folder))?;
     let draft = parent.join(format!(".{name}{DRAFT}{}", std::process::id()));
     let retired = parent.join(format!(".{name}{RETIRED}{}", std::process::id()));
+    // What a kill left behind may be what fills the disk.
+    clear_left_overs(&parent, &name);
     let done = (|| {
         remove_if_there(&draft).map_err(Error::write(what, folder))?;
         fs::create_dir(&draft).map_err(Error::write(what, folder))?;

@@ -134,7 +134,11 @@ impl Schedule {
         let right = max_beta > 0.0 && max_beta <= 1.0;
         check(owner, "max_beta", max_beta, right, "a number in (0, 1]")?;
         let at = |t: usize| f(t as f64 / steps as f64);
-        let beta = |before: usize| (1.0 - at(before + 1) / at(before)).min(max_beta);
+        let beta = |before: usize| {
+            let beta = 1.0 - at(before + 1) / at(before);
+            // Not `min`, which would turn NaN into a beta: NaN is refused below.
+            if beta > max_beta { max_beta } else { beta }
+        };
         Self::from_betas(&(0..steps).map(beta).collect::<Vec<_>>())
     }
 }

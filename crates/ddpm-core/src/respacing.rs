@@ -94,7 +94,7 @@ impl Schedule {
 }
 
 fn leading(of: usize, n: usize, offset: usize) -> Result<BTreeSet<usize>> {
-    let last = (n - 1) * (of / n) + offset;
+    let last = ((n - 1) * (of / n)).saturating_add(offset);
     match last < of {
         true => Ok((0..n).map(|i| i * (of / n) + offset).collect()),
         false => Err(Error::Offset {

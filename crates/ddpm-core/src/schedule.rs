@@ -79,7 +79,7 @@ impl Schedule {
 
     /// The step that a network told `time` (counted from 0, on the training schedule) is at, if it is one of ours.
     pub fn timestep_at_network_time(&self, time: usize) -> Option<Timestep> {
-        let t = self.trained.binary_search(&(time + 1)).ok()?;
+        let t = self.trained.binary_search(&time.checked_add(1)?).ok()?;
         Some(Timestep::new(t))
     }
 

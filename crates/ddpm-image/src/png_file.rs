@@ -149,13 +149,20 @@ fn check_text(keyword: &str, text: &str) -> Result<()> {
 
 /// Temporary sibling, sync, rename, sync of the folder; nothing is left behind on failure.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let (folder, temporary) = temporary_sibling(path)?;
     let refuse = |source| Error::Write {
         path: path.to_path_buf(),
         source,
     };
+    let (folder, temporary, mut file) = loop {
+        let (folder, temporary) = temporary_sibling(path)?;
+        match File::create_new(&temporary) {
+            Ok(file) => break (folder, temporary, file),
+            // Left by a process of the same number that was killed: the next name is free.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(source) => return Err(refuse(source)),
+        }
+    };
     let write = || -> io::Result<()> {
-        let mut file = File::create_new(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         drop(file);
@@ -211,6 +218,19 @@ mod tests {
         entries
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect()
+    }
+
+    #[test]
+    fn what_a_killed_process_left_behind_is_no_obstacle() {
+        let folder = tempfile::tempdir().unwrap();
+        for count in 0..2000 {
+            let name = format!(".ddpm-image.{}.{count}.tmp", std::process::id());
+            fs::write(folder.path().join(name), b"half").unwrap();
+        }
+        let picture = Picture::new(1, 1, 1, vec![7]).unwrap();
+        let path = folder.path().join("a.png");
+        write_png(&path, &picture, &[]).unwrap();
+        assert_eq!(read_png(&path).unwrap().0, picture);
     }
 
     #[test]

@@ -220,6 +220,11 @@ pub(crate) fn adamw_step(
     if adamw.step == 0 {
         bail!("adamw_step: step is 0, expected 1 for the first step");
     }
+    for (name, beta) in [("beta1", adamw.beta1), ("beta2", adamw.beta2)] {
+        if !(0.0..1.0).contains(&beta) {
+            bail!("adamw_step: {name} is {beta}, expected 0 <= {name} < 1");
+        }
+    }
     Ok(())
 }
 

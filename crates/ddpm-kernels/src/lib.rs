@@ -18,7 +18,8 @@
 //!
 //! All take `f32` and say so otherwise. Arguments need not be contiguous. Work is divided in a way that does not
 //! depend on the number of threads of rayon's current pool, so that results do not either, to the last bit.
-//! On other devices than the CPU each falls back to its [`mod@reference`], which is written in plain candle operations.
+//! On other devices than the CPU the differentiable operations fall back to their [`mod@reference`], which is written in
+//! plain candle operations; those in place are for the CPU only, and say so.
 //!
 //! ```
 //! use candle_core::{Device, Tensor, Var};

@@ -166,7 +166,7 @@ impl<'a> Shared<'a> {
     /// A pointer to an element, of which `length` must exist.
     pub(crate) fn at(&self, start: usize, length: usize) -> *mut f32 {
         assert!(
-            start + length <= self.length,
+            start <= self.length && length <= self.length - start,
             "{length} elements from {start} of {}",
             self.length
         );

@@ -172,9 +172,14 @@ fn process(flags: &Flags, model: &Model) -> Result<(Process, Sampler), Failure> 
         )));
     }
     let process = scheduler.process(steps).map_err(anyhow::Error::from)?;
-    let sampler = scheduler
+    let mut sampler = scheduler
         .sampler(flags.sampler, flags.eta.unwrap_or(0.0))
         .map_err(anyhow::Error::from)?;
+    // Others' folders get diffusers' images, also where its DDIM lands beside the next step.
+    if let (None, Sampler::Ddim(settings)) = (&model.run, &mut sampler) {
+        let training = scheduler.schedule().map_err(anyhow::Error::from)?;
+        *settings = settings.clone().landing_as_diffusers(&training, steps);
+    }
     Ok((
         Process {
             clip: clip(model)?,

@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 /// The version of diffusers whose files these are: written as `_diffusers_version`.
 const DIFFUSERS_VERSION: &str = "0.42.1";
 
+/// More steps than any network was trained with; a broken file would ask for all memory.
+const MAX_STEPS: usize = 1_000_000;
+
 /// The betas of training, as diffusers' `beta_schedule` and `trained_betas` say them.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -127,6 +130,10 @@ impl SchedulerConfig {
             ],
         )?;
         let steps = keys.count("num_train_timesteps", 1000)?;
+        if steps > MAX_STEPS {
+            let expected = format!("at most {MAX_STEPS}");
+            return Err(wrong("num_train_timesteps", steps.to_string(), expected));
+        }
         let config = SchedulerConfig {
             class,
             steps,

@@ -57,7 +57,7 @@ impl DdimSettings {
 
     /// The same with [`Landing::Stride`], for a walk over `steps` of the steps of `training`.
     pub fn landing_as_diffusers(self, training: &Schedule, steps: usize) -> Self {
-        let stride = training.steps() / steps.max(1);
+        let stride = (training.steps() / steps.max(1)).max(1);
         DdimSettings {
             landing: Landing::Stride {
                 training: training.clone(),

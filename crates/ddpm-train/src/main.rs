@@ -1,14 +1,9 @@
 //! The program: flags -> validated request -> library -> printed result.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a program prints"
-)]
-
 mod flags;
 mod progress;
 mod request;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +13,7 @@ use ddpm_data::load;
 use ddpm_train::{PRESETS, Run, on_threads};
 use ddpm_unet::Use;
 use flags::{Flags, NOTHING_TYPED};
-use progress::Display;
+use progress::{Display, say};
 use request::{Request, Usage};
 
 #[global_allocator]
@@ -33,7 +28,7 @@ const STOPPED: u8 = 130;
 
 fn main() -> ExitCode {
     if std::env::args_os().len() == 1 {
-        eprintln!("{NOTHING_TYPED}");
+        say(NOTHING_TYPED);
         return ExitCode::from(WRONG_USAGE);
     }
     let flags = Flags::parse();
@@ -44,7 +39,7 @@ fn main() -> ExitCode {
     };
     outcome.unwrap_or_else(|failure| {
         let (text, status) = failure.told();
-        eprintln!("error: {text}");
+        say(&format!("error: {text}"));
         ExitCode::from(status)
     })
 }
@@ -90,11 +85,11 @@ impl From<ddpm_train::Error> for Failure {
 
 fn list_presets() -> Result<ExitCode, Failure> {
     for preset in PRESETS {
-        println!(
+        print(&format!(
             "{}\n    {}",
             preset.name,
             preset.headline().replace('\n', "\n    ")
-        );
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -125,11 +120,11 @@ fn run(request: &Request, quiet: bool) -> Result<ExitCode, Failure> {
     let mut run = if request.resume {
         let (run, skipped) = Run::resume(&request.folder, &request.settings)?;
         for passed_over in skipped {
-            eprintln!(
+            say(&format!(
                 "warning: passed over {}: {}",
                 passed_over.checkpoint.path.display(),
                 passed_over.reason
-            );
+            ));
         }
         run
     } else {
@@ -153,14 +148,17 @@ fn run(request: &Request, quiet: bool) -> Result<ExitCode, Failure> {
         } else {
             "begins".into()
         };
-        eprintln!(
+        say(&format!(
             "{} {begun}; Ctrl-C stops it and saves",
             run.folder().display()
-        );
+        ));
     }
     let mut display = Display::new(&request.settings, quiet);
     loop {
         let progress = run.advance().inspect_err(|_| display.finish())?;
+        // Saved before anything is said: whoever reads may be gone with the same Ctrl-C.
+        let interrupted = INTERRUPTED.load(Ordering::SeqCst) && !progress.last;
+        let saved = interrupted.then(|| run.save()).transpose()?;
         display.show(&progress, run.seconds(), request.settings.train.batch_size);
         if progress.last {
             display.finish();
@@ -169,17 +167,18 @@ fn run(request: &Request, quiet: bool) -> Result<ExitCode, Failure> {
             }
             return Ok(ExitCode::SUCCESS);
         }
-        if INTERRUPTED.load(Ordering::SeqCst) {
+        if let Some(checkpoint) = saved {
             display.finish();
-            let checkpoint = run.save()?;
             if !quiet {
                 let out = run.folder().display();
-                eprintln!(
+                say(&format!(
                     "stopped after step {}; saved {}",
                     progress.report.step,
                     checkpoint.display()
-                );
-                eprintln!("go on with: cargo run --release -p ddpm-train -- --resume --out {out}");
+                ));
+                say(&format!(
+                    "go on with: cargo run --release -p ddpm-train -- --resume --out {out}"
+                ));
             }
             return Ok(ExitCode::from(STOPPED));
         }
@@ -187,17 +186,17 @@ fn run(request: &Request, quiet: bool) -> Result<ExitCode, Failure> {
 }
 
 fn tell_where(run: &Run, checkpoint: Option<PathBuf>, picture: Option<PathBuf>) {
-    println!("run         {}", run.folder().display());
+    print(&format!("run         {}", run.folder().display()));
     if let Some(path) = checkpoint {
-        println!("checkpoint  {}", path.display());
+        print(&format!("checkpoint  {}", path.display()));
     }
     if let Some(path) = picture {
-        println!("picture     {}", path.display());
+        print(&format!("picture     {}", path.display()));
     }
-    println!(
+    print(&format!(
         "more        cargo run --release -p ddpm-sample -- --model {}",
         run.folder().display()
-    );
+    ));
 }
 
 fn dry_run(request: &Request) -> Result<ExitCode, Failure> {
@@ -225,17 +224,22 @@ fn dry_run(request: &Request) -> Result<ExitCode, Failure> {
     let memory = config
         .memory_estimate(at_once, height, width, used)
         .map_err(ddpm_train::Error::from)?;
-    println!("{}", settings.to_toml()?.trim_end());
-    println!();
-    println!("# run         {}", request.folder.display());
-    println!(
+    print(settings.to_toml()?.trim_end());
+    print("");
+    print(&format!("# run         {}", request.folder.display()));
+    print(&format!(
         "# data        {} images, {height}x{width}, {channels} channels",
         data.len()
-    );
-    println!("# parameters  {}", config.parameter_count());
-    println!(
+    ));
+    print(&format!("# parameters  {}", config.parameter_count()));
+    print(&format!(
         "# memory      about {} MiB in training, {at_once} images at once",
         memory.total() >> 20
-    );
+    ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// A line on the standard output; a reader that went away is not an error.
+fn print(text: &str) {
+    drop(writeln!(std::io::stdout(), "{text}"));
 }

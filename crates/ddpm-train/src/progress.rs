@@ -1,6 +1,7 @@
 //! How a run looks from the terminal: a bar there, plain lines elsewhere, nothing with `--quiet`.
 
 use std::io::IsTerminal;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use ddpm_train::{Progress, Settings};
@@ -166,7 +167,7 @@ fn clock(seconds: f64) -> String {
     }
 }
 
-#[allow(clippy::print_stderr, reason = "this is the program's display")]
-fn say(text: &str) {
-    eprintln!("{text}");
+/// A line on the error stream; a reader that went away is no reason to end a training.
+pub(crate) fn say(text: &str) {
+    drop(writeln!(std::io::stderr(), "{text}"));
 }

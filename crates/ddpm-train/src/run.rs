@@ -123,6 +123,14 @@ impl Run {
         let run_toml = run_toml(settings, recorded.preset.as_deref(), &now)?;
         let (mut trainer, held_out) = prepare(settings, splits)?;
         let newest = newest_whole(folder)?;
+        if newest.checkpoint.is_none() && !newest.skipped.is_empty() {
+            // To begin again would throw away what a person may still save.
+            return Err(ddpm_checkpoint::Error::NoWholeCheckpoint {
+                run: folder.into(),
+                skipped: newest.skipped,
+            }
+            .into());
+        }
         let mut seconds = 0.0;
         if let Some(checkpoint) = &newest.checkpoint {
             let state = read_train_state(&checkpoint.path)?;
@@ -133,7 +141,9 @@ impl Run {
             )?;
             trainer.load_state(state, &checkpoint.path)?;
         }
-        write_run_toml(folder, &run_toml)?;
+        if !is_finished(settings, trainer.steps_done(), seconds) {
+            write_run_toml(folder, &run_toml)?;
+        }
         let mut run = Self::open(folder, run_toml, trainer, held_out, seconds)?;
         run.saved_at = newest.checkpoint.map(|c| c.step as usize);
         Ok((run, newest.skipped))
@@ -141,13 +151,8 @@ impl Run {
 
     /// Whether the steps or the minutes are used up.
     pub fn finished(&self) -> bool {
-        let train = &self.trainer.settings().train;
-        train
-            .steps
-            .is_some_and(|steps| self.trainer.steps_done() >= steps)
-            || train
-                .minutes
-                .is_some_and(|minutes| self.seconds >= 60.0 * minutes)
+        let settings = self.trainer.settings();
+        is_finished(settings, self.trainer.steps_done(), self.seconds)
     }
 
     /// Makes one step, then writes the metrics, the picture and the checkpoint that are due; at the last step all are.
@@ -301,6 +306,14 @@ impl Run {
         )?;
         Ok(path)
     }
+}
+
+fn is_finished(settings: &Settings, steps_done: usize, seconds: f64) -> bool {
+    let train = &settings.train;
+    train.steps.is_some_and(|steps| steps_done >= steps)
+        || train
+            .minutes
+            .is_some_and(|minutes| seconds >= 60.0 * minutes)
 }
 
 fn holds_a_run(folder: &Path) -> bool {

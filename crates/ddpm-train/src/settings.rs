@@ -476,6 +476,9 @@ impl Layer {
     }
 }
 
+/// More steps of a schedule than anybody trains with; a typing error would ask for all memory.
+const MAX_STEPS: usize = 1_000_000;
+
 impl Settings {
     /// Lays the layers over one another, the last on top. An unknown key or a wrong type names the layer.
     pub fn from_layers(layers: &[Layer]) -> Result<Self> {
@@ -682,6 +685,10 @@ impl Settings {
     fn check_diffusion(&self) -> Result<()> {
         let d = &self.diffusion;
         at_least_1("diffusion.timesteps", d.timesteps)?;
+        if d.timesteps > MAX_STEPS {
+            let problem = format!("is {}, expected at most {MAX_STEPS}", d.timesteps);
+            return Err(wrong("diffusion.timesteps", problem));
+        }
         for (key, beta) in [
             ("diffusion.beta_start", d.beta_start),
             ("diffusion.beta_end", d.beta_end),
@@ -799,6 +806,12 @@ impl Settings {
                 );
                 return Err(wrong("optimizer.decay_steps", text));
             }
+            (_, Some(n)) if self.train.steps.is_none() => {
+                let text = format!(
+                    "is missing: after `optimizer.decay_steps` = {n} the learning rate is 0; give at most that many"
+                );
+                return Err(wrong("train.steps", text));
+            }
             (_, Some(n)) if self.train.steps.is_some_and(|steps| steps > n) => {
                 let text = format!(
                     "goes beyond `optimizer.decay_steps` = {n}, where the learning rate is 0"
@@ -811,8 +824,8 @@ impl Settings {
             in_range(
                 "ema.rates",
                 *rate,
-                (0.0..1.0).contains(rate),
-                "at least 0 and below 1",
+                *rate > 0.0 && *rate < 1.0,
+                "above 0 and below 1",
             )?;
         }
         let mut rates = self.ema.rates.clone();

@@ -173,12 +173,7 @@ impl Operations for Measure<'_> {
         Ok(self.value(&[x.shape[0], self.outputs(conv.weight), height, width]))
     }
 
-    fn conv2d_plus(
-        &mut self,
-        x: &Rc<Shaped>,
-        conv: &Conv,
-        _: &Rc<Shaped>,
-    ) -> Result<Rc<Shaped>> {
+    fn conv2d_plus(&mut self, x: &Rc<Shaped>, conv: &Conv, _: &Rc<Shaped>) -> Result<Rc<Shaped>> {
         self.conv2d(x, conv)
     }
 

@@ -161,6 +161,21 @@ fn the_newest_checkpoints_are_kept_and_a_broken_one_is_passed_over() {
     assert_eq!(steps(), [8, 10]);
 }
 
+#[test]
+fn where_no_checkpoint_is_whole_nothing_is_begun_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = tiny("train = { checkpoint_every = 2, keep_last = 1 }");
+    begin(folder.path(), &settings, 1, 3);
+    let state = folder
+        .path()
+        .join("checkpoints/step-00000002/train_state.safetensors");
+    std::fs::write(&state, b"half").unwrap();
+    let before = timeless(folder.path());
+    let error = Run::resume(folder.path(), &settings).err().unwrap();
+    assert!(error.to_string().contains("step-00000002"), "{error}");
+    assert_eq!(timeless(folder.path()), before, "the metrics are gone");
+}
+
 fn resume_to_the_end_with_a_broken_one(folder: &Path, settings: &Settings) {
     on_threads(1, || {
         let (mut run, _) = Run::resume(folder, settings).unwrap();
