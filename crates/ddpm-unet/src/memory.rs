@@ -173,7 +173,13 @@ impl Operations for Measure<'_> {
         Ok(self.value(&[x.shape[0], self.outputs(conv.weight), height, width]))
     }
 
-    fn conv2d_plus(&mut self, x: &Rc<Shaped>, conv: &Conv, _: &Rc<Shaped>) -> Result<Rc<Shaped>> {
+    fn conv2d_plus(
+        &mut self,
+        x: &Rc<Shaped>,
+        conv: &Conv,
+        plus: &Rc<Shaped>,
+    ) -> Result<Rc<Shaped>> {
+        let _bias = self.value(&plus.shape);
         self.conv2d(x, conv)
     }
 

@@ -226,7 +226,7 @@ fn impossible_settings_are_found_before_the_first_step() {
     );
     check_refused(
         "model.dropout = 1.0",
-        "`model.dropout` is 1; it must be above 0 and below 1",
+        "`model.dropout` is 1; it must be at least 0 and below 1",
     );
     check_refused(
         "model.down_block_types = [\"DownBlock2D\", \"SkipDownBlock2D\"]",
@@ -258,7 +258,7 @@ fn impossible_settings_are_found_before_the_first_step() {
     );
     check_refused(
         "ema.rates = [1.0]",
-        "`ema.rates` is 1; it must be at least 0 and below 1",
+        "`ema.rates` is 1; it must be above 0 and below 1",
     );
     check_refused(
         "ema.rates = [0.0, 0.9]",

@@ -49,8 +49,8 @@ fn activations_are_those_of_the_operations() {
     let config = UNetConfig::new(settings.with_levels(&[(4, false)])).unwrap();
     let (image, state, joined, time) = (4, 16, 32, 16);
     let resnet = |input: usize, shortcut: bool| {
-        // norm1, conv1, time, sum, norm2, conv2, sum, and the shortcut's convolution
-        input + state + 4 + state + state + state + state + if shortcut { state } else { 0 }
+        // norm1, conv1, time, time and bias, norm2, conv2, sum, and the shortcut's convolution
+        input + state + 4 + 4 + state + state + state + if shortcut { state } else { 0 }
     };
     let all = image + 4 + 4 * time // x, sinusoids, time embedding
         + state // conv_in
