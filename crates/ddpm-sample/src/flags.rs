@@ -1,5 +1,8 @@
 //! What was typed: the command line as clap reads it, not yet held against any file.
 
+// The comments of fields are the program's help, where brackets are shapes.
+#![allow(rustdoc::broken_intra_doc_links)]
+
 use std::path::PathBuf;
 
 use clap::Parser;
