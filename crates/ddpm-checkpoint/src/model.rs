@@ -172,7 +172,7 @@ impl FromStr for Weights {
         match (text, text.strip_prefix("ema:")) {
             ("ema", _) => Ok(Self::Ema),
             ("raw", _) => Ok(Self::Raw),
-            (_, Some(rate)) if rate.parse::<f64>().is_ok() => Ok(Self::EmaRate(rate.to_owned())),
+            (_, Some(rate)) if is_rate(rate) => Ok(Self::EmaRate(rate.to_owned())),
             _ => Err(Error::WeightsText(text.to_owned())),
         }
     }
@@ -186,6 +186,12 @@ impl fmt::Display for Weights {
             Self::EmaRate(rate) => write!(f, "ema:{rate}"),
         }
     }
+}
+
+/// An average that forgets nothing or everything is none.
+fn is_rate(text: &str) -> bool {
+    text.parse::<f64>()
+        .is_ok_and(|rate| rate > 0.0 && rate < 1.0)
 }
 
 /// 0.9990 is 0.999.

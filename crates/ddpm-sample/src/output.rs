@@ -22,8 +22,9 @@ pub(crate) struct Output {
     made_folder: bool,
 }
 
+/// What a path asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Grid,
     Npz,
     Safetensors,
@@ -34,12 +35,11 @@ enum Kind {
 pub(crate) type Story = Vec<(&'static str, String)>;
 
 impl Output {
-    /// Finds out what kind of result the path asks for, and that it can be written there.
+    /// Finds out that a result of the kind that the path asks for can be written there.
     ///
     /// # Errors
-    /// An ending that is no known format, a folder that is missing or not writable, a result folder with files in it.
-    pub(crate) fn claim(place: &Path) -> Result<Self> {
-        let kind = kind_of(place)?;
+    /// A folder that is missing or not writable, a result folder with files in it.
+    pub(crate) fn claim(place: &Path, kind: Kind) -> Result<Self> {
         if kind == Kind::Folder {
             Self::claim_folder(place)
         } else {
@@ -179,23 +179,19 @@ impl Drop for Output {
     }
 }
 
-fn kind_of(place: &Path) -> Result<Kind> {
-    if place.is_dir() || place.to_string_lossy().ends_with(std::path::is_separator) {
-        return Ok(Kind::Folder);
-    }
-    match place
-        .extension()
-        .and_then(|ending| ending.to_str())
-        .map(str::to_ascii_lowercase)
-        .as_deref()
-    {
-        Some("png") => Ok(Kind::Grid),
-        Some("npz") => Ok(Kind::Npz),
-        Some("safetensors") => Ok(Kind::Safetensors),
-        _ => bail!(
-            "--out {} is none of FILE.png, FILE.npz, FILE.safetensors and DIR/ (a folder, with its slash)",
-            place.display()
-        ),
+impl Kind {
+    /// By the ending of the path; a folder may go without its slash if it is there. `None` for any other ending.
+    pub(crate) fn of(place: &Path) -> Option<Self> {
+        if place.is_dir() || place.to_string_lossy().ends_with(std::path::is_separator) {
+            return Some(Kind::Folder);
+        }
+        let ending = place.extension()?.to_str()?.to_ascii_lowercase();
+        match ending.as_str() {
+            "png" => Some(Kind::Grid),
+            "npz" => Some(Kind::Npz),
+            "safetensors" => Some(Kind::Safetensors),
+            _ => None,
+        }
     }
 }
 

@@ -77,7 +77,7 @@ impl Progress {
 }
 
 fn bar(images: usize, steps: usize) -> ProgressBar {
-    let bar = ProgressBar::new((images * steps) as u64);
+    let bar = ProgressBar::new((images as u64).saturating_mul(steps as u64));
     let style = ProgressStyle::with_template("{bar:40} {percent}%  {msg}  {eta} left");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar

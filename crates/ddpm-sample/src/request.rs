@@ -11,7 +11,7 @@ use ddpm_samplers::{Clip, Process, Sampler, SamplerKind};
 use ddpm_unet::{SampleSize, UNet, UNetConfig};
 
 use crate::noise_file::NoiseFile;
-use crate::output::{Output, Story};
+use crate::output::{Kind, Output, Story};
 use crate::{Failure, Flags, PROGRAM};
 
 /// Everything that sampling needs, checked: nothing that can be found out beforehand fails after it.
@@ -38,22 +38,24 @@ impl Request {
     /// [`Failure::Usage`] for flags that contradict each other or the model, [`Failure::Failed`] for files.
     pub fn new(flags: Flags) -> Result<Self, Failure> {
         check_flags(&flags)?;
+        let kind = kind(&flags.out)?;
         let model = find_model(flags.model.as_deref())?;
         let (process, sampler) = process(&flags, &model)?;
         let noise = flags.noise.as_deref().map(NoiseFile::read).transpose()?;
-        let notes = notes(&model, &sampler, noise.as_ref());
+        let draws = sampler.draws(&process.schedule);
+        let notes = notes(&model, draws, noise.as_ref());
         let images = images(&flags, noise.as_ref())?;
-        check_seed(&flags, &sampler, noise.as_ref())?;
+        check_seed(&flags, draws, noise.as_ref())?;
         let shape = image_shape(&model.unet, noise.as_ref())?;
         if let Some(noise) = &noise {
             noise.check_shape(shape)?;
-            noise.check_draws(draws(&sampler, process.schedule.steps()))?;
+            noise.check_draws(draws)?;
         }
         let pixels = pixels(&model)?;
         pixels
             .check(shape.0)
             .context("the model's pixel map does not fit its network")?;
-        let output = Output::claim(&flags.out)?;
+        let output = Output::claim(&flags.out, kind)?;
         let pipeline = model.load(&flags.weights).map_err(anyhow::Error::from)?;
         let network = UNet::new(&pipeline.unet, &pipeline.weights)
             .map_err(anyhow::Error::from)?
@@ -133,30 +135,47 @@ fn usage(text: impl Into<String>) -> Failure {
 
 /// What can be seen without any file.
 fn check_flags(flags: &Flags) -> Result<(), Failure> {
+    let ddim = flags.sampler == SamplerKind::Ddim;
     match flags.eta {
-        Some(_) if flags.sampler != SamplerKind::Ddim => Err(usage(
+        Some(_) if !ddim => Err(usage(
             "--eta belongs to the sampler ddim; ddpm would ignore it",
         )),
         Some(eta) if !(0.0..=1.0).contains(&eta) => {
             Err(usage(format!("--eta is {eta}; it goes from 0 to 1")))
         }
+        eta if ddim && eta.unwrap_or(0.0) == 0.0 && flags.noise.is_some() => {
+            refuse_seed(flags, "--noise is the only noise of ddim with eta 0")
+        }
         _ => Ok(()),
     }
 }
 
+/// The kind of result, by its name alone.
+fn kind(place: &Path) -> Result<Kind, Failure> {
+    Kind::of(place).ok_or_else(|| {
+        usage(format!(
+            "--out {} is none of FILE.png, FILE.npz, FILE.safetensors and DIR/ (a folder, with its slash)",
+            place.display()
+        ))
+    })
+}
+
 /// A seed that no noise would be drawn with is a mistake.
-fn check_seed(flags: &Flags, sampler: &Sampler, noise: Option<&NoiseFile>) -> Result<(), Failure> {
-    let Some(noise) = noise.filter(|_| flags.seed.is_some()) else {
-        return Ok(());
-    };
-    let reason = match sampler {
-        _ if noise.step_noise.is_some() => "--noise brings all the noise of the walk",
-        Sampler::Ddim(settings) if settings.eta == 0.0 => {
-            "--noise is the only noise of ddim with eta 0"
+fn check_seed(flags: &Flags, draws: usize, noise: Option<&NoiseFile>) -> Result<(), Failure> {
+    match noise {
+        Some(noise) if noise.step_noise.is_some() => {
+            refuse_seed(flags, "--noise brings all the noise of the walk")
         }
-        _ => return Ok(()),
-    };
-    Err(usage(format!("--seed would be ignored: {reason}")))
+        Some(_) if draws == 0 => refuse_seed(flags, "this walk draws no noise besides --noise"),
+        _ => Ok(()),
+    }
+}
+
+fn refuse_seed(flags: &Flags, reason: &str) -> Result<(), Failure> {
+    match flags.seed {
+        Some(_) => Err(usage(format!("--seed would be ignored: {reason}"))),
+        None => Ok(()),
+    }
 }
 
 fn process(flags: &Flags, model: &Model) -> Result<(Process, Sampler), Failure> {
@@ -187,14 +206,6 @@ fn process(flags: &Flags, model: &Model) -> Result<(Process, Sampler), Failure> 
         },
         sampler,
     ))
-}
-
-/// How often a walk of so many steps asks for noise: at every step but the last, and never with eta 0.
-fn draws(sampler: &Sampler, steps: usize) -> usize {
-    match sampler {
-        Sampler::Ddim(settings) if settings.eta == 0.0 => 0,
-        _ => steps - 1,
-    }
 }
 
 /// Models normalised per channel are clipped to the range of their pixels, which diffusers' files cannot tell.
@@ -257,17 +268,14 @@ fn image_shape(
     Ok((c, h, w))
 }
 
-fn notes(model: &Model, sampler: &Sampler, noise: Option<&NoiseFile>) -> Vec<String> {
+fn notes(model: &Model, draws: usize, noise: Option<&NoiseFile>) -> Vec<String> {
     let skipped = model
         .skipped
         .iter()
         .map(|skipped| format!("skipped a checkpoint that is not whole: {}", skipped.reason));
-    let unused = match (sampler, noise.and_then(|noise| noise.step_noise.as_ref())) {
-        (Sampler::Ddim(settings), Some(_)) if settings.eta == 0.0 => {
-            Some("ddim with eta 0 draws no noise; step_noise is not used".to_owned())
-        }
-        _ => None,
-    };
+    let unused = noise
+        .filter(|noise| draws == 0 && noise.step_noise.is_some())
+        .map(|_| "this walk draws no noise; step_noise is not used".to_owned());
     skipped.chain(unused).collect()
 }
 

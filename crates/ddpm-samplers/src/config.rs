@@ -74,8 +74,9 @@ impl SchedulerConfig {
     /// The configuration of a network trained here: a `DDPMScheduler` with trailing spacing.
     ///
     /// # Errors
-    /// When the betas make no schedule of `steps` steps, or the file has no words for the clipping: for
-    /// [`Clip::PerChannel`] write [`Clip::None`] and set the clip of the [`Process`] where the range of the data is known.
+    /// When the betas make no schedule of `steps` steps, at most a million; when the range of the clipping is not a finite
+    /// number above 0, or the file has no words for it: for [`Clip::PerChannel`] write [`Clip::None`] and set the clip of
+    /// the [`Process`] where the range of the data is known.
     pub fn ddpm(
         betas: Betas,
         steps: usize,
@@ -83,10 +84,15 @@ impl SchedulerConfig {
         variance: Variance,
         clip: Clip,
     ) -> Result<Self> {
-        if matches!(clip, Clip::PerChannel(_)) {
-            return Err(Error::Inexpressible {
-                what: "clipping that differs between channels",
-            });
+        check_steps(steps)?;
+        match clip {
+            Clip::None => {}
+            Clip::Range(range) => check_range(range)?,
+            Clip::PerChannel(_) => {
+                return Err(Error::Inexpressible {
+                    what: "clipping that differs between channels",
+                });
+            }
         }
         let config = SchedulerConfig {
             class: SamplerKind::Ddpm,
@@ -130,10 +136,7 @@ impl SchedulerConfig {
             ],
         )?;
         let steps = keys.count("num_train_timesteps", 1000)?;
-        if steps > MAX_STEPS {
-            let expected = format!("at most {MAX_STEPS}");
-            return Err(wrong("num_train_timesteps", steps.to_string(), expected));
-        }
+        check_steps(steps)?;
         let config = SchedulerConfig {
             class,
             steps,
@@ -381,9 +384,7 @@ fn read_betas(keys: &mut Keys, steps: usize) -> Result<Betas> {
 
 fn read_clip(keys: &mut Keys) -> Result<Clip> {
     let range = keys.number("clip_sample_range", 1.0)?;
-    if range <= 0.0 {
-        return Err(wrong("clip_sample_range", range, "a number above 0"));
-    }
+    check_range(range)?;
     keys.number("dynamic_thresholding_ratio", 0.995)?;
     keys.number("sample_max_value", 1.0)?;
     if keys.flag("thresholding", false)? {
@@ -409,6 +410,24 @@ fn read_spacing(keys: &mut Keys) -> Result<Spacing> {
         ("trailing", Spacing::Trailing),
     ];
     keys.word("timestep_spacing", Some(leading), &words)
+}
+
+fn check_steps(steps: usize) -> Result<()> {
+    match steps <= MAX_STEPS {
+        true => Ok(()),
+        false => {
+            let expected = format!("at most {MAX_STEPS}");
+            Err(wrong("num_train_timesteps", steps, expected))
+        }
+    }
+}
+
+/// JSON has no infinity and no NaN: they would be written as null, which is read as the default.
+fn check_range(range: f64) -> Result<()> {
+    match range > 0.0 && range.is_finite() {
+        true => Ok(()),
+        false => Err(wrong("clip_sample_range", range, "a finite number above 0")),
+    }
 }
 
 /// The keys of a file that have not been read yet.

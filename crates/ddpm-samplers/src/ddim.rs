@@ -1,9 +1,10 @@
 //! DDIM: equation 12 of Song, Meng and Ermon 2021, from the same network with fewer steps and as little noise as one likes.
 
-use crate::process::{Process, Step, draw};
-use crate::{Error, Result};
+use crate::walk::{Moved, Noise};
+use crate::{Error, Process, Result, Walk};
 use candle_core::Tensor;
 use ddpm_core::{Denoiser, NoiseSource, Schedule, Timestep, eps_from_x_0};
+use std::num::NonZeroUsize;
 
 /// The settings of a DDIM walk, as diffusers' `DDIMScheduler` has them.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,6 +15,7 @@ pub struct DdimSettings {
     /// The noise that points back to x_t.
     pub direction: Direction,
     /// alpha-bar of the image after the last step: 1, or alpha-bar_1 of training for files with `set_alpha_to_one: false`.
+    /// At least alpha-bar_1 of the walk, since a step must not add noise on balance.
     pub alpha_bar_end: f64,
     /// The level that each step goes down to.
     pub landing: Landing,
@@ -28,10 +30,10 @@ pub enum Landing {
     /// spacing is linspace or T is no multiple of the number of steps, and needed to get its images there. See
     /// [`DdimSettings::landing_as_diffusers`].
     Stride {
-        /// The schedule of training.
+        /// The schedule of training, which the walk's was respaced from.
         training: Schedule,
         /// floor(T / the number of steps of the walk).
-        stride: usize,
+        stride: NonZeroUsize,
     },
 }
 
@@ -57,11 +59,11 @@ impl DdimSettings {
 
     /// The same with [`Landing::Stride`], for a walk over `steps` of the steps of `training`.
     pub fn landing_as_diffusers(self, training: &Schedule, steps: usize) -> Self {
-        let stride = (training.steps() / steps.max(1)).max(1);
+        let stride = training.steps() / steps.max(1);
         DdimSettings {
             landing: Landing::Stride {
                 training: training.clone(),
-                stride,
+                stride: NonZeroUsize::new(stride).unwrap_or(NonZeroUsize::MIN),
             },
             ..self
         }
@@ -82,135 +84,111 @@ pub fn ddim<'a>(
     denoiser: &'a dyn Denoiser,
     x_t_last: &Tensor,
     noise: &'a mut dyn NoiseSource,
-) -> Ddim<'a> {
+) -> Walk<'a> {
     ddim_with(process, DdimSettings::new(eta), denoiser, x_t_last, noise)
 }
 
-/// [`ddim`] with all its settings.
+/// [`ddim`] with all its settings; when one is impossible for this process, the first step says so.
 pub fn ddim_with<'a>(
     process: &'a Process,
     settings: DdimSettings,
     denoiser: &'a dyn Denoiser,
     x_t_last: &Tensor,
     noise: &'a mut dyn NoiseSource,
-) -> Ddim<'a> {
-    let next = Some(process.schedule.last());
-    Ddim {
-        process,
-        settings,
-        denoiser,
-        noise,
-        draws: 0,
-        x: x_t_last.detach(),
-        next,
-    }
-}
-
-/// The iterator that [`ddim`] returns.
-pub struct Ddim<'a> {
-    process: &'a Process,
-    settings: DdimSettings,
-    denoiser: &'a dyn Denoiser,
-    noise: &'a mut dyn NoiseSource,
-    draws: usize,
-    x: Tensor,
-    /// The step to do next; None when done or after an error.
-    next: Option<Timestep>,
-}
-
-impl Ddim<'_> {
-    fn step(&mut self, t: Timestep) -> Result<Step> {
-        self.settings.check()?;
-        let Process {
-            schedule,
-            prediction,
-            clip,
-        } = self.process;
-        let answer = self.process.ask(self.denoiser, &self.x, t)?;
-        let x_0_hat = prediction.x_0_hat(schedule, &self.x, &answer.t, &answer.output)?;
-        let x_0_hat = clip.apply(&x_0_hat)?;
-        let eps = match self.settings.direction {
-            Direction::AsPredicted => {
-                prediction.eps_hat(schedule, &self.x, &answer.t, &answer.output)?
-            }
-            Direction::FromClipped => eps_from_x_0(schedule, &self.x, &answer.t, &x_0_hat)?,
+) -> Walk<'a> {
+    let schedule = &process.schedule;
+    let check = settings.check(schedule);
+    let mut noise = Noise::new(noise);
+    let walk = Walk::down(process, x_t_last, move |x_t, t| {
+        let answer = process.ask(denoiser, x_t, t)?;
+        let x_0_hat = process.x_0_hat(x_t, &answer)?;
+        let eps = match settings.direction {
+            Direction::AsPredicted => process.eps_hat(x_t, &answer)?,
+            Direction::FromClipped => eps_from_x_0(schedule, x_t, &answer.t, &x_0_hat)?,
         };
-        let alpha_bar_after = self.settings.alpha_bar_after(schedule, t);
-        let variance = self.settings.eta.powi(2) * variance(schedule.alpha_bar(t), alpha_bar_after);
-        let direction = (1.0 - alpha_bar_after - variance).max(0.0).sqrt();
-        let mut x = ((&x_0_hat * alpha_bar_after.sqrt())? + (eps * direction)?)?;
-        if variance > 0.0 {
-            let z = draw(self.noise, &mut self.draws, &self.x)?;
-            x = (x + (z * variance.sqrt())?)?;
-        }
-        self.x = x.detach();
-        Ok(Step {
-            t,
-            time: answer.time,
-            x: self.x.clone(),
-            x_0_hat: x_0_hat.detach(),
-        })
-    }
+        let variance = settings.variance(schedule, t);
+        let mean = towards(settings.level_after(schedule, t), variance, &x_0_hat, &eps)?;
+        let x = noise.around(mean, variance.sqrt())?;
+        Ok(Moved { x, x_0_hat })
+    });
+    walk.provided(check)
+}
+
+/// sqrt(alpha-bar) x_0-hat + sqrt(1 - alpha-bar - sigma^2) eps, the mean of equation 12 of Song et al. 2021 at the level alpha-bar.
+pub(crate) fn towards(
+    alpha_bar: f64,
+    variance: f64,
+    x_0_hat: &Tensor,
+    eps: &Tensor,
+) -> Result<Tensor> {
+    // sigma^2 is never above 1 - alpha-bar, but may round to above it.
+    let direction = (1.0 - alpha_bar - variance).max(0.0).sqrt();
+    Ok(((x_0_hat * alpha_bar.sqrt())? + (eps * direction)?)?)
 }
 
 impl DdimSettings {
-    /// alpha-bar of the level that the step t of `schedule` goes down to.
-    fn alpha_bar_after(&self, schedule: &Schedule, t: Timestep) -> f64 {
+    /// sigma_t^2 (equation 16 of Song et al. 2021), eta^2 times beta-tilde_t:
+    /// (1 - alpha-bar_{t-1}) / (1 - alpha-bar_t) (1 - alpha-bar_t / alpha-bar_{t-1}).
+    /// Never negative, because [`DdimSettings::check`] asks that alpha-bar_{t-1} is at least alpha-bar_t.
+    pub(crate) fn variance(&self, schedule: &Schedule, t: Timestep) -> f64 {
+        let (before, after) = (schedule.alpha_bar(t), self.level_after(schedule, t));
+        self.eta.powi(2) * ((1.0 - after) / (1.0 - before) * (1.0 - before / after))
+    }
+
+    /// alpha-bar_{t-1} of the equations: the level that step t of `schedule` goes down to; NaN where a stride finds none.
+    fn level_after(&self, schedule: &Schedule, t: Timestep) -> f64 {
         match &self.landing {
             Landing::NextStep => t
                 .previous()
                 .map_or(self.alpha_bar_end, |t| schedule.alpha_bar(t)),
             Landing::Stride { training, stride } => {
-                let before = (schedule.network_time(t) as usize).checked_sub(*stride);
-                let before = before.and_then(|time| training.timestep_at_network_time(time));
-                before.map_or(self.alpha_bar_end, |t| training.alpha_bar(t))
+                let time = schedule.network_time(t) as usize;
+                time.checked_sub(stride.get())
+                    .map_or(self.alpha_bar_end, |time| {
+                        let t = training.timestep_at_network_time(time);
+                        t.map_or(f64::NAN, |t| training.alpha_bar(t))
+                    })
             }
         }
     }
 
-    fn check(&self) -> Result<()> {
+    /// Fails when a step of a walk over `schedule` would add noise on balance, or lands nowhere: no variance is right for it.
+    fn check(&self, schedule: &Schedule) -> Result<()> {
         if !(0.0..=1.0).contains(&self.eta) {
-            let (name, value) = ("eta", self.eta);
             return Err(Error::Setting {
-                name,
-                value,
+                name: "eta",
+                value: self.eta,
                 expected: "a number in 0..=1",
             });
         }
-        if !(self.alpha_bar_end > 0.0 && self.alpha_bar_end <= 1.0) {
-            let (name, value) = ("alpha_bar_end", self.alpha_bar_end);
-            return Err(Error::Setting {
-                name,
-                value,
-                expected: "a number in (0, 1]",
-            });
+        check_end("alpha_bar_end", self.alpha_bar_end, schedule)?;
+        for t in schedule.timesteps() {
+            let after = self.level_after(schedule, t);
+            if !(after > 0.0 && after >= schedule.alpha_bar(t)) {
+                return Err(Error::Setting {
+                    name: "alpha_bar where a stride lands",
+                    value: after,
+                    expected: "no less than where it starts: `training` must be what the walk's schedule was respaced from",
+                });
+            }
         }
         Ok(())
     }
 }
 
-/// (1 - alpha-bar_{t-1}) / (1 - alpha-bar_t) (1 - alpha-bar_t / alpha-bar_{t-1}), sigma_t^2 at eta = 1: beta-tilde_t
-/// (equation 16 of Song et al. 2021).
-fn variance(alpha_bar: f64, alpha_bar_after: f64) -> f64 {
-    (1.0 - alpha_bar_after) / (1.0 - alpha_bar) * (1.0 - alpha_bar / alpha_bar_after)
+/// Fails when `alpha_bar`, the clean end of a walk over `schedule`, is no level, or noisier than the walk's first step.
+pub(crate) fn check_end(name: &'static str, alpha_bar: f64, schedule: &Schedule) -> Result<()> {
+    let first = schedule.alpha_bar(schedule.timestep(1)?);
+    let expected = if !(alpha_bar > 0.0 && alpha_bar <= 1.0) {
+        "a number in (0, 1]"
+    } else if alpha_bar < first {
+        "at least alpha_bar at t = 1 of the walk"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Setting {
+        name,
+        value: alpha_bar,
+        expected,
+    })
 }
-
-impl Iterator for Ddim<'_> {
-    type Item = Result<Step>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let t = self.next.take()?;
-        let step = self.step(t);
-        if step.is_ok() {
-            self.next = t.previous();
-        }
-        Some(step)
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.next.map_or(0, Timestep::get);
-        (left, Some(left))
-    }
-}
-
-impl ExactSizeIterator for Ddim<'_> {}

@@ -1,6 +1,6 @@
 //! Every way to walk from x_T back to x_0: one file an algorithm.
 //!
-//! A walk is an iterator: each `next()` asks the network once and yields a [`Step`] with the time just used, the images after
+//! A [`Walk`] is an iterator: each `next()` asks the network once and yields a [`Step`] with the time just used, the images after
 //! it and the images that the network has in mind. Progress bars and films are consumers. Walks know a
 //! [`Denoiser`](ddpm_core::Denoiser) and a [`NoiseSource`](ddpm_core::NoiseSource), no network and no random generator, and they
 //! detach what they keep, so that a walk over weights in training holds no graph.
@@ -47,6 +47,8 @@
 
 mod process;
 
+mod walk;
+
 mod ancestral;
 
 mod ddim;
@@ -59,10 +61,11 @@ mod config;
 
 mod error;
 
-pub use ancestral::{Ancestral, ancestral};
+pub use ancestral::ancestral;
 pub use config::{Betas, SchedulerConfig};
-pub use ddim::{Ddim, DdimSettings, Direction, Landing, ddim, ddim_with};
-pub use ddim_inversion::{DdimInversion, ddim_inversion, ddim_inversion_with};
+pub use ddim::{DdimSettings, Direction, Landing, ddim, ddim_with};
+pub use ddim_inversion::{ddim_inversion, ddim_inversion_with};
 pub use error::{Error, Result};
-pub use process::{Clip, Process, Step, Walk};
+pub use process::{Clip, Process};
 pub use sampler::{Sampler, SamplerKind};
+pub use walk::{Step, Walk};

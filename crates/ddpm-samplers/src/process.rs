@@ -1,8 +1,8 @@
-//! What is common to all walks: the schedule, what the network says, how x_0-hat is clipped; and what a step yields.
+//! What is common to all walks: the schedule, what the network says, how x_0-hat is clipped.
 
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
-use ddpm_core::{Denoiser, NoiseSource, Prediction, Schedule, Timestep};
+use ddpm_core::{Denoiser, Prediction, Schedule, Timestep};
 
 /// The process that a network was trained on, as a walk needs it.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,22 +25,6 @@ pub enum Clip {
     /// Each channel its own `(low, high)`: for images normalised per channel.
     PerChannel(Vec<(f64, f64)>),
 }
-
-/// One step of a walk, done.
-#[derive(Clone, Debug)]
-pub struct Step {
-    /// The step of the walk's schedule just done; x is now at the level before it, or after it for an inversion.
-    pub t: Timestep,
-    /// The network time just used, on the schedule of training.
-    pub time: f64,
-    /// The images after the step: `[B, C, H, W]`.
-    pub x: Tensor,
-    /// What the network took for the clean images at this step, clipped: `[B, C, H, W]`.
-    pub x_0_hat: Tensor,
-}
-
-/// A walk of any algorithm: lazily evaluated, one [`Step`] for each step of the schedule; after an error it has ended.
-pub type Walk<'a> = Box<dyn ExactSizeIterator<Item = Result<Step>> + 'a>;
 
 impl Clip {
     /// x_0-hat (`[B, C, H, W]`) forced into the range.
@@ -74,7 +58,7 @@ impl Clip {
 }
 
 impl Process {
-    /// The network's output for x at t, the time it was told, and x_0-hat, not yet clipped.
+    /// The network's output for x at t.
     pub(crate) fn ask(&self, denoiser: &dyn Denoiser, x: &Tensor, t: Timestep) -> Result<Answer> {
         let images = x.dims().first().copied().unwrap_or(0);
         let t = vec![t; images];
@@ -82,16 +66,25 @@ impl Process {
         // Detached, so that weights that are being trained do not keep the graph of the whole walk alive.
         let output = denoiser.predict(x, &times)?.detach();
         match output.dims() == x.dims() {
-            true => Ok(Answer {
-                t,
-                time: times.first().copied().unwrap_or(f64::NAN),
-                output,
-            }),
+            true => Ok(Answer { t, output }),
             false => Err(Error::OutputShape {
                 given: x.dims().to_vec(),
                 returned: output.dims().to_vec(),
             }),
         }
+    }
+
+    /// The clean images that an answer implies, clipped.
+    pub(crate) fn x_0_hat(&self, x_t: &Tensor, answer: &Answer) -> Result<Tensor> {
+        let Answer { t, output } = answer;
+        let x_0_hat = self.prediction.x_0_hat(&self.schedule, x_t, t, output)?;
+        self.clip.apply(&x_0_hat)
+    }
+
+    /// The noise that an answer implies.
+    pub(crate) fn eps_hat(&self, x_t: &Tensor, answer: &Answer) -> Result<Tensor> {
+        let Answer { t, output } = answer;
+        Ok(self.prediction.eps_hat(&self.schedule, x_t, t, output)?)
     }
 }
 
@@ -99,25 +92,8 @@ impl Process {
 pub(crate) struct Answer {
     /// t, once for every image.
     pub(crate) t: Vec<Timestep>,
-    /// The network time.
-    pub(crate) time: f64,
     /// Detached from the network's weights.
     pub(crate) output: Tensor,
-}
-
-/// Noise of the shape of `x`, checked.
-pub(crate) fn draw(noise: &mut dyn NoiseSource, draws: &mut usize, x: &Tensor) -> Result<Tensor> {
-    let z = noise.draw(*draws, x)?;
-    if z.dims() != x.dims() {
-        let (got, expected) = (z.dims().to_vec(), x.dims().to_vec());
-        return Err(Error::NoiseShape {
-            draw: *draws,
-            got,
-            expected,
-        });
-    }
-    *draws += 1;
-    Ok(z)
 }
 
 fn per_channel(values: Vec<f64>, like: &Tensor) -> Result<Tensor> {

@@ -1,8 +1,9 @@
 //! The samplers by name, for programs that let their users choose.
 
+use crate::ancestral::sigma;
 use crate::{DdimSettings, Error, Process, Result, Walk, ancestral, ddim_with};
 use candle_core::Tensor;
-use ddpm_core::{Denoiser, NoiseSource, Variance};
+use ddpm_core::{Denoiser, NoiseSource, Schedule, Variance};
 use std::fmt;
 use std::str::FromStr;
 
@@ -37,16 +38,21 @@ impl Sampler {
     ) -> Walk<'a> {
         match self {
             Sampler::Ancestral(variance) => {
-                Box::new(ancestral(process, *variance, denoiser, x_t_last, noise))
+                ancestral(process, *variance, denoiser, x_t_last, noise)
             }
-            Sampler::Ddim(settings) => Box::new(ddim_with(
-                process,
-                settings.clone(),
-                denoiser,
-                x_t_last,
-                noise,
-            )),
+            Sampler::Ddim(settings) => {
+                ddim_with(process, settings.clone(), denoiser, x_t_last, noise)
+            }
         }
+    }
+
+    /// How often a walk over `schedule` draws noise.
+    pub fn draws(&self, schedule: &Schedule) -> usize {
+        let sigma = |t| match self {
+            Sampler::Ancestral(variance) => sigma(schedule, *variance, t),
+            Sampler::Ddim(settings) => settings.variance(schedule, t).sqrt(),
+        };
+        schedule.timesteps().filter(|&t| sigma(t) != 0.0).count()
     }
 }
 

@@ -105,7 +105,11 @@ fn the_weights_asked_for_are_the_weights_read() {
     let none = model.load(&"ema:0.5".parse().unwrap());
     let expected = "FOLDER/checkpoints/step-00001000: no weights \"ema:0.5\"; there are ema, raw, ema:0.9, ema:0.999";
     assert_eq!(message(none, run.path()), expected);
-    for text in ["", "EMA", "ema:", "ema:x", "average"] {
+    let no_rates = ["ema:0", "ema:1", "ema:-0.9", "ema:NaN", "ema:inf"];
+    for text in ["", "EMA", "ema:", "ema:x", "average"]
+        .into_iter()
+        .chain(no_rates)
+    {
         let expected =
             format!("weights {text:?} is not one of ema, raw, ema:RATE (such as ema:0.9999)");
         assert_eq!(text.parse::<Weights>().unwrap_err().to_string(), expected);

@@ -172,6 +172,11 @@ fn impossible_respacings() {
         "leading spacing of 1000 of 1000 steps with offset 1 ends at network time 1000, beyond 999",
     );
     fails(
+        schedule.respaced(leading(usize::MAX), 10),
+        "leading spacing of 10 of 1000 steps with offset 18446744073709551615 ends at network time \
+         18446744073709551615, beyond 999",
+    );
+    fails(
         schedule.respaced_by_text("ddim300"),
         "no integer stride keeps exactly 300 of 1000 steps (`ddim300`); the nearest that exist are ddim250 and ddim334",
     );

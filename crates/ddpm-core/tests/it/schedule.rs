@@ -294,6 +294,7 @@ fn time_counts_from_one() {
         Some(schedule.timestep(1).unwrap())
     );
     assert_eq!(schedule.timestep_at_network_time(1000), None);
+    assert_eq!(schedule.timestep_at_network_time(usize::MAX), None);
     assert_eq!(schedule.last().to_string(), "1000");
 }
 
@@ -378,6 +379,23 @@ fn impossible_schedules() {
     fails(
         Schedule::alpha_bar_sigmoid_with(10, -3.0, 3.0, 0.0),
         "alpha-bar sigmoid schedule: tau is 0, expected a finite number above 0",
+    );
+    // So far up the sigmoid that f64 sees it flat: 0 / 0.
+    fails(
+        Schedule::alpha_bar_sigmoid_with(100, 40.0, 50.0, 1.0),
+        "beta is NaN at t = 1, but every beta must lie in (0, 1]",
+    );
+    fails(
+        Schedule::alpha_bar_sigmoid_with(100, f64::NEG_INFINITY, 3.0, 1.0),
+        "beta is NaN at t = 1, but every beta must lie in (0, 1]",
+    );
+    fails(
+        Schedule::alpha_bar_sigmoid_with(100, f64::NAN, 3.0, 1.0),
+        "alpha-bar sigmoid schedule: start is NaN, expected a number below `end`",
+    );
+    fails(
+        Schedule::from_alpha_bars(&[0.5, f64::NAN]),
+        "alpha_bar must fall at every step, but goes from 5e-1 to NaN at t = 2 of 2 (only the last step may reach 0)",
     );
     fails(
         Schedule::warm_up(10, 0.1, 0.2, 1.5),

@@ -21,6 +21,17 @@ fn wrong_usage_exits_with_2() {
         "--model run --steps 101",
         "--steps is 101, but the model's schedule has only 100 steps",
     );
+    // Seen before any file is looked for.
+    for place in ["x.jpg", "x", "run.png.gz"] {
+        let text = format!(
+            "--out {place} is none of FILE.png, FILE.npz, FILE.safetensors and DIR/ (a folder, with its slash)"
+        );
+        usage(&format!("--model nowhere --out {place}"), &text);
+    }
+    usage(
+        "--model nowhere --noise nowhere.safetensors --seed 1",
+        "--seed would be ignored: --noise is the only noise of ddim with eta 0",
+    );
     for flags in [
         "--num 0",
         "--num -1",
@@ -30,6 +41,7 @@ fn wrong_usage_exits_with_2() {
         "--seed x",
         "--sampler euler",
         "--weights average",
+        "--weights ema:1.5",
         "--inspect --num 3",
         "--device cuda",
         "--nonsense",
@@ -67,14 +79,6 @@ fn places_that_cannot_be_written_are_named_before_any_work() {
     failed(
         "--out full/",
         "full/ already holds files (old.png); name a new or empty folder",
-    );
-    failed(
-        "--out x.jpg",
-        "--out x.jpg is none of FILE.png, FILE.npz, FILE.safetensors and DIR/ (a folder, with its slash)",
-    );
-    failed(
-        "--out x",
-        "--out x is none of FILE.png, FILE.npz, FILE.safetensors and DIR/ (a folder, with its slash)",
     );
     failed(
         "--out full/old.png/x.png",

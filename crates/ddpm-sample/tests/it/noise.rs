@@ -82,7 +82,7 @@ fn a_note_tells_that_step_noise_is_not_used() {
     )
     .unwrap();
     assert!(
-        err.starts_with("note: ddim with eta 0 draws no noise; step_noise is not used\n"),
+        err.starts_with("note: this walk draws no noise; step_noise is not used\n"),
         "{err}"
     );
 }
@@ -149,8 +149,31 @@ fn flags_that_the_noise_makes_void_are_refused() {
         "error: --seed would be ignored: --noise is the only noise of ddim with eta 0{hint}"
     );
     house.check_error(&format!("{flags} --seed 1"), 2, &expected);
+    let expected =
+        format!("error: --seed would be ignored: this walk draws no noise besides --noise{hint}");
+    let one_step = "--model run --steps 1 --noise noise.safetensors --sampler ddpm --seed 1";
+    house.check_error(one_step, 2, &expected);
     save(&house, &[("noise", noise), ("step_noise", step_noise)]);
     let expected =
         format!("error: --seed would be ignored: --noise brings all the noise of the walk{hint}");
     house.check_error(&format!("{flags} --seed 1 --sampler ddpm"), 2, &expected);
+}
+
+/// The walk of a file with `set_alpha_to_one: false` ends beside the clean image, so its last step draws as well.
+#[test]
+fn a_walk_that_draws_at_every_step_needs_noise_for_each() {
+    let house = House::new();
+    let model = house.path("foreign");
+    crate::pipeline().save(&model).unwrap();
+    let config = model.join("scheduler/scheduler_config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text.replacen('{', "{\"set_alpha_to_one\": false,", 1);
+    std::fs::write(&config, text).unwrap();
+    let (noise, step_noise) = seeded();
+    let flags = "--model foreign --noise noise.safetensors --eta 1 --steps";
+    save(&house, &[("noise", noise), ("step_noise", step_noise)]);
+    let expected =
+        "error: noise.safetensors: `step_noise` is [3, 3, 3, 4, 6], this walk draws 4 times";
+    house.check_error(&format!("{flags} 4"), 1, expected);
+    house.samples_of(&format!("{flags} 3"));
 }

@@ -225,6 +225,43 @@ fn what_cannot_be_expressed() {
     );
 }
 
+/// JSON would make null of them, and null is the default.
+#[test]
+fn numbers_that_a_file_cannot_hold() {
+    let ddpm = |steps: usize, clip: Clip| {
+        SchedulerConfig::ddpm(LINEAR, steps, Prediction::Noise, Variance::FixedLarge, clip)
+    };
+    for (range, shown) in [
+        (f64::INFINITY, "inf"),
+        (f64::NAN, "NaN"),
+        (0.0, "0"),
+        (-1.0, "-1"),
+    ] {
+        let message = format!(
+            "scheduler configuration: `clip_sample_range` is {shown}, expected a finite number above 0"
+        );
+        fails(ddpm(10, Clip::Range(range)), &message);
+    }
+    for steps in [1_000_001, usize::MAX] {
+        let message = format!(
+            "scheduler configuration: `num_train_timesteps` is {steps}, expected at most 1000000"
+        );
+        fails(ddpm(steps, Clip::None), &message);
+    }
+}
+
+/// An offset is only added where a walk is shorter than training.
+#[test]
+fn the_largest_offset_is_no_overflow() {
+    let config = read(r#", "steps_offset": 18446744073709551615"#).unwrap();
+    fails(
+        config.process(50),
+        "leading spacing of 50 of 1000 steps with offset 18446744073709551615 ends at network time \
+         18446744073709551615, beyond 999",
+    );
+    assert!(config.process(1000).is_ok());
+}
+
 #[test]
 fn files_that_make_no_sense() {
     fails(
@@ -248,7 +285,11 @@ fn files_that_make_no_sense() {
     );
     check(
         r#", "clip_sample_range": 0"#,
-        "`clip_sample_range` is 0, expected a number above 0",
+        "`clip_sample_range` is 0, expected a finite number above 0",
+    );
+    check(
+        r#", "num_train_timesteps": 1000001"#,
+        "`num_train_timesteps` is 1000001, expected at most 1000000",
     );
     check(
         r#", "thresholding": true"#,

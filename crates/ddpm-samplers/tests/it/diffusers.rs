@@ -30,14 +30,10 @@ fn loops_are_diffusers() {
         let process = config.process(steps).unwrap();
         let mut noise = Waves;
         let walk: Walk = match config.kind() {
-            _ if inverse => Box::new(ddim_inversion(&process, &network, &start())),
-            SamplerKind::Ddpm => Box::new(ancestral(
-                &process,
-                config.variance(),
-                &network,
-                &start(),
-                &mut noise,
-            )),
+            _ if inverse => ddim_inversion(&process, &network, &start()),
+            SamplerKind::Ddpm => {
+                ancestral(&process, config.variance(), &network, &start(), &mut noise)
+            }
             _ => {
                 let mut settings = config
                     .ddim_settings(case["arguments"]["eta"].as_f64().unwrap_or(0.0))
@@ -48,13 +44,7 @@ fn loops_are_diffusers() {
                 if name.ends_with("stride") {
                     settings = settings.landing_as_diffusers(&config.schedule().unwrap(), steps);
                 }
-                Box::new(ddim_with(
-                    &process,
-                    settings,
-                    &network,
-                    &start(),
-                    &mut noise,
-                ))
+                ddim_with(&process, settings, &network, &start(), &mut noise)
             }
         };
         assert_eq!(walk.len(), steps, "{name}");

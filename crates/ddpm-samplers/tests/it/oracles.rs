@@ -4,7 +4,7 @@ use crate::{NoNoise, Waves, formula, last, linear, numbers, process, same, start
 use candle_core::{DType, Device, Tensor};
 use ddpm_core::{NoiseSource, Prediction, Result, Schedule, Spacing, Variance, eps_from_x_0};
 use ddpm_samplers::{
-    Clip, DdimSettings, Direction, Process, Sampler, ancestral, ddim, ddim_inversion,
+    Clip, DdimSettings, Direction, Process, Sampler, ancestral, ddim, ddim_inversion, ddim_with,
 };
 
 const ALL: [Prediction; 4] = [
@@ -248,6 +248,53 @@ fn ddim_with_eta_one_has_the_posterior_variance() {
             let kept: Vec<_> = schedule.timesteps().take(schedule.steps() - 1).collect();
             schedule = schedule.respaced_at(&kept).unwrap();
             x_t = b.x;
+        }
+    }
+}
+
+/// The noise that is left of x_t and the noise that is drawn make up the level that a step lands on, wherever the walk ends.
+#[test]
+fn ddim_lands_on_the_level_it_aims_at() {
+    struct Constant(f64);
+    impl NoiseSource for Constant {
+        fn draw(&mut self, _: usize, like: &Tensor) -> Result<Tensor> {
+            Ok(like.affine(0.0, self.0)?)
+        }
+    }
+    let black = |x: &Tensor, _: &[f64]| -> Result<Tensor> { Ok(x.zeros_like()?) };
+    for schedule in schedules() {
+        let first = schedule.alpha_bars()[1];
+        for (alpha_bar_end, eta) in [
+            (1.0, 1.0),
+            (first, 1.0),
+            (first, 0.4),
+            (0.5 * (1.0 + first), 1.0),
+        ] {
+            let mut settings = DdimSettings::new(eta);
+            settings.alpha_bar_end = alpha_bar_end;
+            // Step t is the first of a walk over the first t steps; x_t is all noise, 1.
+            for t in schedule.timesteps() {
+                let kept: Vec<_> = schedule.timesteps().take(t.get()).collect();
+                let here = schedule.respaced_at(&kept).unwrap();
+                let process = process(here, Prediction::Original, Clip::None);
+                let root = (1.0 - schedule.alpha_bar(t)).sqrt();
+                let x_t = Tensor::full(root, (1, 1, 1, 1), &Device::Cpu).unwrap();
+                let [left, both] = [0.0, 1.0].map(|z| {
+                    let mut noise = Constant(z);
+                    let walk = ddim_with(&process, settings.clone(), &black, &x_t, &mut noise);
+                    let step = walk.into_iter().next().unwrap().unwrap();
+                    numbers(&step.x)[0]
+                });
+                let after = t
+                    .previous()
+                    .map_or(alpha_bar_end, |t| schedule.alpha_bar(t));
+                let level = left.powi(2) + (both - left).powi(2);
+                assert!(both >= left, "{left} and {both} at {t}");
+                assert!(
+                    (level - (1.0 - after)).abs() < 1e-12,
+                    "{level} and {after} at {t}"
+                );
+            }
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use crate::{NoNoise, Waves, fails, last, linear, numbers, process, same, start};
 use candle_core::{Tensor, Var};
-use ddpm_core::{Denoiser, NoiseSource, Prediction, Result, Spacing, Variance};
+use ddpm_core::{Denoiser, NoiseSource, Prediction, Result, Schedule, Spacing, Variance};
 use ddpm_samplers::{
-    Clip, DdimSettings, Sampler, SamplerKind, ancestral, ddim, ddim_inversion, ddim_inversion_with,
-    ddim_with,
+    Clip, DdimSettings, Landing, Sampler, SamplerKind, ancestral, ddim, ddim_inversion,
+    ddim_inversion_with, ddim_with,
 };
 use std::cell::RefCell;
+use std::num::NonZeroUsize;
 
 fn network(x: &Tensor, _: &[f64]) -> Result<Tensor> {
     Ok((x * 0.5)?)
@@ -38,6 +39,30 @@ fn noise_is_drawn_once_a_step_and_not_at_the_last() {
     last(ddim(&process, 0.1, &network, &start(), &mut noise));
     assert_eq!(noise.0, [0, 1, 2, 3]);
     last(ddim(&process, 0.0, &network, &start(), &mut NoNoise));
+}
+
+/// Also where the last step of DDIM does not end at the clean image.
+#[test]
+fn samplers_know_how_often_they_draw() {
+    let process = process(linear(5), Prediction::Noise, Clip::None);
+    let ending_at = |alpha_bar_end| {
+        let mut settings = DdimSettings::new(0.5);
+        settings.alpha_bar_end = alpha_bar_end;
+        Sampler::Ddim(settings)
+    };
+    for (sampler, draws) in [
+        (Sampler::Ancestral(Variance::FixedLarge), 4),
+        (Sampler::Ancestral(Variance::FixedSmall), 4),
+        (Sampler::Ddim(DdimSettings::new(0.0)), 0),
+        (Sampler::Ddim(DdimSettings::new(1.0)), 4),
+        (ending_at(0.99995), 5),
+        (ending_at(process.schedule.alpha_bars()[1]), 4),
+    ] {
+        let mut noise = Counted(vec![]);
+        last(sampler.walk(&process, &network, &start(), &mut noise));
+        assert_eq!(noise.0.len(), draws, "{sampler:?}");
+        assert_eq!(sampler.draws(&process.schedule), draws, "{sampler:?}");
+    }
 }
 
 #[test]
@@ -200,6 +225,46 @@ fn an_error_ends_the_walk() {
     assert!(walk.next().is_none());
 }
 
+/// Equation 16 would be negative where a step goes down to a noisier level.
+#[test]
+fn a_stride_over_another_schedule_is_refused_before_the_network_is_asked() {
+    let schedule = linear(1000).respaced(Spacing::Trailing, 10).unwrap();
+    let process = process(schedule.clone(), Prediction::Noise, Clip::None);
+    let network =
+        |_: &Tensor, _: &[f64]| -> Result<Tensor> { panic!("the network of a walk without steps") };
+    let first = |training: &Schedule| {
+        let settings = DdimSettings::new(1.0).landing_as_diffusers(training, 10);
+        ddim_with(&process, settings, &network, &start(), &mut NoNoise)
+            .next()
+            .unwrap()
+            .unwrap_err()
+            .to_string()
+    };
+    let expected = "expected no less than where it starts: \
+                    `training` must be what the walk's schedule was respaced from";
+    let noisier = Schedule::constant(1000, 0.5).unwrap();
+    let message = format!(
+        "alpha_bar where a stride lands is {}, {expected}",
+        0.5f64.powi(100)
+    );
+    assert_eq!(first(&noisier), message);
+    let without = linear(1000).respaced(Spacing::Linspace, 100).unwrap();
+    let message = format!("alpha_bar where a stride lands is NaN, {expected}");
+    assert_eq!(first(&without), message);
+}
+
+#[test]
+fn no_stride_is_zero() {
+    let training = linear(10);
+    for (steps, expected) in [(3, 3), (10, 1), (11, 1), (usize::MAX, 1), (0, 10)] {
+        let settings = DdimSettings::new(0.0).landing_as_diffusers(&training, steps);
+        let Landing::Stride { stride, .. } = settings.landing else {
+            panic!("{settings:?}");
+        };
+        assert_eq!(stride, NonZeroUsize::new(expected).unwrap());
+    }
+}
+
 #[test]
 fn what_bad_input_gets() {
     let plain = process(linear(5), Prediction::Noise, Clip::None);
@@ -224,6 +289,20 @@ fn what_bad_input_gets() {
             .next()
             .unwrap(),
         "alpha_bar_start is 1.5, expected a number in (0, 1]",
+    );
+    let mut settings = DdimSettings::new(0.0);
+    settings.alpha_bar_end = 0.9998;
+    fails(
+        ddim_with(&plain, settings, &network, &start(), &mut Waves)
+            .next()
+            .unwrap(),
+        "alpha_bar_end is 0.9998, expected at least alpha_bar at t = 1 of the walk",
+    );
+    fails(
+        ddim_inversion_with(&plain, 0.9998, &network, &start())
+            .next()
+            .unwrap(),
+        "alpha_bar_start is 0.9998, expected at least alpha_bar at t = 1 of the walk",
     );
     let narrow = |x: &Tensor, _: &[f64]| -> Result<Tensor> { Ok(x.narrow(1, 0, 2)?) };
     fails(

@@ -1,0 +1,47 @@
+//! Folders that others saved get diffusers' images, ours get DDIM as it is in the paper.
+
+use candle_core::{Device, Tensor};
+use ddpm_core::NoiseSource;
+use ddpm_random::sample_start;
+use ddpm_samplers::{DdimSettings, ddim_with};
+use ddpm_unet::UNet;
+
+use crate::{House, bits, pipeline};
+
+/// DDIM with eta = 0 draws nothing.
+struct NoNoise;
+
+impl NoiseSource for NoNoise {
+    fn draw(&mut self, draw: usize, _: &Tensor) -> ddpm_core::Result<Tensor> {
+        panic!("draw {draw} of a walk that needs no noise");
+    }
+}
+
+/// What the library makes of the same model in so many of its 100 steps.
+fn walked(steps: usize, as_diffusers: bool) -> Vec<u32> {
+    let pipeline = pipeline();
+    let network = UNet::new(&pipeline.unet, &pipeline.weights).unwrap();
+    let process = pipeline.scheduler.process(steps).unwrap();
+    let mut settings = DdimSettings::new(0.0);
+    if as_diffusers {
+        settings = settings.landing_as_diffusers(&pipeline.scheduler.schedule().unwrap(), steps);
+    }
+    let x_t = sample_start(0, 0, 2, (3, 4, 6), &Device::Cpu).unwrap();
+    let mut noise = NoNoise;
+    let walk = ddim_with(&process, settings, &network, &x_t, &mut noise);
+    bits(&walk.last().unwrap().unwrap().x)
+}
+
+/// diffusers goes down by floor(T / N) = 3 where the next of 30 steps is 3 or 4 away; with 20 steps both are 5.
+#[test]
+fn ddim_lands_as_in_diffusers_only_for_what_diffusers_saved() {
+    let house = House::new();
+    pipeline().save(&house.path("foreign")).unwrap();
+    let made = |model: &str, steps: usize| {
+        bits(&house.samples_of(&format!("--model {model} --num 2 --steps {steps}")))
+    };
+    assert_eq!(made("run", 30), walked(30, false));
+    assert_eq!(made("foreign", 30), walked(30, true));
+    assert_ne!(made("foreign", 30), made("run", 30));
+    assert_eq!(made("foreign", 20), made("run", 20));
+}
