@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use cargo_metadata::{DependencyKind, MetadataCommand};
+use cargo_metadata::{DependencyKind, MetadataCommand, Package};
 
 /// The most that each crate may ever use of ours; `crates/README.md` says what it does use.
 const MAY_USE: [(&str, &[&str]); 10] = [
@@ -150,6 +150,43 @@ fn descriptions_are_those_of_the_map() {
             })
         })
         .collect();
+    report(&wrong);
+}
+
+#[test]
+fn every_crate_says_what_a_registry_asks() {
+    let mut wrong = Vec::new();
+    for package in packages() {
+        let missing = [
+            ("description", package.description.is_none()),
+            ("license", package.license.is_none()),
+            ("readme", package.readme().is_none_or(|page| !page.exists())),
+            ("keywords", !(1..=5).contains(&package.keywords.len())),
+            ("categories", !(1..=5).contains(&package.categories.len())),
+        ];
+        let keys = missing.iter().filter(|(_, missing)| *missing);
+        wrong.extend(keys.map(|(key, _)| {
+            let name = &package.name;
+            format!(
+                "{name}: `{key}` is missing, or not what crates.io takes: correct its Cargo.toml"
+            )
+        }));
+    }
+    report(&wrong);
+}
+
+#[test]
+fn no_page_has_a_place_to_fill_in() {
+    let mut wrong = Vec::new();
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).unwrap();
+        let lines = text.lines().zip(1..);
+        let unfilled = lines.filter(|(line, _)| line.contains("@@"));
+        wrong.extend(unfilled.map(|(line, number)| {
+            let page = shown(&page);
+            format!("{page}:{number}: {line}: measure it, or leave it out")
+        }));
+    }
     report(&wrong);
 }
 
@@ -393,20 +430,23 @@ fn pages() -> Vec<PathBuf> {
     files
 }
 
-/// Each crate of ours: its name without `ddpm-`, what it uses of ours (not for tests), its description.
-fn crates() -> Vec<(String, BTreeSet<String>, String)> {
+/// The manifests in `crates/`.
+fn packages() -> Vec<Package> {
     let mut command = MetadataCommand::new();
     command
         .manifest_path(root().join("Cargo.toml"))
         .no_deps()
         .other_options(["--offline".to_owned()]);
-    let metadata = command.exec().unwrap();
+    let mut packages = command.exec().unwrap().packages;
+    packages.retain(|package| shown(package.manifest_path.as_std_path()).starts_with("crates/"));
+    packages
+}
+
+/// Each crate of ours: its name without `ddpm-`, what it uses of ours (not for tests), its description.
+fn crates() -> Vec<(String, BTreeSet<String>, String)> {
     let of_ours = |name: &str| name.strip_prefix("ddpm-").map(str::to_owned);
-    let in_crates = metadata
-        .packages
-        .iter()
-        .filter(|package| shown(package.manifest_path.as_std_path()).starts_with("crates/"));
-    in_crates
+    packages()
+        .into_iter()
         .map(|package| {
             let used = package
                 .dependencies

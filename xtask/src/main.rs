@@ -123,6 +123,16 @@ mod tests {
             ("-- --preset mnist", "--preset mnist"),
             ("-- --list-presets", "--list-presets"),
             ("-- --help", "--help"),
+            ("-- --resume", "--preset digits --resume"),
+            ("-- --resume --out d", "--resume --out d"),
+            (
+                "-- --out=d --steps 9 --resume",
+                "--out=d --steps 9 --resume",
+            ),
+            (
+                "mnist -- --resume --out d",
+                "--preset mnist --resume --out d",
+            ),
         ] {
             assert_eq!(
                 train::cargo_arguments(&words(typed)),

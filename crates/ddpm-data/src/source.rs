@@ -36,7 +36,8 @@ const FIRST_LABELS: [(DataSpec, [u32; 10]); 2] = [
 /// Finds a data set, reads it whole, and checks it.
 ///
 /// `data_dir` is where the user keeps data; `None` stands for `$DDPM_DATA`, or `data` where that is not set. The places
-/// looked at are those of [`places`], the first that has any of the files wins.
+/// looked at are those of [`places`], the first that has any of the files wins. For `digits`, which are inside this crate,
+/// no place is looked at.
 ///
 /// # Errors
 /// [`Error::NotFound`] with every place and the commands that would fetch it, [`Error::FileMissing`],

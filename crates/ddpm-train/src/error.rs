@@ -37,8 +37,11 @@ pub enum Error {
     #[error("`{}` already holds a run; continue it with --resume, or choose another folder with --out", .0.display())]
     RunExists(PathBuf),
     /// There is no run to resume.
-    #[error("nothing to resume in `{}`: it has no run.toml; start a run without --resume", .0.display())]
+    #[error("nothing to resume in `{}`: it has neither run.toml nor a whole checkpoint; start a run without --resume", .0.display())]
     NoRun(PathBuf),
+    /// The run to resume has made all its steps, or used up its minutes.
+    #[error("`{}` is at its end already; give it more --steps or --minutes", .0.display())]
+    Finished(PathBuf),
     /// A run cannot be resumed with another value of this key.
     #[error(
         "`{key}` is {was} in the run that is to be resumed, and {now} now; a resumed run may change only steps, minutes, \
@@ -69,13 +72,13 @@ pub enum Error {
     NoGradient(Vec<String>),
     /// The numbers broke down.
     #[error(
-        "step {step}: the {what} is not finite (images {}); the first bad tensor is {tensor}; the last good checkpoint is kept. \
+        "step {step}: the {what} is not finite (images {}); the first bad tensor is {tensor}. \
          A lower `optimizer.learning_rate` or more `optimizer.warm_up` usually helps", list(.images)
     )]
     NotFinite {
         /// The optimiser step, from 1.
         step: usize,
-        /// Loss or gradient norm.
+        /// Loss, gradient norm or updated model.
         what: &'static str,
         /// Indices in the data set of the images whose loss is not finite, or of the whole batch.
         images: Vec<usize>,

@@ -17,7 +17,7 @@ pub(crate) struct Flags {
     /// The data set: digits, mnist, fashion-mnist
     #[arg(long, value_name = "SPEC")]
     pub(crate) data: Option<String>,
-    /// Where to look for the data first
+    /// Where to look for the data first; not for digits, which are inside the program
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// The folder of the run [default: runs/NAME]

@@ -32,6 +32,7 @@
 pub mod settings;
 
 mod adam;
+mod durable;
 mod ema;
 mod error;
 mod held_out;

@@ -1,20 +1,24 @@
 //! The program: flags -> validated request -> library -> printed result.
+
+mod candle_threads;
+mod failure;
 mod flags;
 mod progress;
 mod request;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 use ddpm_data::load;
-use ddpm_train::{PRESETS, Run, on_threads};
+use ddpm_train::{PRESETS, Progress, Run, on_threads};
 use ddpm_unet::Use;
+use failure::{FAILED, Failure, WRONG_USAGE, go_on};
 use flags::{Flags, NOTHING_TYPED};
 use progress::{Display, say};
-use request::{Request, Usage};
+use request::Request;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -22,8 +26,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Ctrl-C or SIGTERM came: finish the step, save, leave.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-const FAILED: u8 = 1;
-const WRONG_USAGE: u8 = 2;
 const STOPPED: u8 = 130;
 
 fn main() -> ExitCode {
@@ -38,49 +40,9 @@ fn main() -> ExitCode {
         train(&flags)
     };
     outcome.unwrap_or_else(|failure| {
-        let (text, status) = failure.told();
-        say(&format!("error: {text}"));
-        ExitCode::from(status)
+        say(&format!("error: {}", failure.text));
+        ExitCode::from(failure.status)
     })
-}
-
-/// What ends the program early.
-enum Failure {
-    Usage(Usage),
-    Training(ddpm_train::Error),
-}
-
-impl Failure {
-    fn told(&self) -> (String, u8) {
-        use ddpm_train::Error;
-        match self {
-            Self::Usage(Usage(text)) => (text.clone(), WRONG_USAGE),
-            Self::Training(error) => {
-                let status = match error {
-                    Error::Setting { .. } | Error::Layer { .. } | Error::UnknownPreset { .. } => {
-                        WRONG_USAGE
-                    }
-                    Error::RunExists(_) | Error::NoRun(_) | Error::ResumeDiffers { .. } => {
-                        WRONG_USAGE
-                    }
-                    _ => FAILED,
-                };
-                (error.to_string(), status)
-            }
-        }
-    }
-}
-
-impl From<Usage> for Failure {
-    fn from(usage: Usage) -> Self {
-        Self::Usage(usage)
-    }
-}
-
-impl From<ddpm_train::Error> for Failure {
-    fn from(error: ddpm_train::Error) -> Self {
-        Self::Training(error)
-    }
 }
 
 fn list_presets() -> Result<ExitCode, Failure> {
@@ -96,21 +58,33 @@ fn list_presets() -> Result<ExitCode, Failure> {
 
 fn train(flags: &Flags) -> Result<ExitCode, Failure> {
     if flags.preset.is_none() && flags.config.is_none() && !flags.resume {
-        return Err(Usage(
-            "say what to train: --preset NAME (--list-presets shows them) or --config FILE".into(),
-        )
-        .into());
+        return Err(Failure::usage(
+            "say what to train: --preset NAME (--list-presets shows them) or --config FILE",
+        ));
     }
     let request = Request::new(flags)?;
+    if !flags.dry_run {
+        candle_threads::follow(request.settings.train.threads);
+    }
+    if let Some(checkpoint) = &request.settings_from {
+        say(&format!(
+            "warning: `{}` has lost its run.toml; its settings are those of {}",
+            request.folder.display(),
+            checkpoint.display()
+        ));
+    }
     if flags.dry_run {
         return dry_run(&request);
     }
-    let first = ctrlc::set_handler(|| {
+    let watched = ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
             std::process::exit(STOPPED.into()); // the second time there is no waiting for the step
         }
     });
-    first.map_err(|e| Usage(format!("cannot listen for Ctrl-C: {e}")))?;
+    watched.map_err(|e| Failure {
+        text: format!("cannot listen for Ctrl-C: {e}"),
+        status: FAILED,
+    })?;
     on_threads(request.settings.train.threads, || {
         run(&request, flags.quiet)
     })?
@@ -134,13 +108,6 @@ fn run(request: &Request, quiet: bool) -> Result<ExitCode, Failure> {
             request.preset.as_deref(),
         )?
     };
-    if run.finished() {
-        let text = format!(
-            "`{}` is at its end already; give it more --steps or --minutes",
-            request.folder.display()
-        );
-        return Err(Usage(text).into());
-    }
     if !quiet {
         let from = run.trainer().steps_done();
         let begun = if request.resume {
@@ -155,42 +122,49 @@ fn run(request: &Request, quiet: bool) -> Result<ExitCode, Failure> {
     }
     let mut display = Display::new(&request.settings, quiet);
     loop {
-        let progress = run.advance().inspect_err(|_| display.finish())?;
-        // Saved before anything is said: whoever reads may be gone with the same Ctrl-C.
-        let interrupted = INTERRUPTED.load(Ordering::SeqCst) && !progress.last;
-        let saved = interrupted.then(|| run.save()).transpose()?;
+        let (progress, stopped) = advance(&mut run).map_err(|error| {
+            display.finish();
+            Failure::broke_off(&error, &run)
+        })?;
         display.show(&progress, run.seconds(), request.settings.train.batch_size);
-        if progress.last {
-            display.finish();
-            if !quiet {
-                tell_where(&run, progress.checkpoint, progress.picture);
-            }
-            return Ok(ExitCode::SUCCESS);
+        if !progress.last && !stopped {
+            continue;
         }
-        if let Some(checkpoint) = saved {
-            display.finish();
-            if !quiet {
-                let out = run.folder().display();
-                say(&format!(
-                    "stopped after step {}; saved {}",
-                    progress.report.step,
-                    checkpoint.display()
-                ));
-                say(&format!(
-                    "go on with: cargo run --release -p ddpm-train -- --resume --out {out}"
-                ));
-            }
-            return Ok(ExitCode::from(STOPPED));
+        display.finish();
+        if !quiet {
+            tell_where(&run, &progress);
         }
+        return Ok(ExitCode::from(if stopped { STOPPED } else { 0 }));
     }
 }
 
-fn tell_where(run: &Run, checkpoint: Option<PathBuf>, picture: Option<PathBuf>) {
+/// A step, and a checkpoint where Ctrl-C asks for the end. It is saved before anything is said: whoever reads may be
+/// gone with the same Ctrl-C.
+fn advance(run: &mut Run) -> ddpm_train::Result<(Progress, bool)> {
+    let progress = run.advance()?;
+    let stopped = INTERRUPTED.load(Ordering::SeqCst) && !progress.last;
+    if stopped {
+        run.save()?;
+    }
+    Ok((progress, stopped))
+}
+
+/// Where everything is: on the standard output of a run that is done, on the other of one that was stopped.
+fn tell_where(run: &Run, progress: &Progress) {
+    let checkpoint = run.newest_checkpoint().map(Path::display);
+    if !progress.last {
+        if let Some(path) = checkpoint {
+            let step = progress.report.step;
+            say(&format!("stopped after step {step}; saved {path}"));
+        }
+        say(&format!("go on with: {}", go_on(run)));
+        return;
+    }
     print(&format!("run         {}", run.folder().display()));
     if let Some(path) = checkpoint {
-        print(&format!("checkpoint  {}", path.display()));
+        print(&format!("checkpoint  {path}"));
     }
-    if let Some(path) = picture {
+    if let Some(path) = &progress.picture {
         print(&format!("picture     {}", path.display()));
     }
     print(&format!(
@@ -202,11 +176,7 @@ fn tell_where(run: &Run, checkpoint: Option<PathBuf>, picture: Option<PathBuf>) 
 fn dry_run(request: &Request) -> Result<ExitCode, Failure> {
     let settings = &request.settings;
     settings.check()?;
-    let spec = settings
-        .data
-        .name
-        .parse()
-        .map_err(ddpm_train::Error::from)?;
+    let spec = settings.data_spec()?;
     let data = load(&spec, settings.data.directory.as_deref())
         .map_err(ddpm_train::Error::from)?
         .train;

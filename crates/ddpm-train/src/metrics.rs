@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::durable::replace_file;
 use crate::{Error, Report, Result};
 
 /// One line: a step, and what was measured at it. A number that is missing was not measured.
@@ -73,13 +74,7 @@ impl Metrics {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(e) => return Err(Error::io("read", path, e)),
         };
-        let temporary = path.with_extension("jsonl.tmp");
-        let written = File::create(&temporary).and_then(|mut f| {
-            f.write_all(kept.as_bytes())?;
-            f.sync_all()
-        });
-        written.map_err(|e| Error::io("write", &temporary, e))?;
-        std::fs::rename(&temporary, path).map_err(|e| Error::io("write", path, e))?;
+        replace_file(path, kept.as_bytes())?;
         let file = OpenOptions::new()
             .append(true)
             .open(path)

@@ -19,8 +19,8 @@ pub struct Objective {
     pub variance: Variance,
     /// The distance between prediction and target.
     pub loss: Loss,
-    /// The weight of each t, index t - 1: `weighting` of the settings, tabulated.
-    weights: Vec<f64>,
+    /// How much each t counts.
+    weighting: Weighting,
 }
 
 /// Images with the t and the noise they are trained at.
@@ -62,15 +62,12 @@ impl Objective {
                 gamma: gamma.unwrap_or(1.0),
             },
         };
-        let weights: Vec<f64> = schedule
-            .timesteps()
-            .map(|t| weighting.weight(&schedule, prediction, t))
-            .collect();
-        if let Some(t) = weights.iter().position(|w| !w.is_finite()) {
-            return Err(wrong(
-                "diffusion.weighting",
-                format!("gives {} at t = {} of this schedule", weights[t], t + 1),
-            ));
+        for t in schedule.timesteps() {
+            let weight = weighting.weight(&schedule, prediction, t);
+            if !weight.is_finite() {
+                let problem = format!("gives {weight} at t = {t} of this schedule");
+                return Err(wrong("diffusion.weighting", problem));
+            }
         }
         let variance = match d.variance {
             VarianceKind::FixedLarge => Variance::FixedLarge,
@@ -88,7 +85,7 @@ impl Objective {
             prediction,
             variance,
             loss,
-            weights,
+            weighting,
         })
     }
 
@@ -110,7 +107,11 @@ impl Objective {
         let Examples { x_0, t, eps } = examples;
         let target = self.prediction.target(&self.schedule, x_0, x_t, t, eps)?;
         let loss = self.loss.per_image(output, &target)?; // [B]
-        let weights: Vec<f32> = t.iter().map(|t| self.weights[t.get() - 1] as f32).collect();
+        let weight = |t: &Timestep| {
+            let weight = self.weighting.weight(&self.schedule, self.prediction, *t);
+            weight as f32
+        };
+        let weights: Vec<f32> = t.iter().map(weight).collect();
         if weights.iter().all(|w| *w == 1.0) {
             return Ok(loss);
         }
@@ -124,7 +125,7 @@ impl Objective {
 
     /// Which quarter of 1..=T a timestep lies in, 0..=3.
     pub fn quartile(&self, t: Timestep) -> usize {
-        4 * (t.get() - 1) / self.schedule.steps()
+        4 * t.previous().map_or(0, Timestep::get) / self.schedule.steps()
     }
 }
 
@@ -138,11 +139,15 @@ fn schedule(d: &DiffusionSettings) -> ddpm_core::Result<Schedule> {
         ScheduleKind::Linear => Schedule::linear(steps, beta_1, beta_t),
         ScheduleKind::LinearScaled => Schedule::linear_scaled(steps),
         ScheduleKind::ScaledLinear => Schedule::scaled_linear(steps, beta_1, beta_t),
+        ScheduleKind::Quadratic => Schedule::quadratic(steps, beta_1, beta_t),
         ScheduleKind::Cosine => Schedule::cosine(steps),
         ScheduleKind::Sigmoid => Schedule::sigmoid(steps, beta_1, beta_t),
         ScheduleKind::AlphaBarSigmoid => Schedule::alpha_bar_sigmoid(steps),
         ScheduleKind::Laplace => Schedule::laplace(steps),
         ScheduleKind::Jsd => Schedule::jsd(steps),
+        ScheduleKind::Constant => Schedule::constant(steps, beta_t),
+        ScheduleKind::WarmUp10 => Schedule::warm_up(steps, beta_1, beta_t, 0.1),
+        ScheduleKind::WarmUp50 => Schedule::warm_up(steps, beta_1, beta_t, 0.5),
     }?;
     if d.zero_terminal_snr {
         schedule.rescaled_to_zero_terminal_snr()

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ddpm_train::{Layer, Preset, Recorded, Settings};
 
+use crate::failure::Failure;
 use crate::flags::Flags;
 
 /// A run to begin or to continue.
@@ -12,29 +13,23 @@ pub(crate) struct Request {
     pub(crate) preset: Option<String>,
     pub(crate) folder: PathBuf,
     pub(crate) resume: bool,
+    /// The checkpoint that the settings come from, where the run has lost its own.
+    pub(crate) settings_from: Option<PathBuf>,
 }
 
 impl Request {
-    pub(crate) fn new(flags: &Flags) -> Result<Self, Usage> {
+    pub(crate) fn new(flags: &Flags) -> Result<Self, Failure> {
         let folder = run_folder(flags)?;
         let mut layers = Vec::new();
         let mut preset = flags.preset.clone();
+        let mut settings_from = None;
         if flags.resume {
             let recorded = Recorded::read(&folder)?;
-            if let (Some(asked), Some(was)) = (&preset, &recorded.preset)
-                && asked != was
-            {
-                let folder = folder.display();
-                return Err(Usage(format!(
-                    "`{folder}` was begun with --preset {was}, not {asked}; leave --preset out to resume it"
-                )));
-            }
+            check_preset(&folder, preset.as_deref(), recorded.preset.as_deref())?;
             preset = recorded.preset;
             let text = recorded.settings.to_toml()?;
-            layers.push(Layer::from_text(
-                &folder.join("run.toml").display().to_string(),
-                &text,
-            )?);
+            layers.push(Layer::from_text(&folder.display().to_string(), &text)?);
+            settings_from = recorded.from_checkpoint;
         } else if let Some(name) = &flags.preset {
             layers.push(Preset::named(name)?.layer()?);
         }
@@ -44,27 +39,34 @@ impl Request {
         layers.extend(flag_layers(flags)?);
         let settings = Settings::from_layers(&layers)?.resolved();
         if !flags.resume {
-            settings.check()?;
+            settings.check()?; // a resumed run first says what may not be changed
         }
+        settings.data_spec()?;
         Ok(Self {
             settings,
             preset,
             folder,
             resume: flags.resume,
+            settings_from,
         })
     }
 }
 
-/// The flags were wrong: exit status 2.
-pub(crate) struct Usage(pub(crate) String);
-
-impl From<ddpm_train::Error> for Usage {
-    fn from(error: ddpm_train::Error) -> Self {
-        Self(error.to_string())
+/// `--preset` with `--resume` only finds the folder; that it would be ignored is said.
+fn check_preset(folder: &Path, asked: Option<&str>, was: Option<&str>) -> Result<(), Failure> {
+    let folder = folder.display();
+    match (asked, was) {
+        (Some(asked), Some(was)) if asked != was => Err(Failure::usage(format!(
+            "`{folder}` was begun with --preset {was}, not {asked}; leave --preset out to resume it"
+        ))),
+        (Some(asked), None) => Err(Failure::usage(format!(
+            "`{folder}` was not begun with --preset {asked}; resume it with --resume --out {folder}"
+        ))),
+        _ => Ok(()),
     }
 }
 
-fn run_folder(flags: &Flags) -> Result<PathBuf, Usage> {
+fn run_folder(flags: &Flags) -> Result<PathBuf, Failure> {
     let from_config = || {
         flags
             .config
@@ -75,25 +77,27 @@ fn run_folder(flags: &Flags) -> Result<PathBuf, Usage> {
     match (&flags.out, flags.preset.clone().or_else(from_config)) {
         (Some(out), _) => Ok(out.clone()),
         (None, Some(name)) => Ok(Path::new("runs").join(name)),
-        (None, None) if flags.resume => Err(Usage(
-            "say which run to resume: --resume --out RUN_DIR".into(),
+        (None, None) if flags.resume => Err(Failure::usage(
+            "say which run to resume: --resume --out RUN_DIR",
         )),
-        (None, None) => Err(Usage("say where to write: --out RUN_DIR".into())),
+        (None, None) => Err(Failure::usage("say where to write: --out RUN_DIR")),
     }
 }
 
-fn read_config(path: &Path) -> Result<Layer, Usage> {
-    let place = path.display().to_string();
-    let text =
-        std::fs::read_to_string(path).map_err(|e| Usage(format!("cannot read `{place}`: {e}")))?;
-    Ok(Layer::from_text(&place, &text)?)
+fn read_config(path: &Path) -> Result<Layer, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|source| ddpm_train::Error::Io {
+        action: "read",
+        path: path.into(),
+        source,
+    })?;
+    Ok(Layer::from_text(&path.display().to_string(), &text)?)
 }
 
 /// Flags above files, `--set` above flags. `--steps` and `--minutes` each stand for both limits: the one given alone
 /// lifts the other.
-fn flag_layers(flags: &Flags) -> Result<Vec<Layer>, Usage> {
+fn flag_layers(flags: &Flags) -> Result<Vec<Layer>, Failure> {
     let mut layers = Vec::new();
-    let mut flag = |name: &str, key: &str, value: Option<toml::Value>| -> Result<(), Usage> {
+    let mut flag = |name: &str, key: &str, value: Option<toml::Value>| -> Result<(), Failure> {
         if let Some(value) = value {
             layers.push(Layer::one(format!("--{name} {value}"), key, value)?);
         }
@@ -138,9 +142,9 @@ fn flag_layers(flags: &Flags) -> Result<Vec<Layer>, Usage> {
     Ok(layers)
 }
 
-fn whole(n: impl TryInto<i64> + Copy + std::fmt::Display) -> Result<toml::Value, Usage> {
+fn whole(n: impl TryInto<i64> + Copy + std::fmt::Display) -> Result<toml::Value, Failure> {
     n.try_into().map(toml::Value::from).map_err(|_| {
-        Usage(format!(
+        Failure::usage(format!(
             "{n} is too large; at most {} can be recorded",
             i64::MAX
         ))

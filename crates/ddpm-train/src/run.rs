@@ -1,15 +1,16 @@
 //! A run on disk: `RUN/run.toml`, `metrics.jsonl`, `samples/`, `checkpoints/`; begun, continued, and kept whole.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use ddpm_checkpoint::{
-    Pipeline, Skipped, keep_last, newest_whole, read_run_toml, read_train_state, write_checkpoint,
+    Checkpoint, Newest, Pipeline, Skipped, keep_last, newest_whole, read_run_toml,
+    read_train_state, write_checkpoint,
 };
 use ddpm_data::{Splits, load};
 use toml::Table;
 
+use crate::durable::replace_file;
 use crate::state::counter;
 use crate::{
     Error, HeldOut, Layer, Metrics, MetricsLine, Report, Result, Settings, Trainer, picture,
@@ -26,7 +27,8 @@ pub struct Run {
     /// Seconds of training in earlier processes and since.
     seconds: f64,
     since_line: (f64, u64),
-    saved_at: Option<usize>,
+    /// The newest checkpoint that is known to be whole.
+    saved: Option<Checkpoint>,
 }
 
 /// What [`Run::advance`] did.
@@ -53,24 +55,30 @@ pub struct Recorded {
     pub preset: Option<String>,
     /// SHA-256 of its training images.
     pub data_sha256: String,
+    /// The newest checkpoint, where the run has lost its `run.toml` and all this comes from there.
+    pub from_checkpoint: Option<PathBuf>,
 }
 
 impl Recorded {
-    /// Reads `run.toml` of a run.
+    /// Reads `run.toml` of a run, or, where that is lost, the one in its newest whole checkpoint.
     ///
     /// # Errors
-    /// There is none, or it is not one of ours.
+    /// There is neither, or it is not one of ours.
     pub fn read(folder: &Path) -> Result<Self> {
-        if !folder.join("run.toml").is_file() {
-            return Err(Error::NoRun(folder.into()));
-        }
-        let mut table = read_run_toml(folder)?;
+        let from_checkpoint = if folder.join("run.toml").is_file() {
+            None
+        } else {
+            let newest = newest_if_any(folder)?.checkpoint;
+            Some(newest.ok_or_else(|| Error::NoRun(folder.into()))?.path)
+        };
+        let recorded_in = from_checkpoint.as_deref().unwrap_or(folder);
+        let mut table = read_run_toml(recorded_in)?;
         let run = table
             .remove("run")
             .and_then(|v| v.try_into::<Table>().ok())
             .unwrap_or_default();
         let text = |key: &str| run.get(key).and_then(toml::Value::as_str).map(String::from);
-        let place = folder.join("run.toml").display().to_string();
+        let place = recorded_in.join("run.toml").display().to_string();
         let data_sha256 = text("data_sha256").ok_or_else(|| Error::State {
             place: place.clone(),
             problem: "`run.data_sha256` is missing".into(),
@@ -80,6 +88,7 @@ impl Recorded {
             settings,
             preset: text("preset"),
             data_sha256,
+            from_checkpoint,
         })
     }
 }
@@ -105,7 +114,8 @@ impl Run {
     /// the newer checkpoints that are not whole. `settings` are the recorded ones with what is to change.
     ///
     /// # Errors
-    /// A setting differs that would make it another run, the data is other data, or the checkpoint does not fit.
+    /// A setting differs that would make it another run, the data is other data, the checkpoint does not fit, or
+    /// nothing is left to do.
     pub fn resume(folder: &Path, settings: &Settings) -> Result<(Self, Vec<Skipped>)> {
         let recorded = Recorded::read(folder)?;
         if let Some((key, was, now)) = recorded.settings.first_forbidden_change(settings)? {
@@ -122,15 +132,7 @@ impl Run {
         }
         let run_toml = run_toml(settings, recorded.preset.as_deref(), &now)?;
         let (mut trainer, held_out) = prepare(settings, splits)?;
-        let newest = newest_whole(folder)?;
-        if newest.checkpoint.is_none() && !newest.skipped.is_empty() {
-            // To begin again would throw away what a person may still save.
-            return Err(ddpm_checkpoint::Error::NoWholeCheckpoint {
-                run: folder.into(),
-                skipped: newest.skipped,
-            }
-            .into());
-        }
+        let newest = newest_if_any(folder)?;
         let mut seconds = 0.0;
         if let Some(checkpoint) = &newest.checkpoint {
             let state = read_train_state(&checkpoint.path)?;
@@ -141,11 +143,12 @@ impl Run {
             )?;
             trainer.load_state(state, &checkpoint.path)?;
         }
-        if !is_finished(settings, trainer.steps_done(), seconds) {
-            write_run_toml(folder, &run_toml)?;
+        if is_finished(settings, trainer.steps_done(), seconds) {
+            return Err(Error::Finished(folder.into()));
         }
+        write_run_toml(folder, &run_toml)?;
         let mut run = Self::open(folder, run_toml, trainer, held_out, seconds)?;
-        run.saved_at = newest.checkpoint.map(|c| c.step as usize);
+        run.saved = newest.checkpoint;
         Ok((run, newest.skipped))
     }
 
@@ -163,6 +166,8 @@ impl Run {
         let started = Instant::now();
         let before = self.seconds;
         let report = self.trainer.step()?;
+        // Here, where the step and its images are known; later it would be a picture that cannot be made.
+        self.trainer.check_weights()?;
         self.seconds = before + started.elapsed().as_secs_f64();
         let last = self.finished();
         let (train, samples) = (
@@ -206,19 +211,11 @@ impl Run {
     /// # Errors
     /// A weight is not finite, so that the last good checkpoint stays the newest; or the disk refuses.
     pub fn save(&mut self) -> Result<PathBuf> {
-        let step = self.trainer.steps_done();
-        let path = self.folder.join(format!("checkpoints/step-{step:08}"));
-        if self.saved_at == Some(step) {
-            return Ok(path);
+        let step = self.trainer.steps_done() as u64;
+        if let Some(saved) = self.saved.as_ref().filter(|saved| saved.step == step) {
+            return Ok(saved.path.clone());
         }
-        if let Some(tensor) = self.trainer.first_bad_weight()? {
-            return Err(Error::NotFinite {
-                step,
-                what: "model",
-                images: Vec::new(),
-                tensor,
-            });
-        }
+        self.trainer.check_weights()?;
         self.metrics.sync()?;
         let scheduler = scheduler(self.trainer.objective(), &self.trainer.settings().diffusion)?;
         let pipeline = Pipeline::new(
@@ -230,10 +227,18 @@ impl Run {
         state
             .counters
             .insert("seconds".into(), self.seconds.to_string());
-        let path = write_checkpoint(&self.folder, step as u64, &pipeline, &state, &self.run_toml)?;
+        let path = write_checkpoint(&self.folder, step, &pipeline, &state, &self.run_toml)?;
+        self.saved = Some(Checkpoint {
+            step,
+            path: path.clone(),
+        });
         keep_last(&self.folder, self.trainer.settings().train.keep_last)?;
-        self.saved_at = Some(step);
         Ok(path)
+    }
+
+    /// The newest checkpoint that was written, or that the run was continued from.
+    pub fn newest_checkpoint(&self) -> Option<&Path> {
+        self.saved.as_ref().map(|saved| saved.path.as_path())
     }
 
     /// The run's folder.
@@ -268,7 +273,7 @@ impl Run {
             metrics,
             seconds,
             since_line,
-            saved_at: None,
+            saved: None,
         })
     }
 
@@ -322,9 +327,23 @@ fn holds_a_run(folder: &Path) -> bool {
         .any(|name| folder.join(name).exists())
 }
 
+/// The newest whole checkpoint, if there is any at all. Where there are only broken ones, to begin again would throw
+/// away what a person may still save.
+fn newest_if_any(folder: &Path) -> Result<Newest> {
+    let newest = newest_whole(folder)?;
+    if newest.checkpoint.is_none() && !newest.skipped.is_empty() {
+        return Err(ddpm_checkpoint::Error::NoWholeCheckpoint {
+            run: folder.into(),
+            skipped: newest.skipped,
+        }
+        .into());
+    }
+    Ok(newest)
+}
+
 fn read_data(settings: &Settings) -> Result<Splits> {
     settings.check()?;
-    let spec = settings.data.name.parse()?;
+    let spec = settings.data_spec()?;
     Ok(load(&spec, settings.data.directory.as_deref())?)
 }
 
@@ -363,13 +382,7 @@ fn write_run_toml(folder: &Path, text: &str) -> Result<()> {
         std::fs::create_dir_all(made).map_err(|e| Error::io("make the folder", made, e))
     };
     make(folder)?;
-    let (path, temporary) = (folder.join("run.toml"), folder.join("run.toml.tmp"));
-    let write = std::fs::File::create(&temporary).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    });
-    write.map_err(|e| Error::io("write", &temporary, e))?;
-    std::fs::rename(&temporary, &path).map_err(|e| Error::io("write", &path, e))?;
+    replace_file(&folder.join("run.toml"), text.as_bytes())?;
     make(&folder.join("samples"))?;
     make(&folder.join("checkpoints"))
 }

@@ -10,7 +10,7 @@ pub fn scheduler(objective: &Objective, d: &DiffusionSettings) -> Result<Schedul
     let (start, end) = (d.beta_start.unwrap_or(1e-4), d.beta_end.unwrap_or(0.02));
     let betas = match d.schedule {
         ScheduleKind::Linear => Betas::Linear { start, end },
-        ScheduleKind::ScaledLinear => Betas::ScaledLinear { start, end },
+        ScheduleKind::ScaledLinear | ScheduleKind::Quadratic => Betas::ScaledLinear { start, end },
         ScheduleKind::Sigmoid => Betas::Sigmoid { start, end },
         ScheduleKind::Cosine => Betas::Cosine,
         ScheduleKind::Laplace => Betas::Laplace,

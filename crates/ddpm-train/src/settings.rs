@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use ddpm_data::DataSpec;
 use ddpm_unet::UNetConfig;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -34,7 +35,7 @@ pub struct Settings {
 pub struct DataSettings {
     /// The data set, as `--data` takes it.
     pub name: String,
-    /// Where to look for it first, as `--data-dir`.
+    /// Where to look for it first, as `--data-dir`; not with `digits`, which are inside the program.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub directory: Option<PathBuf>,
     /// Show half of the images mirrored (left to right). Wrong for digits and letters.
@@ -174,6 +175,8 @@ pub enum ScheduleKind {
     LinearScaled,
     /// Linear in the square root of beta (latent diffusion).
     ScaledLinear,
+    /// The same curve by the name that Ho's code has for it.
+    Quadratic,
     /// Nichol and Dhariwal 2021.
     Cosine,
     /// diffusers' `sigmoid`: beta along a sigmoid.
@@ -184,11 +187,28 @@ pub enum ScheduleKind {
     Laplace,
     /// beta_t = 1 / (T - t + 1) (Sohl-Dickstein et al. 2015).
     Jsd,
+    /// Every beta is beta_end (Ho's `const`).
+    Constant,
+    /// Linear over the first tenth of the steps, then beta_end (Ho's `warmup10`).
+    #[serde(rename = "warm-up-10")]
+    WarmUp10,
+    /// Linear over the first half of the steps, then beta_end (Ho's `warmup50`).
+    #[serde(rename = "warm-up-50")]
+    WarmUp50,
 }
 
 impl ScheduleKind {
-    fn has_betas(self) -> bool {
-        matches!(self, Self::Linear | Self::ScaledLinear | Self::Sigmoid)
+    fn has_beta_start(self) -> bool {
+        self.has_beta_end() && self != Self::Constant
+    }
+
+    fn has_beta_end(self) -> bool {
+        match self {
+            Self::Linear | Self::ScaledLinear | Self::Quadratic | Self::Sigmoid => true,
+            Self::Constant | Self::WarmUp10 | Self::WarmUp50 => true,
+            Self::LinearScaled | Self::Cosine | Self::AlphaBarSigmoid => false,
+            Self::Laplace | Self::Jsd => false,
+        }
     }
 }
 
@@ -500,8 +520,10 @@ impl Settings {
     /// Fills in what was left out and depends on other keys, so that the recorded settings say everything.
     pub fn resolved(mut self) -> Self {
         let d = &mut self.diffusion;
-        if d.schedule.has_betas() {
+        if d.schedule.has_beta_start() {
             d.beta_start.get_or_insert(1e-4);
+        }
+        if d.schedule.has_beta_end() {
             d.beta_end.get_or_insert(0.02);
         }
         if d.loss == LossKind::Huber {
@@ -547,6 +569,21 @@ impl Settings {
         self.check_diffusion()?;
         self.check_optimizer()?;
         self.check_train()
+    }
+
+    /// The data set that `data.name` names. Images from elsewhere may be called anything: not part of
+    /// [`Settings::check`].
+    ///
+    /// # Errors
+    /// Nothing has that name, or `data.directory` would be ignored.
+    pub fn data_spec(&self) -> Result<DataSpec> {
+        let spec: DataSpec = self.data.name.parse()?;
+        if spec == DataSpec::Digits && self.data.directory.is_some() {
+            let problem =
+                "(--data-dir) only goes with data that are files: digits are inside the program";
+            return Err(wrong("data.directory", problem.into()));
+        }
+        Ok(spec)
     }
 
     /// Checks the settings against the data: `images` of height x width x channels.
@@ -689,16 +726,13 @@ impl Settings {
             let problem = format!("is {}, expected at most {MAX_STEPS}", d.timesteps);
             return Err(wrong("diffusion.timesteps", problem));
         }
-        for (key, beta) in [
-            ("diffusion.beta_start", d.beta_start),
-            ("diffusion.beta_end", d.beta_end),
+        let (start, end) = (d.schedule.has_beta_start(), d.schedule.has_beta_end());
+        for (key, beta, has) in [
+            ("diffusion.beta_start", d.beta_start, start),
+            ("diffusion.beta_end", d.beta_end, end),
         ] {
             let Some(beta) = beta else { continue };
-            only_with(
-                key,
-                d.schedule.has_betas(),
-                "a `diffusion.schedule` that is `linear`, `scaled-linear` or `sigmoid`",
-            )?;
+            only_with(key, has, "a `diffusion.schedule` that has one")?;
             in_range(
                 key,
                 beta,

@@ -218,17 +218,17 @@ impl Trainer {
         Ok(UNet::new(&self.config, &self.best_weights())?)
     }
 
-    /// The first parameter or average that holds a NaN or an infinity.
-    pub fn first_bad_weight(&self) -> Result<Option<String>> {
-        let raw = self.parameters.iter().map(|p| p.as_tensor());
-        let averaged = self.averages.iter().flat_map(|a| &a.weights);
-        let names = self.names.iter().cycle();
-        for (name, tensor) in names.zip(raw.chain(averaged)) {
-            if !sum_of_squares(tensor)?.is_finite() {
-                return Ok(Some(format!("parameter `{name}`")));
-            }
-        }
-        Ok(None)
+    /// Checks that the last step, whose loss and gradient were finite, left every parameter and average finite.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] with that step, its images and the first bad tensor.
+    pub fn check_weights(&self) -> Result<()> {
+        let Some(tensor) = self.first_bad_weight()? else {
+            return Ok(());
+        };
+        let batch = self.settings.train.batch_size as u64;
+        let images = self.images.saturating_sub(batch)..self.images;
+        Err(self.not_finite(self.adam.step, "updated model", images.collect(), tensor)?)
     }
 
     pub(crate) fn names(&self) -> &[String] {
@@ -400,13 +400,26 @@ impl Trainer {
         })
     }
 
+    /// The first parameter or average that holds a NaN or an infinity.
+    fn first_bad_weight(&self) -> Result<Option<String>> {
+        let raw = self.parameters.iter().map(|p| p.as_tensor());
+        let averaged = self.averages.iter().flat_map(|a| &a.weights);
+        let names = self.names.iter().cycle();
+        for (name, tensor) in names.zip(raw.chain(averaged)) {
+            if !sum_of_squares(tensor)?.is_finite() {
+                return Ok(Some(format!("parameter `{name}`")));
+            }
+        }
+        Ok(None)
+    }
+
     fn loss_not_finite(&self, positions: Vec<u64>, output: &Tensor) -> Result<Error> {
         let tensor = match self.first_bad_weight()? {
             Some(weight) => weight,
             None if !sum_of_squares(output)?.is_finite() => "the network's output".into(),
             None => "the loss itself".into(),
         };
-        self.not_finite("loss", positions, tensor)
+        self.not_finite(self.adam.step + 1, "loss", positions, tensor)
     }
 
     fn gradient_not_finite(&self, gradients: &[Tensor], count: usize) -> Result<Error> {
@@ -417,20 +430,28 @@ impl Trainer {
                 break;
             }
         }
+        let images = self.images..self.images + count as u64;
         self.not_finite(
+            self.adam.step + 1,
             "gradient norm",
-            (self.images..self.images + count as u64).collect(),
+            images.collect(),
             tensor,
         )
     }
 
-    fn not_finite(&self, what: &'static str, positions: Vec<u64>, tensor: String) -> Result<Error> {
+    fn not_finite(
+        &self,
+        step: usize,
+        what: &'static str,
+        positions: Vec<u64>,
+        tensor: String,
+    ) -> Result<Error> {
         let images = positions
             .into_iter()
             .map(|p| Ok(self.feed.draw(p)?.index))
             .collect::<Result<_>>()?;
         Ok(Error::NotFinite {
-            step: self.adam.step + 1,
+            step,
             what,
             images,
             tensor,

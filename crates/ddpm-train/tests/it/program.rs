@@ -1,7 +1,7 @@
 //! The program as a user sees it: usage, exit status, Ctrl-C, kill -9.
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::TINY;
@@ -79,13 +79,13 @@ fn wrong_usage_says_what_to_type() {
     check(
         path,
         "--preset digits --resume",
-        2,
+        1,
         &["error: nothing to resume in `runs/digits`"],
     );
     check(
         path,
         "--config none.toml",
-        2,
+        1,
         &["error: cannot read `none.toml`"],
     );
     check(
@@ -106,7 +106,18 @@ fn wrong_usage_says_what_to_type() {
         2,
         &["error: --set train.stepz=1: unknown field `stepz`"],
     );
-    check(path, "--config tiny.toml --data cats", 1, &["cats"]);
+    check(
+        path,
+        "--config tiny.toml --data cats",
+        2,
+        &["error: data set `cats`: unknown; this version reads digits, mnist"],
+    );
+    check(
+        path,
+        "--config tiny.toml --data-dir nowhere",
+        2,
+        &["error: `data.directory` (--data-dir) only goes with data that are files"],
+    );
     check(
         path,
         "--config tiny.toml --data mnist --data-dir nowhere",
@@ -182,13 +193,13 @@ fn a_run_says_where_everything_is_and_goes_on_for_longer() {
     check(
         path,
         "--config tiny.toml --steps 3",
-        2,
+        1,
         &["error: `runs/tiny` already holds a run; continue it with --resume"],
     );
     check(
         path,
         "--resume --out runs/tiny",
-        2,
+        1,
         &["error: `runs/tiny` is at its end already; give it more --steps or --minutes"],
     );
     check(
@@ -223,8 +234,216 @@ fn a_run_says_where_everything_is_and_goes_on_for_longer() {
         path,
         "--config tiny.toml --out huge --set optimizer.learning_rate=1e30",
         1,
-        &["is not finite", "the first bad tensor is "],
+        &[
+            "is not finite",
+            "the first bad tensor is ",
+            "\nthere is no checkpoint yet",
+        ],
     );
+}
+
+#[test]
+fn a_preset_that_a_resumed_run_would_ignore_is_refused() {
+    let folder = workplace();
+    let path = folder.path();
+    let small =
+        "--set model.block_out_channels=[4,8] --set model.norm_num_groups=2 --set samples.count=0";
+    check(
+        path,
+        &format!("--preset digits --steps 1 --batch-size 2 {small}"),
+        0,
+        &["runs/digits"],
+    );
+    check(
+        path,
+        "--preset fashion-mnist --resume --out runs/digits --steps 2",
+        2,
+        &["error: `runs/digits` was begun with --preset digits, not fashion-mnist; leave"],
+    );
+    check(
+        path,
+        "--preset digits --resume --steps 2",
+        0,
+        &["goes on after step 1"],
+    );
+    check(
+        path,
+        "--resume --out runs/digits --steps 3",
+        0,
+        &["goes on after step 2"],
+    );
+    check(path, "--config tiny.toml --steps 1", 0, &[]);
+    check(
+        path,
+        "--preset digits --resume --out runs/tiny --steps 2",
+        2,
+        &[
+            "error: `runs/tiny` was not begun with --preset digits; ",
+            "--resume --out runs/tiny",
+        ],
+    );
+}
+
+#[test]
+fn minutes_do_not_replace_the_length_of_a_decay() {
+    let folder = workplace();
+    let path = folder.path();
+    let decay = "--config tiny.toml --set optimizer.decay=cosine";
+    check(
+        path,
+        &format!("{decay} --minutes 1"),
+        2,
+        &["error: `optimizer.decay_steps` is missing: a decaying learning rate needs a length"],
+    );
+    check(path, &format!("{decay} --minutes 9 --steps 5"), 0, &[]);
+    check(
+        path,
+        "--resume --out runs/tiny --minutes 20",
+        2,
+        &["error: `train.steps` is missing: after `optimizer.decay_steps` = 5"],
+    );
+}
+
+#[test]
+fn a_lost_run_toml_is_said_and_replaced_by_the_checkpoints() {
+    let folder = workplace();
+    let path = folder.path();
+    check(path, "--config tiny.toml --steps 5", 0, &[]);
+    std::fs::remove_file(path.join("runs/tiny/run.toml")).unwrap();
+    check(
+        path,
+        "--resume --out runs/tiny --steps 6",
+        0,
+        &[
+            "warning: `runs/tiny` has lost its run.toml; its settings are those of runs/tiny/checkpoints/step-00000005",
+            "goes on after step 5",
+        ],
+    );
+    assert!(path.join("runs/tiny/run.toml").is_file());
+}
+
+/// Every file that the program writes may have 8 KiB: enough for all but the tensors.
+#[cfg(unix)]
+fn on_a_small_disk(folder: &Path, flags: &str) -> Output {
+    // Without the trap the system would end the program before it can say anything.
+    let limited = "trap '' XFSZ; ulimit -f 16; exec \"$0\" \"$@\"";
+    let mut shell = Command::new("sh");
+    shell.current_dir(folder).args(["-c", limited]);
+    shell.arg(env!("CARGO_BIN_EXE_ddpm-train"));
+    shell.args(flags.split_whitespace()).output().unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_disk_that_fills_keeps_the_last_good_checkpoint_and_says_so() {
+    let folder = workplace();
+    let path = folder.path();
+    check(path, "--config tiny.toml --out whole --steps 5", 0, &[]);
+    check(path, "--resume --out whole --steps 10", 0, &[]);
+    check(path, "--config tiny.toml --out parts --steps 5", 0, &[]);
+    let checkpoints = path.join("parts/checkpoints");
+    // What a kill in the middle of a checkpoint left; it may be what fills the disk, so it goes first.
+    let left_over = checkpoints.join(".step-00000003.tmp-1");
+    std::fs::create_dir_all(left_over.join("unet")).unwrap();
+    std::fs::write(left_over.join("unet/config.json"), "{}").unwrap();
+
+    let output = on_a_small_disk(path, "--resume --out parts --steps 10");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for part in [
+        "error: cannot write ",
+        " to parts/checkpoints/step-00000010/",
+        "\nthe last good checkpoint is kept: parts/checkpoints/step-00000005",
+        "\ngo on with: cargo run --release -p ddpm-train -- --resume --out parts\n",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    let names: Vec<_> = std::fs::read_dir(&checkpoints)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(names, ["step-00000005"]);
+    check(path, "--resume --out parts", 0, &["goes on after step 5"]);
+    assert!(newest_bits(&path.join("whole")) == newest_bits(&path.join("parts")));
+    assert_eq!(timeless(&path.join("whole")), timeless(&path.join("parts")));
+}
+
+/// The program after its first line on the error stream, all of which nobody reads any longer.
+#[cfg(unix)]
+fn unread(folder: &Path, flags: &str) -> Child {
+    let mut command = program(folder, flags);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let mut line = String::new();
+    let mut reader = std::io::BufReader::new(child.stderr.take().unwrap());
+    std::io::BufRead::read_line(&mut reader, &mut line).unwrap();
+    assert!(line.ends_with("Ctrl-C stops it and saves\n"), "{line}");
+    child
+}
+
+#[cfg(unix)]
+#[test]
+fn readers_that_go_away_lose_nothing() {
+    let folder = workplace();
+    let path = folder.path();
+    // Something is said at every checkpoint.
+    let flags =
+        "--config tiny.toml --steps 40 --set samples.count=0 --set train.checkpoint_every=2";
+    let status = unread(path, &format!("{flags} --out whole")).wait();
+    assert_eq!(status.unwrap().code(), Some(0));
+    assert_eq!(newest_bits(&path.join("whole")).0, 40);
+
+    let mut child = unread(path, &format!("{flags} --out parts"));
+    wait_for(&path.join("parts/metrics.jsonl"), 3);
+    interrupt(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let saved = newest_bits(&path.join("parts")).0;
+    assert_eq!(timeless(&path.join("parts")).len() as u64, saved);
+    check(path, "--resume --out parts", 0, &["goes on after step "]);
+    assert!(newest_bits(&path.join("whole")) == newest_bits(&path.join("parts")));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn candle_has_as_many_threads_as_training() {
+    let folder = workplace();
+    let path = folder.path();
+    let told = |flags: &str, by_hand: Option<&str>| {
+        let flags = format!("--config tiny.toml --steps 100000 --quiet {flags}");
+        let mut command = program(path, &flags);
+        command.env_remove("CANDLE_NUM_THREADS");
+        command.env_remove("RAYON_NUM_THREADS");
+        command.envs(by_hand.map(|n| ("CANDLE_NUM_THREADS", n)));
+        let mut child = command.spawn().unwrap();
+        let out = flags.rsplit(' ').next().unwrap();
+        wait_for(&path.join(out).join("metrics.jsonl"), 1);
+        let process = Path::new("/proc").join(child.id().to_string());
+        let read = |file: &str| std::fs::read(process.join(file)).unwrap();
+        let (environment, typed) = (read("environ"), read("cmdline"));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let typed = String::from_utf8(typed).unwrap();
+        let typed: Vec<&str> = typed.trim_end_matches('\0').split('\0').skip(1).collect();
+        assert_eq!(typed, flags.split_whitespace().collect::<Vec<_>>());
+        let environment = String::from_utf8_lossy(&environment).into_owned();
+        let mut variables = environment.split('\0');
+        let count = variables.find_map(|v| v.strip_prefix("CANDLE_NUM_THREADS="));
+        count.map(str::to_owned)
+    };
+    assert_eq!(told("--threads 1 --out one", None).unwrap(), "1");
+    assert_eq!(told("--threads 1 --out hand", Some("3")).unwrap(), "3");
+    let all = std::thread::available_parallelism().unwrap().to_string();
+    assert_eq!(told("--out all", None), Some(all));
+}
+
+#[cfg(unix)]
+fn interrupt(child: &Child) {
+    let killed = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(killed.success());
 }
 
 #[cfg(unix)]
@@ -246,11 +465,7 @@ fn ctrl_c_finishes_the_step_and_saves() {
     .spawn()
     .unwrap();
     wait_for(&path.join("parts/metrics.jsonl"), 3);
-    let killed = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(killed.success());
+    interrupt(&child);
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{text}");

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ddpm_checkpoint::{list_checkpoints, read_train_state};
-use ddpm_train::{MetricsLine, Recorded, Run, Settings, on_threads, read_metrics};
+use ddpm_train::{Error, MetricsLine, Recorded, Run, Settings, on_threads, read_metrics};
 
 use crate::tiny;
 
@@ -176,6 +176,82 @@ fn where_no_checkpoint_is_whole_nothing_is_begun_again() {
     assert_eq!(timeless(folder.path()), before, "the metrics are gone");
 }
 
+#[test]
+fn a_run_that_lost_its_settings_has_them_from_its_newest_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, parts] = ["whole", "parts"].map(|name| folder.path().join(name));
+    let settings = tiny("");
+    begin(&whole, &settings, 1, 10);
+    begin(&parts, &settings, 1, 7);
+    assert_eq!(Recorded::read(&parts).unwrap().from_checkpoint, None);
+    std::fs::remove_file(parts.join("run.toml")).unwrap();
+    let recorded = Recorded::read(&parts).unwrap();
+    let checkpoint = parts.join("checkpoints/step-00000005");
+    assert_eq!(recorded.from_checkpoint, Some(checkpoint.clone()));
+    assert_eq!(recorded.settings, settings);
+    assert_eq!(resume_to_the_end(&parts, &recorded.settings, 1), 5);
+    assert!(newest_bits(&whole) == newest_bits(&parts));
+    assert_eq!(Recorded::read(&parts).unwrap().from_checkpoint, None);
+
+    std::fs::remove_file(parts.join("run.toml")).unwrap();
+    for checkpoint in list_checkpoints(&parts).unwrap() {
+        std::fs::remove_file(checkpoint.path.join("run.toml")).unwrap();
+    }
+    let error = Recorded::read(&parts).unwrap_err().to_string();
+    assert!(error.contains("holds no whole checkpoint"), "{error}");
+    std::fs::remove_dir_all(parts.join("checkpoints")).unwrap();
+    assert!(matches!(Recorded::read(&parts), Err(Error::NoRun(_))));
+}
+
+#[test]
+fn a_run_at_its_end_is_not_resumed() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = tiny("train.steps = 1");
+    begin(folder.path(), &settings, 1, 1);
+    let error = Run::resume(folder.path(), &settings).err().unwrap();
+    assert!(matches!(error, Error::Finished(_)), "{error}");
+}
+
+#[test]
+fn an_update_that_breaks_the_weights_ends_the_run_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let text = "train = { checkpoint_every = 1, held_out_every = 1 }\nsamples.every = 1";
+    begin(path, &tiny(text), 1, 3);
+    let was = [newest_bits(path).0 as usize, timeless(path).len()];
+    assert_eq!((was, pictures(path).len()), ([3, 3], 3));
+    // As if the run had always had it: beyond what an f32 holds, so that the loss is finite and the next weights are not.
+    let run_toml = path.join("run.toml");
+    let recorded = std::fs::read_to_string(&run_toml).unwrap();
+    let broken = recorded.replace("learning_rate = 0.002", "learning_rate = 1e39");
+    assert_ne!(recorded, broken);
+    std::fs::write(&run_toml, broken).unwrap();
+    let settings = Recorded::read(path).unwrap().settings;
+    on_threads(1, || {
+        let (mut run, _) = Run::resume(path, &settings).unwrap();
+        let error = run.advance().unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.starts_with("step 4: the updated model is not finite (images "),
+            "{text}"
+        );
+        assert!(
+            text.contains("the first bad tensor is parameter `"),
+            "{text}"
+        );
+        let Error::NotFinite { images, .. } = error else {
+            panic!("{text}")
+        };
+        assert_eq!(images.len(), 4, "{text}");
+        let kept = path.join("checkpoints/step-00000003");
+        assert_eq!(run.newest_checkpoint(), Some(kept.as_path()));
+        assert!(run.save().is_err(), "a broken checkpoint was written");
+    })
+    .unwrap();
+    let is = [newest_bits(path).0 as usize, timeless(path).len()];
+    assert_eq!((is, pictures(path).len()), ([3, 3], 3));
+}
+
 fn resume_to_the_end_with_a_broken_one(folder: &Path, settings: &Settings) {
     on_threads(1, || {
         let (mut run, _) = Run::resume(folder, settings).unwrap();
@@ -247,7 +323,7 @@ fn a_folder_with_a_run_is_not_overwritten_and_one_without_not_resumed() {
     assert_eq!(
         error,
         format!(
-            "nothing to resume in `{}`: it has no run.toml; start a run without --resume",
+            "nothing to resume in `{}`: it has neither run.toml nor a whole checkpoint; start a run without --resume",
             path.display()
         )
     );

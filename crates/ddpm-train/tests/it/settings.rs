@@ -1,6 +1,7 @@
 //! Settings: where they come from, which wins, and what is said of impossible ones.
 
-use ddpm_train::{Layer, PRESETS, Preset, Settings, settings::ScheduleKind};
+use ddpm_samplers::{Betas, SchedulerConfig};
+use ddpm_train::{Layer, Objective, PRESETS, Preset, Settings, scheduler, settings::ScheduleKind};
 
 use crate::{TINY, tiny};
 
@@ -201,6 +202,10 @@ fn impossible_settings_are_found_before_the_first_step() {
         "`diffusion.beta_end` only goes with a `diffusion.schedule`",
     );
     check_refused(
+        "diffusion = { schedule = \"constant\", beta_start = 0.5 }",
+        "`diffusion.beta_start` only goes with a `diffusion.schedule`",
+    );
+    check_refused(
         "diffusion.huber_delta = 1.0",
         "`diffusion.huber_delta` only goes with `diffusion.loss = \"huber\"`",
     );
@@ -239,6 +244,10 @@ fn impossible_settings_are_found_before_the_first_step() {
     check_refused(
         "optimizer.beta_2 = 1.0",
         "`optimizer.beta_2` is 1; it must be at least 0 and below 1",
+    );
+    check_refused(
+        "optimizer = { name = \"adamw\", beta_1 = 1.0 }",
+        "`optimizer.beta_1` is 1; it must be at least 0 and below 1",
     );
     check_refused(
         "optimizer.weight_decay = 0.1",
@@ -303,8 +312,81 @@ fn a_decay_without_a_length_is_refused() {
 }
 
 #[test]
+fn a_decay_goes_with_minutes_only_below_a_number_of_steps() {
+    let error = |text: &str| {
+        let layers = [
+            Layer::from_text("tiny", TINY).unwrap(),
+            Layer::from_text("test", text).unwrap(),
+            Layer::lift("--minutes".into(), "train", "steps"),
+        ];
+        let settings = Settings::from_layers(&layers).unwrap().resolved();
+        settings.check().unwrap_err().to_string()
+    };
+    let decay = "train.minutes = 1.0\noptimizer = { decay = \"cosine\", decay_steps = 50 }";
+    assert_eq!(
+        error(decay),
+        "`train.steps` is missing: after `optimizer.decay_steps` = 50 the learning rate is 0; give at most that many"
+    );
+    let both = tiny("train.minutes = 1.0\noptimizer.decay = \"cosine\"");
+    both.check().unwrap();
+    assert_eq!(both.optimizer.decay_steps, Some(10));
+}
+
+#[test]
+fn every_schedule_is_told_to_those_who_sample() {
+    for (name, by_name) in [
+        ("linear", true),
+        ("linear-scaled", false),
+        ("scaled-linear", true),
+        ("quadratic", true),
+        ("cosine", true),
+        ("sigmoid", true),
+        ("alpha-bar-sigmoid", false),
+        ("laplace", true),
+        ("jsd", false),
+        ("constant", false),
+        ("warm-up-10", false),
+        ("warm-up-50", false),
+    ] {
+        let text = format!("diffusion = {{ schedule = \"{name}\", prediction = \"velocity\" }}");
+        let settings = tiny(&text);
+        settings.check().unwrap();
+        let objective = Objective::new(&settings.diffusion).unwrap();
+        let told = scheduler(&objective, &settings.diffusion).unwrap();
+        let told = SchedulerConfig::from_json(&told.to_json()).unwrap();
+        assert_eq!(told.schedule().unwrap(), objective.schedule, "{name}");
+        let trained = matches!(told.betas(), Betas::Trained(_));
+        assert_eq!(trained, !by_name, "{name}");
+    }
+    let betas = |name: &str| {
+        let settings = tiny(&format!("diffusion.schedule = \"{name}\""));
+        let objective = Objective::new(&settings.diffusion).unwrap();
+        objective.schedule.betas().to_vec()
+    };
+    assert_eq!(betas("constant"), [0.02; 50]);
+    assert_eq!(betas("warm-up-10")[4..], [0.02; 46]);
+    assert!(betas("warm-up-50")[23] < 0.02 && betas("warm-up-50")[24..] == [0.02; 26]);
+    assert_eq!(betas("quadratic"), betas("scaled-linear"));
+}
+
+#[test]
+fn data_that_are_no_files_have_no_folder() {
+    let error = |text: &str| tiny(text).data_spec().unwrap_err().to_string();
+    assert_eq!(
+        error("data.directory = \"somewhere\""),
+        "`data.directory` (--data-dir) only goes with data that are files: digits are inside the program"
+    );
+    assert_eq!(
+        error("data.name = \"cats\""),
+        "data set `cats`: unknown; this version reads digits, mnist and fashion-mnist"
+    );
+    let mnist = tiny("data = { name = \"mnist\", directory = \"somewhere\" }");
+    assert_eq!(mnist.data_spec().unwrap(), ddpm_data::DataSpec::Mnist);
+}
+
+#[test]
 fn noise_cannot_be_predicted_where_nothing_else_is_left() {
-    let error = ddpm_train::Objective::new(&tiny("diffusion.zero_terminal_snr = true").diffusion)
+    let error = Objective::new(&tiny("diffusion.zero_terminal_snr = true").diffusion)
         .unwrap_err()
         .to_string();
     assert!(
@@ -312,5 +394,5 @@ fn noise_cannot_be_predicted_where_nothing_else_is_left() {
         "{error}"
     );
     let d = tiny("diffusion = { zero_terminal_snr = true, prediction = \"velocity\", weighting = \"min-snr\" }").diffusion;
-    ddpm_train::Objective::new(&d).unwrap();
+    Objective::new(&d).unwrap();
 }
