@@ -1,6 +1,6 @@
 //! The program: flags -> validated request -> library -> printed result.
 
-mod candle_threads;
+mod environment;
 mod failure;
 mod flags;
 mod progress;
@@ -64,7 +64,7 @@ fn train(flags: &Flags) -> Result<ExitCode, Failure> {
     }
     let request = Request::new(flags)?;
     if !flags.dry_run {
-        candle_threads::follow(request.settings.train.threads);
+        environment::settle(request.settings.train.threads);
     }
     if let Some(checkpoint) = &request.settings_from {
         say(&format!(

@@ -406,7 +406,7 @@ fn readers_that_go_away_lose_nothing() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn candle_has_as_many_threads_as_training() {
+fn candle_has_as_many_threads_as_training_and_memory_is_kept() {
     let folder = workplace();
     let path = folder.path();
     let told = |flags: &str, by_hand: Option<&str>| {
@@ -414,6 +414,7 @@ fn candle_has_as_many_threads_as_training() {
         let mut command = program(path, &flags);
         command.env_remove("CANDLE_NUM_THREADS");
         command.env_remove("RAYON_NUM_THREADS");
+        command.env_remove("MIMALLOC_PURGE_DELAY");
         command.envs(by_hand.map(|n| ("CANDLE_NUM_THREADS", n)));
         let mut child = command.spawn().unwrap();
         let out = flags.rsplit(' ').next().unwrap();
@@ -427,9 +428,9 @@ fn candle_has_as_many_threads_as_training() {
         let typed: Vec<&str> = typed.trim_end_matches('\0').split('\0').skip(1).collect();
         assert_eq!(typed, flags.split_whitespace().collect::<Vec<_>>());
         let environment = String::from_utf8_lossy(&environment).into_owned();
-        let mut variables = environment.split('\0');
-        let count = variables.find_map(|v| v.strip_prefix("CANDLE_NUM_THREADS="));
-        count.map(str::to_owned)
+        let value = |name: &str| environment.split('\0').find_map(|v| v.strip_prefix(name));
+        assert_eq!(value("MIMALLOC_PURGE_DELAY="), Some("-1"));
+        value("CANDLE_NUM_THREADS=").map(str::to_owned)
     };
     assert_eq!(told("--threads 1 --out one", None).unwrap(), "1");
     assert_eq!(told("--threads 1 --out hand", Some("3")).unwrap(), "3");
