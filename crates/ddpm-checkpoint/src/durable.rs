@@ -56,6 +56,20 @@ pub(crate) fn remove_folder(folder: &Path) -> Result<()> {
     fs::remove_dir_all(&retired).map_err(Error::write(what, folder))
 }
 
+/// Puts the names in a folder on the disk: a new or renamed file is there after a power cut only when its folder is synced.
+///
+/// Does nothing where the system gives no handle to a folder that could be synced.
+///
+/// # Errors
+/// The folder cannot be opened, or the disk refuses.
+pub fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    if cfg!(unix) {
+        File::open(folder)?.sync_all()
+    } else {
+        Ok(())
+    }
+}
+
 const DRAFT: &str = ".tmp-";
 const RETIRED: &str = ".old-";
 
@@ -132,15 +146,4 @@ fn sync_folders(folder: &Path) -> std::io::Result<()> {
         }
     }
     sync_folder(folder)
-}
-
-#[cfg(unix)]
-fn sync_folder(folder: &Path) -> std::io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// Other systems give no handle to a folder that could be synced.
-#[cfg(not(unix))]
-fn sync_folder(_: &Path) -> std::io::Result<()> {
-    Ok(())
 }

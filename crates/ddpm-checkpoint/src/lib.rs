@@ -23,6 +23,7 @@ mod tensor_file;
 
 mod durable;
 
+pub use durable::sync_folder;
 pub use error::{Error, Result};
 pub use model::{Model, Weights, find_shipped, resolve_model};
 pub use pipeline::Pipeline;

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use ddpm_checkpoint::sync_folder;
+
 use crate::{Error, Result};
 
 /// Puts `bytes` in place of what `path` holds.
@@ -27,15 +29,4 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
         .filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     sync_folder(folder).map_err(|e| Error::io("write", folder, e))
-}
-
-#[cfg(unix)]
-fn sync_folder(folder: &Path) -> std::io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// Other systems give no handle to a folder that could be synced.
-#[cfg(not(unix))]
-fn sync_folder(_: &Path) -> std::io::Result<()> {
-    Ok(())
 }

@@ -12,8 +12,21 @@ mod resume;
 mod settings;
 mod training;
 
+use ddpm_checkpoint::TrainState;
 use ddpm_data::Dataset;
 use ddpm_train::{Layer, Settings};
+
+/// All tensors of a state, weights, moments and averages, as bits.
+pub(crate) fn bits(state: &TrainState) -> Vec<(String, Vec<u32>)> {
+    let bits = |tensor: &candle_core::Tensor| {
+        let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        values.into_iter().map(f32::to_bits).collect()
+    };
+    let tensors = state.tensors.iter();
+    tensors
+        .map(|(name, tensor)| (name.clone(), bits(tensor)))
+        .collect()
+}
 
 /// A two-level network that takes milliseconds a step, on the digits, with text laid over it.
 pub(crate) fn tiny(text: &str) -> Settings {

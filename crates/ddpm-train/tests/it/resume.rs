@@ -5,29 +5,13 @@ use std::path::{Path, PathBuf};
 use ddpm_checkpoint::{list_checkpoints, read_train_state};
 use ddpm_train::{Error, MetricsLine, Recorded, Run, Settings, on_threads, read_metrics};
 
-use crate::tiny;
+use crate::{bits, tiny};
 
 /// Every tensor of the newest checkpoint as bytes.
 pub(crate) fn newest_bits(folder: &Path) -> (u64, Vec<(String, Vec<u32>)>) {
     let newest = list_checkpoints(folder).unwrap().pop().unwrap();
     let state = read_train_state(&newest.path).unwrap();
-    let bits = |t: &candle_core::Tensor| {
-        t.flatten_all()
-            .unwrap()
-            .to_vec1::<f32>()
-            .unwrap()
-            .into_iter()
-            .map(f32::to_bits)
-            .collect()
-    };
-    (
-        newest.step,
-        state
-            .tensors
-            .iter()
-            .map(|(name, tensor)| (name.clone(), bits(tensor)))
-            .collect(),
-    )
+    (newest.step, bits(&state))
 }
 
 /// The metrics without what depends on the clock.

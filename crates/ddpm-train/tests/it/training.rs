@@ -5,26 +5,7 @@ use ddpm_data::Dataset;
 use ddpm_image::PixelMap;
 use ddpm_train::{Error, HeldOut, Report, Settings, Trainer, on_threads, sample};
 
-use crate::{images, tiny};
-
-/// All weights, moments and averages, as bits, and the reports without their time.
-pub(crate) fn bits(trainer: &Trainer) -> Vec<(String, Vec<u32>)> {
-    let state = trainer.state();
-    let bits = |t: &Tensor| {
-        t.flatten_all()
-            .unwrap()
-            .to_vec1::<f32>()
-            .unwrap()
-            .into_iter()
-            .map(f32::to_bits)
-            .collect()
-    };
-    state
-        .tensors
-        .iter()
-        .map(|(name, tensor)| (name.clone(), bits(tensor)))
-        .collect()
-}
+use crate::{bits, images, tiny};
 
 fn train(settings: &Settings, threads: usize) -> (Vec<(String, Vec<u32>)>, Vec<Report>) {
     on_threads(threads, || {
@@ -36,7 +17,7 @@ fn train(settings: &Settings, threads: usize) -> (Vec<(String, Vec<u32>)>, Vec<R
                 ..report.unwrap()
             })
             .collect();
-        (bits(&trainer), reports)
+        (bits(&trainer.state()), reports)
     })
     .unwrap()
 }
@@ -98,7 +79,7 @@ fn the_first_average_is_the_first_trained_weights() {
     on_threads(1, || {
         let mut trainer = Trainer::new(&tiny("ema.rates = [0.5]"), images(9)).unwrap();
         trainer.step().unwrap();
-        let state: Vec<_> = bits(&trainer);
+        let state: Vec<_> = bits(&trainer.state());
         let find = |prefix: &str| {
             state
                 .iter()
@@ -124,14 +105,14 @@ fn a_breakdown_names_step_images_and_tensor_and_changes_nothing() {
         let settings = tiny("optimizer = { learning_rate = 1e30, warm_up = 0 }");
         let mut trainer = Trainer::new(&settings, images(9)).unwrap();
         let (error, before) = loop {
-            let before = bits(&trainer);
+            let before = bits(&trainer.state());
             if let Err(error) = trainer.step() {
                 break (error, before);
             }
             assert!(trainer.steps_done() < 10, "1e30 did no harm");
         };
         assert!(
-            before == bits(&trainer),
+            before == bits(&trainer.state()),
             "the failed step changed something"
         );
         let text = error.to_string();
