@@ -25,14 +25,12 @@ fn main() -> Result<()> {
         (16, 256, 4, 1),
     ];
     for (batch, channels, side, stride) in shapes {
-        let conv = Conv2d {
-            stride,
-            padding: if stride == 1 {
-                Padding::same(1)
-            } else {
-                Padding::DDPM_DOWN
-            },
+        let padding = if stride == 1 {
+            Padding::same(1)
+        } else {
+            Padding::DDPM_DOWN
         };
+        let conv = Conv2d::new(stride, padding);
         let inputs = [
             wave((batch, channels, side, side))?,
             wave((channels, channels, 3, 3))?,
@@ -49,10 +47,7 @@ fn main() -> Result<()> {
             &|t| reference::conv2d(&t[0], &t[1], Some(&t[2]), conv),
         )?;
     }
-    let pointwise = Conv2d {
-        stride: 1,
-        padding: Padding::ZERO,
-    };
+    let pointwise = Conv2d::new(1, Padding::ZERO);
     measure(
         "conv 1x1, 32 x 128, 28x28",
         Some(2.0 * (32 * 128 * 128 * 28 * 28) as f64),

@@ -3,9 +3,10 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use crate::aligned::with_scratch;
 use crate::matrix::{Matrix, product};
 use crate::simd::{self, exp, per_processor};
-use crate::storage::{Shared, slice, tensor_like, view, with_scratch, written, zeroed};
+use crate::storage::{Shared, slice, tensor_like, view, written, zeroed};
 
 /// softmax(scale q kᵀ) v, the softmax over the keys.
 ///

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use crate::{AdamW, Conv2d};
+use crate::{AdamW, Conv2d, Padding};
 
 /// Refuses anything but f32: the fast operations know no other type.
 pub(crate) fn f32(op: &str, arguments: &[(&str, &Tensor)]) -> Result<()> {
@@ -52,14 +52,28 @@ pub(crate) fn conv2d(
     conv: Conv2d,
 ) -> Result<(usize, usize, usize, usize)> {
     let (batch, inputs, height, width) = image("conv2d", "x", x)?;
+    let groups = conv.groups;
+    if groups == 0 || inputs % groups != 0 {
+        bail!(
+            "conv2d: groups is {groups}, expected a divisor of the {inputs} channels of x of shape {:?}",
+            x.dims()
+        );
+    }
     let (outputs, kernel_height, kernel_width) = match *weight.dims() {
-        [outputs, i, kh, kw] if i == inputs && kh > 0 && kw > 0 => (outputs, kh, kw),
+        [outputs, i, kh, kw] if i == inputs / groups && kh > 0 && kw > 0 => (outputs, kh, kw),
         _ => bail!(
-            "conv2d: weight has shape {:?}, expected [outputs, {inputs}, height, width] for x of shape {:?}",
+            "conv2d: weight has shape {:?}, expected [outputs, {}, height, width] for x of shape {:?}",
             weight.dims(),
+            inputs / groups,
             x.dims()
         ),
     };
+    if outputs % groups != 0 {
+        bail!(
+            "conv2d: groups is {groups}, expected a divisor of the {outputs} outputs of weight of shape {:?}",
+            weight.dims()
+        );
+    }
     if let Some(bias) = bias
         && bias.dims() != [outputs]
         && bias.dims() != [batch, outputs]
@@ -76,24 +90,55 @@ pub(crate) fn conv2d(
             weight.dims()
         );
     }
+    let (output_height, output_width) =
+        conv2d_size((height, width), (kernel_height, kernel_width), conv)?;
+    let output = [batch, outputs, output_height, output_width];
+    let bytes = output
+        .iter()
+        .try_fold(size_of::<f32>(), |bytes, &side| bytes.checked_mul(side));
+    if bytes.is_none_or(|bytes| bytes > isize::MAX as usize) {
+        bail!(
+            "conv2d: padding is {:?}, which makes an output of shape {output:?}, expected one that fits into memory",
+            conv.padding
+        );
+    }
+    Ok((batch, outputs, output_height, output_width))
+}
+
+/// Rows and columns of the output of a convolution.
+pub(crate) fn conv2d_size(
+    (height, width): (usize, usize),
+    (kernel_height, kernel_width): (usize, usize),
+    conv: Conv2d,
+) -> Result<(usize, usize)> {
     if conv.stride == 0 {
         bail!("conv2d: stride is 0, expected at least 1");
     }
-    let padding = conv.padding;
-    let (padded_height, padded_width) = (
-        height + padding.top + padding.bottom,
-        width + padding.left + padding.right,
-    );
+    let Padding {
+        top,
+        left,
+        bottom,
+        right,
+    } = conv.padding;
+    let padded =
+        |side: usize, before: usize, after: usize| side.checked_add(before)?.checked_add(after);
+    let (Some(padded_height), Some(padded_width)) =
+        (padded(height, top, bottom), padded(width, left, right))
+    else {
+        bail!(
+            "conv2d: padding is {:?}, expected less than 2^{} pixels around {height} by {width}",
+            conv.padding,
+            usize::BITS
+        );
+    };
     if padded_height < kernel_height || padded_width < kernel_width {
         bail!(
-            "conv2d: weight of shape {:?} is larger than x of shape {:?} padded to {padded_height} by {padded_width}",
-            weight.dims(),
-            x.dims()
+            "conv2d: weight has a kernel of {kernel_height} by {kernel_width}, which is larger than x of {height} by {width} padded to {padded_height} by {padded_width}"
         );
     }
     let output_height = (padded_height - kernel_height) / conv.stride + 1;
     let output_width = (padded_width - kernel_width) / conv.stride + 1;
-    Ok((batch, outputs, output_height, output_width))
+    Ok((output_height, output_width))
 }
 
 pub(crate) fn group_norm(x: &Tensor, groups: usize, gamma: &Tensor, beta: &Tensor) -> Result<()> {

@@ -32,7 +32,7 @@
 //! let (gamma, beta) = (Tensor::ones(4, x.dtype(), &device)?, Tensor::zeros(4, x.dtype(), &device)?);
 //!
 //! let y = group_norm(&x, 2, &gamma, &beta, 1e-6, Activation::Silu)?;
-//! let y = conv2d(&y, &weight, None, Conv2d { stride: 2, padding: Padding::DDPM_DOWN })?;
+//! let y = conv2d(&y, &weight, None, Conv2d::new(2, Padding::DDPM_DOWN))?;
 //! assert_eq!(y.dims(), [2, 8, 3, 3]);
 //!
 //! let gradients = y.sum_all()?.backward()?;
@@ -42,17 +42,30 @@
 //! ```
 
 mod attention;
-mod check;
 mod conv;
 mod elementwise;
 mod linear;
-mod matrix;
 mod norm;
-mod simd;
-mod storage;
 mod training;
 mod upsample;
 
+mod correlate;
+mod geometry;
+mod matrix;
+mod packing;
+mod simd;
+mod source;
+mod sums;
+mod tile;
+mod vector;
+mod weight_gradient;
+
+mod affine;
+mod aligned;
+mod check;
+mod storage;
+
+pub mod processor;
 pub mod reference;
 
 pub use attention::attention;

@@ -19,7 +19,9 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: Conv2d) 
     let reached = padded
         .narrow(2, 0, reached(height, weight.dim(2)?))?
         .narrow(3, 0, reached(width, weight.dim(3)?))?;
-    let y = reached.contiguous()?.conv2d(weight, 0, conv.stride, 1, 1)?;
+    let y = reached
+        .contiguous()?
+        .conv2d(weight, 0, conv.stride, 1, conv.groups)?;
     match bias {
         None => Ok(y),
         Some(bias) => y.broadcast_add(&bias.reshape(((), weight.dim(0)?, 1, 1))?),

@@ -1,6 +1,6 @@
 //! Loops compiled once for each level of the processor, sums in an order that never changes, and an exponential.
 
-/// Declares functions whose body is compiled for AVX-512, AVX2 and whatever the build allows, the best chosen at run time.
+/// Declares functions whose body is compiled for each level of the processor, the one of the calling thread being run.
 ///
 /// No level fuses a product with a sum, so that all give the same bits.
 macro_rules! per_processor {
@@ -10,32 +10,29 @@ macro_rules! per_processor {
             #[inline(always)]
             fn any($($argument: $type),*) $(-> $result)? $body
 
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-                fn avx512($($argument: $type),*) $(-> $result)? {
-                    any($($argument),*)
-                }
-                #[target_feature(enable = "avx2")]
-                fn avx2($($argument: $type),*) $(-> $result)? {
-                    any($($argument),*)
-                }
-                if is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl")
-                {
+            match $crate::processor::Level::current() {
+                #[cfg(target_arch = "x86_64")]
+                $crate::processor::Level::Avx512 => {
+                    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+                    fn avx512($($argument: $type),*) $(-> $result)? {
+                        any($($argument),*)
+                    }
                     #[allow(unsafe_code)]
-                    // SAFETY: the processor was just asked.
-                    return unsafe { avx512($($argument),*) };
+                    // SAFETY: a level is only ever chosen of those that the processor has.
+                    unsafe { avx512($($argument),*) }
                 }
-                if is_x86_feature_detected!("avx2") {
+                #[cfg(target_arch = "x86_64")]
+                $crate::processor::Level::Avx2 => {
+                    #[target_feature(enable = "avx2")]
+                    fn avx2($($argument: $type),*) $(-> $result)? {
+                        any($($argument),*)
+                    }
                     #[allow(unsafe_code)]
-                    // SAFETY: the processor was just asked.
-                    return unsafe { avx2($($argument),*) };
+                    // SAFETY: as above.
+                    unsafe { avx2($($argument),*) }
                 }
+                _ => any($($argument),*),
             }
-            any($($argument),*)
         }
     )*};
 }

@@ -1,6 +1,5 @@
-//! The numbers behind candle's tensors, new tensors from numbers, and scratch memory that threads keep.
+//! The numbers behind candle's tensors, and new tensors from numbers.
 
-use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, Range};
 
@@ -71,19 +70,15 @@ pub(crate) fn tensor_like(data: Vec<f32>, like: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(data, like.shape(), &Device::Cpu)
 }
 
-thread_local! {
-    static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Lends `length` floats with whatever was in them; the thread keeps them for the next loan.
-pub(crate) fn with_scratch<R>(length: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    let mut scratch = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
-    if scratch.len() < length {
-        scratch = vec![0.0; length];
+/// A gradient for an argument that needs one.
+pub(crate) fn if_tracked(
+    argument: &Tensor,
+    gradient: impl FnOnce() -> Result<Vec<f32>>,
+) -> Result<Option<Tensor>> {
+    if !argument.track_op() {
+        return Ok(None);
     }
-    let result = work(&mut scratch[..length]);
-    SCRATCH.with_borrow_mut(|kept| kept.push(scratch));
-    result
+    tensor_like(gradient()?, argument).map(Some)
 }
 
 /// A vector that has not been filled with zeros first: that pass, on one thread, can cost more than the work itself.

@@ -16,10 +16,7 @@ pub(crate) struct Compute<'a> {
 
 impl Compute<'_> {
     fn convolve(&self, x: &Tensor, conv: &Conv, bias: &Tensor) -> Result<Tensor> {
-        let how = Conv2d {
-            stride: conv.stride,
-            padding: conv.padding,
-        };
+        let how = Conv2d::new(conv.stride, conv.padding);
         let weight = &self.weights[conv.weight];
         Ok(ddpm_kernels::conv2d(x, weight, Some(bias), how)?)
     }

@@ -5,10 +5,7 @@ use ddpm_kernels::{Activation, AdamW, Conv2d, Padding};
 
 use crate::support::numbers;
 
-const SAME: Conv2d = Conv2d {
-    stride: 1,
-    padding: Padding::same(1),
-};
+const SAME: Conv2d = Conv2d::new(1, Padding::same(1));
 const ADAMW: AdamW = AdamW {
     learning_rate: 1e-3,
     beta1: 0.9,
@@ -52,12 +49,9 @@ fn conv2d() {
             &numbers((1, 3, 2, 6), 1),
             &w,
             None,
-            Conv2d {
-                stride: 1,
-                padding: Padding::ZERO,
-            },
+            Conv2d::new(1, Padding::ZERO),
         ),
-        "conv2d: weight of shape [5, 3, 3, 3] is larger than x of shape [1, 3, 2, 6] padded to 2 by 6",
+        "conv2d: weight has a kernel of 3 by 3, which is larger than x of 2 by 6 padded to 2 by 6",
     );
     check(
         conv(&numbers((0, 3, 4, 6), 1), &w, None, SAME),

@@ -115,7 +115,7 @@ fn conv2d_is_its_reference() {
     for case in cases {
         let (batch, inputs, height, width, outputs, kernel_height, kernel_width, stride, padding) =
             case;
-        let conv = Conv2d { stride, padding };
+        let conv = Conv2d::new(stride, padding);
         let x = numbers((batch, inputs, height, width), 1);
         let weight = numbers((outputs, inputs, kernel_height, kernel_width), 2);
         let what = format!("{case:?}");
@@ -316,10 +316,7 @@ fn gradients_add_up_when_a_tensor_is_used_twice() {
 
 #[test]
 fn only_what_needs_a_gradient_gets_one() {
-    let conv = Conv2d {
-        stride: 1,
-        padding: Padding::same(1),
-    };
+    let conv = Conv2d::new(1, Padding::same(1));
     let (x, weight, bias) = (
         numbers((2, 3, 4, 6), 1),
         numbers((5, 3, 3, 3), 2),

@@ -5,14 +5,8 @@ use ddpm_kernels::{Activation, AdamW, Conv2d, Padding};
 
 use crate::support::{Op, bits, numbers, output_and_gradients};
 
-const SAME: Conv2d = Conv2d {
-    stride: 1,
-    padding: Padding::same(1),
-};
-const DOWN: Conv2d = Conv2d {
-    stride: 2,
-    padding: Padding::DDPM_DOWN,
-};
+const SAME: Conv2d = Conv2d::new(1, Padding::same(1));
+const DOWN: Conv2d = Conv2d::new(2, Padding::DDPM_DOWN);
 
 fn on_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new()

@@ -66,10 +66,7 @@ fn check(name: &str, op: Op, inputs: &[Tensor]) {
 
 #[test]
 fn a_convolution_of_stride_2_padded_below_and_right() {
-    let conv = Conv2d {
-        stride: 2,
-        padding: Padding::DDPM_DOWN,
-    };
+    let conv = Conv2d::new(2, Padding::DDPM_DOWN);
     let inputs = [
         wave(&[2, 3, 7, 5], 0.1),
         wave(&[4, 3, 3, 3], 0.2),

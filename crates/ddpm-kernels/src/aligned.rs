@@ -1,0 +1,62 @@
+//! Memory that begins on a cache line, and scratch memory that threads keep.
+
+use std::cell::RefCell;
+
+/// Floats of one cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+/// Floats that begin on a cache line, so that a vector never lies on two.
+#[derive(Clone, Default)]
+pub(crate) struct Aligned {
+    lines: Vec<Line>,
+    length: usize,
+}
+
+impl Aligned {
+    /// All zeros.
+    pub(crate) fn zeros(length: usize) -> Self {
+        Aligned {
+            lines: vec![Line([0.0; 16]); length.div_ceil(16)],
+            length,
+        }
+    }
+}
+
+impl std::ops::Deref for Aligned {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        #[allow(unsafe_code)]
+        // SAFETY: a line is sixteen floats and nothing else, and there are lines enough.
+        unsafe {
+            std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.length)
+        }
+    }
+}
+
+impl std::ops::DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        #[allow(unsafe_code)]
+        // SAFETY: as in `deref`.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.length)
+        }
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<Aligned>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends `length` floats with whatever was in them; the thread keeps them for the next loan.
+pub(crate) fn with_scratch<R>(length: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    let mut scratch = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
+    if scratch.len() < length {
+        scratch = Aligned::zeros(length);
+    }
+    let result = work(&mut scratch[..length]);
+    SCRATCH.with_borrow_mut(|kept| kept.push(scratch));
+    result
+}

@@ -1,0 +1,366 @@
+//! Correlation of a batch of images with a bank of kernels: what a convolution computes forward, and what its gradient with
+//! respect to the image computes with the weights turned round.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::aligned::with_scratch;
+use crate::packing::{Packed, split_row};
+use crate::processor::Level;
+use crate::source::{Gathered, Layout, Source, Window, gather};
+use crate::storage::Shared;
+use crate::tile::{LANES, Product, most_pixels, multiply_tile};
+
+/// y = (w * x + bias + plus) scale.
+pub(crate) struct Correlation<'a> {
+    pub(crate) batch: usize,
+    pub(crate) source: &'a Source<'a>,
+    pub(crate) window: &'a Window,
+    pub(crate) weights: &'a Packed,
+    pub(crate) bias: Option<Bias<'a>>,
+    /// Adds what lies here, laid out as the output; it may be the output itself.
+    pub(crate) plus: Option<Addend>,
+    pub(crate) scale: f32,
+}
+
+/// What is added to each output channel.
+#[derive(Clone, Copy)]
+pub(crate) struct Bias<'a> {
+    /// Blocks of LANES floats; lanes beyond the channels are zeros.
+    pub(crate) data: &'a [f32],
+    /// Floats from one image's to the next, 0 where all share one.
+    pub(crate) image: usize,
+    /// Floats from one block's to the next.
+    pub(crate) block: usize,
+}
+
+/// Activations to be added to an output.
+#[derive(Clone, Copy)]
+pub(crate) struct Addend(pub(crate) *const f32);
+
+#[allow(unsafe_code)]
+// SAFETY: a task only reads what lies under its own outputs.
+unsafe impl Sync for Addend {}
+#[allow(unsafe_code)]
+// SAFETY: as above.
+unsafe impl Send for Addend {}
+
+/// Where outputs go.
+#[derive(Clone, Copy)]
+pub(crate) struct Output<'a> {
+    pub(crate) memory: &'a Shared<'a>,
+    /// The first pixel's first block (or channel) of the first image.
+    pub(crate) start: usize,
+    /// From one image, block of LANES channels, row and pixel to the next.
+    pub(crate) image: usize,
+    pub(crate) block: usize,
+    pub(crate) row: usize,
+    pub(crate) pixel: usize,
+    pub(crate) layout: Layout,
+}
+
+impl<'a> Output<'a> {
+    /// All of a batch of images that lie one after the other.
+    pub(crate) fn whole(
+        memory: &'a Shared<'a>,
+        layout: Layout,
+        (channels, height, width): (usize, usize, usize),
+    ) -> Self {
+        let (channels, pixel) = match layout {
+            Layout::Blocked => (channels.next_multiple_of(LANES), LANES),
+            Layout::Plain => (channels, 1),
+        };
+        Output {
+            memory,
+            start: 0,
+            image: channels * height * width,
+            block: LANES * height * width,
+            row: pixel * width,
+            pixel,
+            layout,
+        }
+    }
+}
+
+/// Some rows of some images and some slabs of output channels; of all rows if there are several images.
+#[derive(Clone, Debug)]
+struct Task {
+    images: Range<usize>,
+    rows: Range<usize>,
+    slabs: Range<usize>,
+}
+
+impl Correlation<'_> {
+    /// Computes all outputs, in parallel.
+    ///
+    /// # Safety
+    /// Nothing else touches the output, and `plus` reaches as far as it, while this runs.
+    #[allow(unsafe_code)] // the output is shared by the tasks
+    pub(crate) unsafe fn run(&self, output: Output<'_>) {
+        let level = Level::current();
+        let tasks = self.tasks(rayon::current_num_threads());
+        tasks
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(|task| self.run_task(&task, level, output));
+    }
+
+    /// Cuts the work so that a task's pixels stay in the second-level cache, and every thread gets some tasks.
+    fn tasks(&self, threads: usize) -> Vec<Task> {
+        let slabs = self.weights.shape.count();
+        let (height, batch) = (self.window.height, self.batch);
+        let floats = |rows| self.source.blocks() * self.window.layout(1, rows).image;
+        let of_image = floats(height);
+        let wanted = if threads == 1 { 1 } else { 4 * threads };
+        let mut images = (BUDGET / of_image.max(1)).clamp(1, batch);
+        let mut rows = height;
+        while rows > 1 && floats(rows) > BUDGET {
+            rows = rows.div_ceil(2);
+        }
+        let chunks = |images: usize, rows: usize| batch.div_ceil(images) * height.div_ceil(rows);
+        let mut parts = 1;
+        if self.weights.data.len() > batch * of_image {
+            parts = wanted.div_ceil(chunks(images, rows)).min(slabs); // reading the weights costs more than gathering
+        }
+        while images > 1 && parts * chunks(images, rows) < wanted {
+            images = images.div_ceil(2);
+        }
+        while rows > 4 && parts * chunks(images, rows) < wanted {
+            rows = rows.div_ceil(2);
+        }
+        parts = parts.max(wanted.div_ceil(chunks(images, rows)).min(slabs));
+        let slabs_of = |part: usize| part * slabs / parts..(part + 1) * slabs / parts;
+        let cut = |start: usize, by: usize, end: usize| start..(start + by).min(end);
+        let mut tasks = Vec::with_capacity(parts * chunks(images, rows));
+        for part in 0..parts {
+            for image in (0..batch).step_by(images) {
+                for row in (0..height).step_by(rows) {
+                    tasks.push(Task {
+                        images: cut(image, images, batch),
+                        rows: cut(row, rows, height),
+                        slabs: slabs_of(part),
+                    });
+                }
+            }
+        }
+        tasks
+    }
+
+    fn run_task(&self, task: &Task, level: Level, output: Output<'_>) {
+        let layout = self.window.layout(task.images.len(), task.rows.len());
+        let pixels = task.images.len() * task.rows.len() * self.window.width;
+        let result = match output.layout {
+            Layout::Blocked => 0,
+            Layout::Plain => pixels * LANES * self.weights.shape.columns,
+        };
+        let stored = self
+            .source
+            .as_stored()
+            .filter(|_| self.window.is_pointwise());
+        let gathered = if stored.is_some() {
+            0
+        } else {
+            self.source.blocks() * layout.block
+        };
+        with_scratch(gathered + result, |scratch| {
+            let (x, result) = scratch.split_at_mut(gathered);
+            if let Some(part) = stored {
+                let start =
+                    part.image * task.images.start + task.rows.start * self.window.width * LANES;
+                let pixels = self.source.height * self.source.width;
+                let strides = Strides {
+                    image: part.image,
+                    row: self.window.width * LANES,
+                    block: pixels * LANES,
+                };
+                return self.slabs(
+                    task,
+                    level,
+                    &part.data[start..],
+                    strides,
+                    &[0],
+                    result,
+                    output,
+                );
+            }
+            let blocks = 0..self.source.blocks();
+            gather(
+                self.source,
+                self.window,
+                &layout,
+                task.images.clone(),
+                task.rows.start,
+                blocks,
+                x,
+            );
+            self.slabs(
+                task,
+                level,
+                x,
+                Strides::of(&layout),
+                &layout.taps,
+                result,
+                output,
+            );
+        });
+    }
+
+    /// Slab after slab over all pixels of the task, so that a slab stays in the cache while it is used.
+    fn slabs(
+        &self,
+        task: &Task,
+        level: Level,
+        x: &[f32],
+        strides: Strides,
+        taps: &[usize],
+        result: &mut [f32],
+        output: Output<'_>,
+    ) {
+        for slab in task.slabs.clone() {
+            let columns = self.weights.shape.columns_of(slab);
+            let first = slab * self.weights.shape.columns;
+            for (i, image) in task.images.clone().enumerate() {
+                for (r, row) in task.rows.clone().enumerate() {
+                    let x = &x[i * strides.image + r * strides.row..];
+                    let place = match output.layout {
+                        Layout::Blocked => {
+                            let start = output.start
+                                + image * output.image
+                                + first * output.block
+                                + row * output.row;
+                            let last = (columns - 1) * output.block
+                                + (self.window.width - 1) * output.pixel
+                                + LANES;
+                            Place {
+                                y: output.memory.at(start, last),
+                                start,
+                                pixel: output.pixel,
+                                block: output.block,
+                            }
+                        }
+                        Layout::Plain => {
+                            let start = (i * task.rows.len() + r) * self.window.width * LANES;
+                            let block =
+                                task.images.len() * task.rows.len() * self.window.width * LANES;
+                            Place {
+                                y: result[start..].as_mut_ptr(),
+                                start,
+                                pixel: LANES,
+                                block,
+                            }
+                        }
+                    };
+                    self.row(level, (image, slab), x, strides.block, taps, place);
+                }
+            }
+            if output.layout == Layout::Plain {
+                self.scatter(task, slab, result, output);
+            }
+        }
+    }
+
+    /// One row of one image, tile after tile.
+    fn row(
+        &self,
+        level: Level,
+        (image, slab): (usize, usize),
+        x: &[f32],
+        x_block: usize,
+        taps: &[usize],
+        to: Place,
+    ) {
+        let columns = self.weights.shape.columns_of(slab);
+        let bias = self.bias.map_or(std::ptr::null(), |bias| {
+            bias.data[image * bias.image + slab * self.weights.shape.columns * bias.block..]
+                .as_ptr()
+        });
+        let weights = self.weights.slab(slab).as_ptr();
+        let mut column = 0;
+        for pixels in split_row(self.window.width, most_pixels(level, columns)) {
+            let y = to.y.wrapping_add(column * to.pixel);
+            let product = Product {
+                x: x[column * LANES..].as_ptr(),
+                x_block,
+                channels: self.weights.shape.inputs,
+                taps,
+                weights,
+                y,
+                y_pixel: to.pixel,
+                y_block: to.block,
+                bias,
+                bias_block: self.bias.map_or(0, |bias| bias.block),
+                plus: self.plus.map_or(std::ptr::null(), |plus| {
+                    plus.0.wrapping_add(to.start + column * to.pixel)
+                }),
+                scale: self.scale,
+            };
+            #[allow(unsafe_code)]
+            // SAFETY: the tile lies inside of the row, whose pixels were gathered for all taps and blocks, whose outputs
+            // are this task's, and whose weights are the slab's.
+            unsafe {
+                multiply_tile(level, pixels, columns)(&product);
+            }
+            column += pixels;
+        }
+    }
+
+    /// Copies a slab's channels from blocks to where they belong, each on its own.
+    fn scatter(&self, task: &Task, slab: usize, result: &[f32], output: Output<'_>) {
+        let first = slab * self.weights.shape.columns * LANES;
+        let channels =
+            (self.weights.shape.columns_of(slab) * LANES).min(self.weights.shape.outputs - first);
+        let pixels = task.images.len() * task.rows.len() * self.window.width;
+        let width = self.window.width;
+        for channel in 0..channels {
+            let from = &result[channel / LANES * pixels * LANES + channel % LANES..];
+            let mut from = from.iter().step_by(LANES);
+            for image in task.images.clone() {
+                for row in task.rows.clone() {
+                    let start = output.start
+                        + image * output.image
+                        + (first + channel) * (output.block / LANES)
+                        + row * output.row;
+                    let to = output.memory.at(start, (width - 1) * output.pixel + 1);
+                    for (x, from) in from.by_ref().take(width).enumerate() {
+                        #[allow(unsafe_code)]
+                        // SAFETY: `at` has seen that the row lies in memory, and it is this task's.
+                        unsafe {
+                            to.add(x * output.pixel).write(*from);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Floats of gathered pixels that a task may have: half of the second-level cache.
+pub(crate) const BUDGET: usize = 1 << 17;
+
+/// From one image, row of outputs and block of channels of the input to the next.
+#[derive(Clone, Copy)]
+struct Strides {
+    image: usize,
+    row: usize,
+    block: usize,
+}
+
+impl Strides {
+    fn of(layout: &Gathered) -> Self {
+        Strides {
+            image: layout.image,
+            row: layout.output_row,
+            block: layout.block,
+        }
+    }
+}
+
+/// Where a row of outputs goes: its pointer, how far that is from the beginning of the output, and its strides.
+#[derive(Clone, Copy)]
+struct Place {
+    y: *mut f32,
+    start: usize,
+    pixel: usize,
+    block: usize,
+}

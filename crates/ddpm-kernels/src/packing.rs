@@ -1,0 +1,159 @@
+//! Weights laid out as the inner loop reads them: slabs of output channels, each one long row.
+
+use rayon::prelude::*;
+
+use crate::aligned::Aligned;
+use crate::processor::Level;
+use crate::tile::{LANES, most_columns, most_pixels};
+
+/// Where the weights of a layer lie in its tensor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weights<'a> {
+    pub(crate) data: &'a [f32],
+    /// Channels read and written, and the floats from one to the next.
+    pub(crate) inputs: (usize, usize),
+    pub(crate) outputs: (usize, usize),
+}
+
+/// The slabs: each holds, for each block of LANES inputs, each tap and each input, a row of `columns * LANES` weights.
+#[derive(Clone, Default)]
+pub(crate) struct Packed {
+    pub(crate) data: Aligned,
+    pub(crate) shape: Slabs,
+}
+
+/// How the output channels of a layer are cut into slabs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Slabs {
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    pub(crate) taps: usize,
+    /// Blocks of LANES outputs in a slab; the last slab may have fewer.
+    pub(crate) columns: usize,
+}
+
+impl Slabs {
+    pub(crate) fn output_blocks(&self) -> usize {
+        self.outputs.div_ceil(LANES)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.output_blocks().div_ceil(self.columns)
+    }
+
+    /// Blocks of outputs in one slab.
+    pub(crate) fn columns_of(&self, slab: usize) -> usize {
+        self.columns.min(self.output_blocks() - slab * self.columns)
+    }
+
+    /// Where a slab begins.
+    pub(crate) fn start(&self, slab: usize) -> usize {
+        slab * self.columns * LANES * self.inputs * self.taps
+    }
+
+    /// Floats of all slabs.
+    pub(crate) fn length(&self) -> usize {
+        self.output_blocks() * LANES * self.inputs * self.taps
+    }
+
+    /// Slabs as wide as suits rows of so many pixels at this level.
+    pub(crate) fn new(
+        level: Level,
+        (inputs, outputs, taps): (usize, usize, usize),
+        width: usize,
+    ) -> Self {
+        let slabs = |columns| Slabs {
+            inputs,
+            outputs,
+            taps,
+            columns,
+        };
+        let best = (1..=most_columns(level).min(outputs.div_ceil(LANES)))
+            .map(slabs)
+            .min_by(|a, b| a.cost(level, width).total_cmp(&b.cost(level, width)));
+        best.unwrap_or(slabs(1))
+    }
+
+    /// Cycles that a row takes for one input under one tap: two sums or two loads a cycle, four cycles until a sum is
+    /// known, and half a line of weights a cycle from the second-level cache.
+    fn cost(&self, level: Level, width: usize) -> f64 {
+        let slab = |slab| {
+            let columns = self.columns_of(slab);
+            let tile = |pixels: usize| {
+                let (pixels, columns) = (pixels as f64, columns as f64);
+                let cycles = (pixels * columns / 2.0).max((pixels + columns) / 2.0);
+                cycles.max(4.0).max(columns * 2.0) + 0.25
+            };
+            split_row(width, most_pixels(level, columns))
+                .map(tile)
+                .sum::<f64>()
+        };
+        (0..self.count()).map(slab).sum()
+    }
+}
+
+/// Cuts a row into tiles of at most so many pixels, as equal as can be.
+pub(crate) fn split_row(width: usize, most: usize) -> impl Iterator<Item = usize> {
+    let tiles = width.div_ceil(most);
+    (0..tiles).map(move |tile| width / tiles + usize::from(tile < width % tiles))
+}
+
+impl Packed {
+    /// Lays out the weights of these taps, each given by its place in the tensor from that of the first.
+    pub(crate) fn new(weights: Weights<'_>, taps: &[usize], shape: Slabs) -> Packed {
+        let mut packed = Packed::default();
+        packed.fill(weights, taps, shape);
+        packed
+    }
+
+    /// As [`Packed::new`], in the memory of older weights where that suffices.
+    pub(crate) fn fill(&mut self, weights: Weights<'_>, taps: &[usize], shape: Slabs) {
+        if self.data.len() < shape.length() {
+            self.data = Aligned::zeros(shape.length());
+        }
+        self.shape = shape;
+        let per_slab = shape.columns * LANES * shape.inputs * shape.taps;
+        let length = shape.length();
+        self.data[..length]
+            .par_chunks_mut(per_slab.max(1))
+            .enumerate()
+            .for_each(|(slab, to)| {
+                let row = shape.columns_of(slab) * LANES;
+                to.par_chunks_mut(LANES * shape.taps * row)
+                    .enumerate()
+                    .for_each(|(block, to)| {
+                        let first = (block * LANES, slab * shape.columns * LANES);
+                        pack_block(weights, taps, first, row, to);
+                    });
+            });
+    }
+
+    /// One slab.
+    pub(crate) fn slab(&self, slab: usize) -> &[f32] {
+        let start = self.shape.start(slab);
+        let row = self.shape.columns_of(slab) * LANES;
+        &self.data[start..][..row * self.shape.inputs * self.shape.taps]
+    }
+}
+
+/// All taps of up to LANES inputs, for one slab.
+fn pack_block(
+    weights: Weights<'_>,
+    taps: &[usize],
+    (input, output): (usize, usize),
+    row: usize,
+    to: &mut [f32],
+) {
+    let inputs = LANES.min(weights.inputs.0 - input);
+    let outputs = row.min(weights.outputs.0 - output);
+    for (&tap, to) in taps.iter().zip(to.chunks_mut(inputs * row)) {
+        for (input, to) in (input..).zip(to.chunks_mut(row)) {
+            let start = output * weights.outputs.1 + input * weights.inputs.1 + tap;
+            let from = weights.data[start..].iter().step_by(weights.outputs.1);
+            for (to, from) in to[..outputs].iter_mut().zip(from) {
+                *to = *from;
+            }
+            to[outputs..].fill(0.0);
+        }
+    }
+}

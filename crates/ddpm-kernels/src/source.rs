@@ -1,0 +1,360 @@
+//! Where the pixels of a convolution come from, and how a thread lays out those of its task: padded, sixteen channels side
+//! by side, with whatever stands between the stored activations and the convolution (concatenation, normalisation, SiLU,
+//! dropout, up-sampling) done on the way, so that none of these is ever stored.
+
+use std::ops::Range;
+
+use crate::simd::{per_processor, sigmoid};
+use crate::tile::LANES;
+
+/// How the channels of a batch of images lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// `[blocks, height, width, LANES]` an image; the channels that the last block has too many are zeros.
+    Blocked,
+    /// `[channels, height, width]` an image.
+    Plain,
+}
+
+/// Some channels of a batch of images.
+#[derive(Clone, Copy)]
+pub(crate) struct Part<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) layout: Layout,
+    pub(crate) channels: usize,
+    /// Floats from one image to the next.
+    pub(crate) image: usize,
+}
+
+/// What is done to a value on its way: x factor + offset, SiLU.
+#[derive(Clone, Copy)]
+pub(crate) struct Affine<'a> {
+    /// For each image and block of all channels LANES factors, then LANES offsets.
+    pub(crate) coefficients: &'a [f32],
+    pub(crate) silu: bool,
+}
+
+/// Activations that are dropped: zero where the mask is, otherwise scaled.
+#[derive(Clone, Copy)]
+pub(crate) struct Mask<'a> {
+    /// Laid out in blocks, as the source's channels.
+    pub(crate) kept: &'a [u8],
+    pub(crate) scale: f32,
+}
+
+/// The input of a convolution: channels of several activations, one after the other.
+#[derive(Clone)]
+pub(crate) struct Source<'a> {
+    pub(crate) parts: Vec<Part<'a>>,
+    /// Rows and columns as stored.
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) affine: Option<Affine<'a>>,
+    pub(crate) mask: Option<Mask<'a>>,
+    /// Every pixel stands for two by two.
+    pub(crate) upsampled: bool,
+}
+
+impl<'a> Source<'a> {
+    /// The channels of one batch of images, as they are.
+    pub(crate) fn plain(part: Part<'a>, height: usize, width: usize) -> Self {
+        Source {
+            parts: vec![part],
+            height,
+            width,
+            affine: None,
+            mask: None,
+            upsampled: false,
+        }
+    }
+
+    pub(crate) fn channels(&self) -> usize {
+        self.parts.iter().map(|part| part.channels).sum()
+    }
+
+    pub(crate) fn blocks(&self) -> usize {
+        self.channels().div_ceil(LANES)
+    }
+
+    /// Rows and columns as the convolution sees them.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        let times = 1 + usize::from(self.upsampled);
+        (times * self.height, times * self.width)
+    }
+
+    /// The blocks of the only part, if they can be read where they are.
+    pub(crate) fn as_stored(&self) -> Option<Part<'a>> {
+        match self.parts.as_slice() {
+            [part] if part.layout == Layout::Blocked => {
+                let touched = self.affine.is_some() || self.mask.is_some() || self.upsampled;
+                (!touched).then_some(*part)
+            }
+            _ => None,
+        }
+    }
+
+    /// One row of a block of channels, as stored: `[width, LANES]`.
+    fn row<'r>(
+        &'r self,
+        image: usize,
+        block: usize,
+        row: usize,
+        buffer: &'r mut [f32],
+    ) -> &'r [f32] {
+        let (pixels, length) = (self.height * self.width, self.width * LANES);
+        let mut first = block * LANES;
+        let mut lane = 0;
+        for part in &self.parts {
+            if first >= part.channels {
+                first -= part.channels;
+                continue;
+            }
+            let whole = part.channels - first >= LANES || self.parts.len() == 1;
+            if lane == 0 && part.layout == Layout::Blocked && first.is_multiple_of(LANES) && whole {
+                let start = part.image * image + first * pixels + row * length;
+                return &part.data[start..][..length];
+            }
+            if lane == 0 {
+                buffer[..length].fill(0.0);
+            }
+            let count = (part.channels - first).min(LANES - lane);
+            for channel in first..first + count {
+                part.copy_row(image, channel, row, pixels, &mut buffer[lane..length]);
+                lane += 1;
+            }
+            if lane == LANES {
+                break;
+            }
+            first = 0;
+        }
+        &buffer[..length]
+    }
+}
+
+impl Part<'_> {
+    /// Copies one row of one channel to every LANES-th float.
+    fn copy_row(&self, image: usize, channel: usize, row: usize, pixels: usize, to: &mut [f32]) {
+        let width = to.len().div_ceil(LANES);
+        let (start, step) = match self.layout {
+            Layout::Plain => (channel * pixels + row * width, 1),
+            Layout::Blocked => (
+                (channel / LANES * pixels + row * width) * LANES + channel % LANES,
+                LANES,
+            ),
+        };
+        let from = self.data[self.image * image + start..].iter().step_by(step);
+        for (to, from) in to.iter_mut().step_by(LANES).zip(from) {
+            *to = *from;
+        }
+    }
+}
+
+/// Which pixels a window reads: for each output, the inputs at `output * stride + offset`, one for each tap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) stride: usize,
+    /// Row and column of each tap; what lies outside of the image is zero.
+    pub(crate) offsets: Vec<(isize, isize)>,
+    /// Rows and columns of the output.
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+}
+
+impl Window {
+    /// Whether every output reads the one pixel under it.
+    pub(crate) fn is_pointwise(&self) -> bool {
+        self.stride == 1 && self.offsets == [(0, 0)]
+    }
+
+    fn rows(&self) -> (isize, isize) {
+        extremes(self.offsets.iter().map(|offset| offset.0))
+    }
+
+    fn columns(&self) -> (isize, isize) {
+        extremes(self.offsets.iter().map(|offset| offset.1))
+    }
+
+    /// How so many images and rows of output are laid out.
+    pub(crate) fn layout(&self, images: usize, rows: usize) -> Gathered {
+        let (top, bottom) = self.rows();
+        let (left, right) = self.columns();
+        let input_rows = (rows - 1) * self.stride + (bottom - top) as usize + 1;
+        let input_columns = (self.width - 1) * self.stride + (right - left) as usize + 1;
+        let residue = input_columns.div_ceil(self.stride) * LANES;
+        let row = residue * self.stride.min(input_columns);
+        let taps = self.offsets.iter().map(|&(y, x)| {
+            let (y, x) = ((y - top) as usize, (x - left) as usize);
+            y * row + x % self.stride * residue + x / self.stride * LANES
+        });
+        Gathered {
+            taps: taps.collect(),
+            residue,
+            row,
+            input_rows,
+            image: row * input_rows,
+            block: row * input_rows * images,
+            output_row: row * self.stride,
+        }
+    }
+}
+
+fn extremes(of: impl Iterator<Item = isize> + Clone) -> (isize, isize) {
+    let least = of.clone().min().unwrap_or(0);
+    (least, of.max().unwrap_or(0))
+}
+
+/// The layout of gathered pixels, `[blocks, images, rows, residues, columns, LANES]`: columns that a stride visits
+/// together lie together.
+pub(crate) struct Gathered {
+    /// From an output's first pixel to each tap's.
+    pub(crate) taps: Vec<usize>,
+    residue: usize,
+    pub(crate) row: usize,
+    input_rows: usize,
+    pub(crate) image: usize,
+    pub(crate) block: usize,
+    /// From the pixels of a row of output to those of the next.
+    pub(crate) output_row: usize,
+}
+
+/// Lays out what the outputs of these images and rows need of these blocks of channels.
+pub(crate) fn gather(
+    source: &Source<'_>,
+    window: &Window,
+    layout: &Gathered,
+    images: Range<usize>,
+    first_row: usize,
+    blocks: Range<usize>,
+    to: &mut [f32],
+) {
+    let (height, width) = source.size();
+    let (top, left) = (window.rows().0, window.columns().0);
+    let mut buffer = vec![
+        0f32;
+        if source.as_stored().is_some() {
+            0
+        } else {
+            source.width * LANES
+        }
+    ];
+    for (block, to) in blocks.zip(to.chunks_mut(layout.block)) {
+        for (image, to) in images.clone().zip(to.chunks_mut(layout.image)) {
+            for (row, to) in to
+                .chunks_mut(layout.row)
+                .enumerate()
+                .take(layout.input_rows)
+            {
+                let y = (first_row * window.stride + row) as isize + top;
+                if y < 0 || y >= height as isize {
+                    to.fill(0.0);
+                    continue;
+                }
+                let y = y as usize >> usize::from(source.upsampled);
+                let from = source.row(image, block, y, &mut buffer);
+                for (residue, to) in to.chunks_mut(layout.residue).enumerate() {
+                    spread(
+                        source,
+                        (left + residue as isize, window.stride),
+                        width,
+                        from,
+                        to,
+                        (image, block, y),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Columns `first`, `first + step`, ... of a row of stored pixels, zeros outside of the image.
+fn spread(
+    source: &Source<'_>,
+    (first, step): (isize, usize),
+    width: usize,
+    from: &[f32],
+    to: &mut [f32],
+    (image, block, row): (usize, usize, usize),
+) {
+    let count = to.len() / LANES;
+    let before = if first < 0 {
+        (first.unsigned_abs()).div_ceil(step).min(count)
+    } else {
+        0
+    };
+    let start = (first + (before * step) as isize) as usize;
+    let inside = width
+        .saturating_sub(start)
+        .div_ceil(step)
+        .min(count - before);
+    let (zeros, to) = to.split_at_mut(before * LANES);
+    zeros.fill(0.0);
+    let (to, zeros) = to.split_at_mut(inside * LANES);
+    zeros.fill(0.0);
+    let shift = usize::from(source.upsampled);
+    match source.affine {
+        None if step == 1 && shift == 0 => to.copy_from_slice(&from[start * LANES..][..to.len()]),
+        None => copy(to, from, start, step, shift),
+        Some(affine) => {
+            let coefficients =
+                &affine.coefficients[(image * source.blocks() + block) * 2 * LANES..][..2 * LANES];
+            if affine.silu {
+                scaled_silu(to, from, start, step, shift, coefficients);
+            } else {
+                scaled(to, from, start, step, shift, coefficients);
+            }
+        }
+    }
+    if let Some(mask) = source.mask {
+        let place =
+            ((image * source.blocks() + block) * source.height + row) * source.width * LANES;
+        let kept = &mask.kept[place..][..source.width * LANES];
+        drop_out(to, kept, start, step, shift, mask.scale);
+    }
+}
+
+per_processor! {
+    fn copy(to: &mut [f32], from: &[f32], start: usize, step: usize, shift: usize) {
+        let (to, _) = to.as_chunks_mut::<LANES>();
+        let (from, _) = from.as_chunks::<LANES>();
+        for (i, to) in to.iter_mut().enumerate() {
+            *to = from[(start + i * step) >> shift];
+        }
+    }
+
+    fn scaled(to: &mut [f32], from: &[f32], start: usize, step: usize, shift: usize, coefficients: &[f32]) {
+        let (to, _) = to.as_chunks_mut::<LANES>();
+        let (from, _) = from.as_chunks::<LANES>();
+        let [factor, offset] = *coefficients.as_chunks::<LANES>().0 else { return };
+        for (i, to) in to.iter_mut().enumerate() {
+            let from = &from[(start + i * step) >> shift];
+            for lane in 0..LANES {
+                to[lane] = from[lane] * factor[lane] + offset[lane];
+            }
+        }
+    }
+
+    fn scaled_silu(to: &mut [f32], from: &[f32], start: usize, step: usize, shift: usize, coefficients: &[f32]) {
+        let (to, _) = to.as_chunks_mut::<LANES>();
+        let (from, _) = from.as_chunks::<LANES>();
+        let [factor, offset] = *coefficients.as_chunks::<LANES>().0 else { return };
+        for (i, to) in to.iter_mut().enumerate() {
+            let from = &from[(start + i * step) >> shift];
+            for lane in 0..LANES {
+                let z = from[lane] * factor[lane] + offset[lane];
+                to[lane] = z * sigmoid(z);
+            }
+        }
+    }
+
+    /// Zero wherever the mask is, even for an x that is not finite.
+    fn drop_out(to: &mut [f32], kept: &[u8], start: usize, step: usize, shift: usize, scale: f32) {
+        let (to, _) = to.as_chunks_mut::<LANES>();
+        let (kept, _) = kept.as_chunks::<LANES>();
+        for (i, to) in to.iter_mut().enumerate() {
+            let kept = &kept[(start + i * step) >> shift];
+            for lane in 0..LANES {
+                to[lane] = if kept[lane] == 0 { 0.0 } else { to[lane] * scale };
+            }
+        }
+    }
+}
