@@ -13,6 +13,7 @@
 //! | [`dropout`] | x mask / (1 - rate) | x and mask any, equal | x |
 //! | [`adamw_step`] | one step of Adam with decoupled weight decay, in place | p, m, v, g any, equal | none |
 //! | [`ema_update`] | ema = decay ema + (1 - decay) p, in place | any, equal | none |
+//! | [`optimise`] | clipping, AdamW and every average of all parameters in one pass, in place | lists, equal | none |
 //! | [`sum_of_squares`] | Σ x² in double precision | any | none |
 //! | [`scale_in_place`] | x = factor x | any | none |
 //!
@@ -49,14 +50,19 @@ mod norm;
 mod training;
 mod upsample;
 
+mod executor;
+
 mod correlate;
+mod normalise;
 mod geometry;
+mod heads;
 mod matrix;
 mod packing;
 mod simd;
 mod source;
 mod sums;
 mod tile;
+mod transpose;
 mod vector;
 mod weight_gradient;
 
@@ -70,8 +76,9 @@ pub mod reference;
 
 pub use attention::attention;
 pub use conv::{Conv2d, Padding, conv2d};
+pub use executor::{DrawMask, Executor, Gradients, Graph, Use, Value};
 pub use elementwise::{add, concat_channels, dropout, silu};
 pub use linear::linear;
 pub use norm::{Activation, group_norm};
-pub use training::{AdamW, adamw_step, ema_update, scale_in_place, sum_of_squares};
+pub use training::{AdamW, Averaged, adamw_step, ema_update, optimise, scale_in_place, sum_of_squares};
 pub use upsample::upsample_nearest_2x;

@@ -29,8 +29,8 @@ pub(crate) struct Part<'a> {
 /// What is done to a value on its way: x factor + offset, SiLU.
 #[derive(Clone, Copy)]
 pub(crate) struct Affine<'a> {
-    /// For each image and block of all channels LANES factors, then LANES offsets.
-    pub(crate) coefficients: &'a [f32],
+    /// For each image and block of all channels LANES factors, then LANES offsets; none for x itself.
+    pub(crate) coefficients: Option<&'a [f32]>,
     pub(crate) silu: bool,
 }
 
@@ -295,8 +295,9 @@ fn spread(
         None if step == 1 && shift == 0 => to.copy_from_slice(&from[start * LANES..][..to.len()]),
         None => copy(to, from, start, step, shift),
         Some(affine) => {
-            let coefficients =
-                &affine.coefficients[(image * source.blocks() + block) * 2 * LANES..][..2 * LANES];
+            let place = (image * source.blocks() + block) * 2 * LANES;
+            let all = affine.coefficients.map(|all| &all[place..][..2 * LANES]);
+            let coefficients = all.unwrap_or(&ITSELF);
             if affine.silu {
                 scaled_silu(to, from, start, step, shift, coefficients);
             } else {
@@ -311,6 +312,17 @@ fn spread(
         drop_out(to, kept, start, step, shift, mask.scale);
     }
 }
+
+/// Factors 1 and offsets 0.
+const ITSELF: [f32; 2 * LANES] = {
+    let mut coefficients = [0.0; 2 * LANES];
+    let mut lane = 0;
+    while lane < LANES {
+        coefficients[lane] = 1.0;
+        lane += 1;
+    }
+    coefficients
+};
 
 per_processor! {
     fn copy(to: &mut [f32], from: &[f32], start: usize, step: usize, shift: usize) {

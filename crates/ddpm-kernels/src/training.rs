@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::executor::Gradients;
 use crate::simd::per_processor;
 use crate::storage::view;
 
@@ -50,11 +51,120 @@ pub fn adamw_step(p: &Tensor, m: &Tensor, v: &Tensor, g: &Tensor, adamw: &AdamW)
     in_place("adamw_step", "p", p, |p| {
         in_place("adamw_step", "m", m, |m| {
             in_place("adamw_step", "v", v, |v| {
-                adamw_slices(p, m, v, &g, adamw);
+                optimise_slices((p, m, v), &g, 1.0, adamw, &mut []);
                 Ok(())
             })
         })
     })
+}
+
+/// A moving average of all parameters: the share of itself that this step keeps, and its tensors.
+#[derive(Clone, Copy, Debug)]
+pub struct Averaged<'a> {
+    /// As in [`ema_update`].
+    pub decay: f64,
+    /// One for each parameter, in order.
+    pub tensors: &'a [Tensor],
+}
+
+/// A whole optimiser step over all parameters, in one pass through the memory of each: the gradient is scaled by `factor`
+/// (clipping), the parameter and its moments move by [`adamw_step`], then every average by [`ema_update`]. The
+/// gradients do not change.
+///
+/// # Shapes
+/// As many moments, gradients and averages as parameters, each shaped as its parameter; all contiguous and apart.
+///
+/// # Errors
+/// As [`adamw_step`] and [`ema_update`], before anything has changed.
+pub fn optimise(
+    (parameters, m, v): (&[Tensor], &[Tensor], &[Tensor]),
+    gradients: &Gradients,
+    factor: f64,
+    adamw: &AdamW,
+    averages: &[Averaged<'_>],
+) -> Result<()> {
+    let count = parameters.len();
+    let lists = [m.len(), v.len(), gradients.len()];
+    if lists.into_iter().chain(averages.iter().map(|a| a.tensors.len())).any(|length| length != count) {
+        bail!("optimise: the lists differ in length, expected {count} each");
+    }
+    for i in 0..count {
+        let (p, m, v) = (&parameters[i], &m[i], &v[i]);
+        let mut named = vec![("p", p), ("m", m), ("v", v)];
+        named.extend(averages.iter().map(|average| ("ema", &average.tensors[i])));
+        crate::check::f32("optimise", &named)?;
+        crate::check::adamw_step(p, m, v, p, adamw)?;
+        for average in averages {
+            crate::check::ema_update(&average.tensors[i], p, average.decay)?;
+        }
+        apart("optimise", &named)?;
+        if gradients.get(i).is_none_or(|g| g.len() != p.elem_count()) {
+            bail!("optimise: gradient {i} is not shaped as p, {:?}", p.dims());
+        }
+    }
+    for i in 0..count {
+        let of: Vec<(f64, &Tensor)> = averages.iter().map(|a| (a.decay, &a.tensors[i])).collect();
+        let g = gradients.get(i).unwrap_or_default();
+        in_place("optimise", "p", &parameters[i], |p| {
+            in_place("optimise", "m", &m[i], |m| {
+                in_place("optimise", "v", &v[i], |v| {
+                    with_all(&of, Vec::new(), &mut |averages| {
+                        optimise_slices((&mut *p, &mut *m, &mut *v), g, factor as f32, adamw, averages);
+                    })
+                })
+            })
+        })?;
+    }
+    Ok(())
+}
+
+/// A moving average's share and elements.
+type AverageSlice<'a> = (f64, &'a mut [f32]);
+
+/// Opens tensor after tensor for writing, then works on all of them.
+fn with_all(
+    rest: &[(f64, &Tensor)],
+    mut open: Vec<AverageSlice<'_>>,
+    work: &mut (dyn FnMut(&mut [AverageSlice<'_>]) + Send),
+) -> Result<()> {
+    let Some(((decay, tensor), rest)) = rest.split_first() else {
+        work(&mut open);
+        return Ok(());
+    };
+    in_place("optimise", "ema", tensor, |ema| {
+        let mut all: Vec<AverageSlice<'_>> = open.iter_mut().map(|(decay, open)| (*decay, &mut **open)).collect();
+        all.push((*decay, ema));
+        with_all(rest, all, work)
+    })
+}
+
+/// One parameter, some elements at a time: each comes into the cache once.
+fn optimise_slices(
+    (p, m, v): (&mut [f32], &mut [f32], &mut [f32]),
+    g: &[f32],
+    factor: f32,
+    adamw: &AdamW,
+    averages: &mut [AverageSlice<'_>],
+) {
+    let numbers = Numbers::of(adamw);
+    let mut of_chunks: Vec<Vec<AverageSlice<'_>>> = (0..p.len().div_ceil(CHUNK)).map(|_| Vec::new()).collect();
+    for (decay, average) in averages {
+        for (of_chunk, average) in of_chunks.iter_mut().zip(average.chunks_mut(CHUNK)) {
+            of_chunk.push((*decay, average));
+        }
+    }
+    let chunks = p
+        .par_chunks_mut(CHUNK)
+        .zip(m.par_chunks_mut(CHUNK))
+        .zip(v.par_chunks_mut(CHUNK))
+        .zip(g.par_chunks(CHUNK))
+        .zip(of_chunks);
+    chunks.for_each(|((((p, m), v), g), averages)| {
+        adamw_piece(p, m, v, g, factor, &numbers);
+        for (decay, average) in averages {
+            move_towards(average, p, decay as f32, (1.0 - decay) as f32);
+        }
+    });
 }
 
 /// ema = decay ema + (1 - decay) p, in place.
@@ -91,9 +201,13 @@ pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
     if !x.device().is_cpu() {
         return crate::reference::sum_of_squares(&x);
     }
-    let x = view("sum_of_squares", "x", &x)?;
+    Ok(squares(&view("sum_of_squares", "x", &x)?))
+}
+
+/// Chunk by chunk, in order.
+pub(crate) fn squares(x: &[f32]) -> f64 {
     let parts: Vec<f64> = x.par_chunks(CHUNK).map(sum_of_squares_slice).collect();
-    Ok(parts.iter().sum())
+    parts.iter().sum()
 }
 
 /// x = factor x, in place.
@@ -142,9 +256,10 @@ per_processor! {
         }
     }
 
-    fn adamw_piece(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], numbers: &Numbers) {
+    fn adamw_piece(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], factor: f32, numbers: &Numbers) {
         let Numbers { shrink, step_size, root_correction, eps, beta2, one_less_beta1, one_less_beta2 } = *numbers;
         for (((p, m), v), &g) in p.iter_mut().zip(m).zip(v).zip(g) {
+            let g = g * factor;
             *m += one_less_beta1 * (g - *m); // torch's lerp
             *v = *v * beta2 + one_less_beta2 * g * g;
             let denominator = v.sqrt() / root_correction + eps;
@@ -164,24 +279,20 @@ pub(crate) struct Numbers {
     one_less_beta2: f32,
 }
 
-/// m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g², p = p (1 - lr wd) - lr m̂ / (√v̂ + eps), in torch's order.
-fn adamw_slices(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], adamw: &AdamW) {
-    let (m_correction, v_correction) = adamw.bias_corrections();
-    let numbers = Numbers {
-        shrink: (1.0 - adamw.learning_rate * adamw.weight_decay) as f32,
-        step_size: (adamw.learning_rate / m_correction) as f32,
-        root_correction: v_correction.sqrt() as f32,
-        eps: adamw.eps as f32,
-        beta2: adamw.beta2 as f32,
-        one_less_beta1: (1.0 - adamw.beta1) as f32,
-        one_less_beta2: (1.0 - adamw.beta2) as f32,
-    };
-    let chunks = p
-        .par_chunks_mut(CHUNK)
-        .zip(m.par_chunks_mut(CHUNK))
-        .zip(v.par_chunks_mut(CHUNK))
-        .zip(g.par_chunks(CHUNK));
-    chunks.for_each(|(((p, m), v), g)| adamw_piece(p, m, v, g, &numbers));
+impl Numbers {
+    /// m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g², p = p (1 - lr wd) - lr m̂ / (√v̂ + eps), in torch's order.
+    fn of(adamw: &AdamW) -> Self {
+        let (m_correction, v_correction) = adamw.bias_corrections();
+        Numbers {
+            shrink: (1.0 - adamw.learning_rate * adamw.weight_decay) as f32,
+            step_size: (adamw.learning_rate / m_correction) as f32,
+            root_correction: v_correction.sqrt() as f32,
+            eps: adamw.eps as f32,
+            beta2: adamw.beta2 as f32,
+            one_less_beta1: (1.0 - adamw.beta1) as f32,
+            one_less_beta2: (1.0 - adamw.beta2) as f32,
+        }
+    }
 }
 
 /// Refuses tensors that share memory: candle would wait for its own lock for ever.

@@ -18,6 +18,12 @@ pub(crate) trait Vector: Copy {
     unsafe fn mul(self, other: Self) -> Self;
     /// self + a b; rounded once where the level can.
     unsafe fn fused(self, a: Self, b: Self) -> Self;
+    /// The first `count` floats (at most sixteen, and no more need be at the pointer), then zeros.
+    unsafe fn load_some(from: *const f32, count: usize) -> Self;
+    /// Writes the first `count` floats.
+    unsafe fn store_some(self, to: *mut f32, count: usize);
+    /// Rows become columns.
+    unsafe fn transpose(rows: [Self; 16]) -> [Self; 16];
 }
 
 /// A plain array, which the compiler turns into whatever the target has.
@@ -74,6 +80,26 @@ impl Vector for Portable {
             }
         };
         Portable(std::array::from_fn(|i| fused(self.0[i], a.0[i], b.0[i])))
+    }
+    #[inline(always)]
+    unsafe fn load_some(from: *const f32, count: usize) -> Self {
+        let mut lanes = [0.0; 16];
+        for (i, lane) in lanes.iter_mut().enumerate().take(count) {
+            // SAFETY: so many floats, by the trait's contract.
+            *lane = unsafe { from.add(i).read() };
+        }
+        Portable(lanes)
+    }
+    #[inline(always)]
+    unsafe fn store_some(self, to: *mut f32, count: usize) {
+        for (i, &lane) in self.0.iter().enumerate().take(count) {
+            // SAFETY: so many floats, by the trait's contract.
+            unsafe { to.add(i).write(lane) };
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose(rows: [Self; 16]) -> [Self; 16] {
+        std::array::from_fn(|column| Portable(std::array::from_fn(|row| rows[row].0[column])))
     }
 }
 
@@ -156,6 +182,92 @@ mod x86 {
                 )
             }
         }
+        #[inline(always)]
+        unsafe fn load_some(from: *const f32, count: usize) -> Self {
+            // SAFETY: as above, and so many floats at the pointer; no others are touched.
+            unsafe {
+                let (low, high) = masks(count);
+                Avx2(
+                    _mm256_maskload_ps(from, low),
+                    _mm256_maskload_ps(from.wrapping_add(8), high),
+                )
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_some(self, to: *mut f32, count: usize) {
+            // SAFETY: as above, and so many floats at the pointer; no others are touched.
+            unsafe {
+                let (low, high) = masks(count);
+                _mm256_maskstore_ps(to, low, self.0);
+                _mm256_maskstore_ps(to.wrapping_add(8), high, self.1);
+            }
+        }
+        #[inline(always)]
+        unsafe fn transpose(rows: [Self; 16]) -> [Self; 16] {
+            // SAFETY: as above.
+            unsafe {
+                let quarter = |first: usize, high: bool| {
+                    transpose_8(std::array::from_fn(|i| {
+                        let row = rows[first + i];
+                        if high { row.1 } else { row.0 }
+                    }))
+                };
+                let (a, b) = (quarter(0, false), quarter(0, true));
+                let (c, d) = (quarter(8, false), quarter(8, true));
+                std::array::from_fn(|i| {
+                    if i < 8 {
+                        Avx2(a[i], c[i])
+                    } else {
+                        Avx2(b[i - 8], d[i - 8])
+                    }
+                })
+            }
+        }
+    }
+
+    /// All bits of the first `count` of sixteen lanes.
+    #[inline(always)]
+    unsafe fn masks(count: usize) -> (__m256i, __m256i) {
+        // SAFETY: only ever called where AVX2 is.
+        unsafe {
+            let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            let below = |count: i32| _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lanes);
+            (below(count as i32), below(count as i32 - 8))
+        }
+    }
+
+    /// Eight rows of eight become columns.
+    #[inline(always)]
+    unsafe fn transpose_8(rows: [__m256; 8]) -> [__m256; 8] {
+        // SAFETY: only ever called where AVX2 is.
+        unsafe {
+            let pairs: [__m256; 8] = std::array::from_fn(|i| {
+                let (a, b) = (rows[i / 2 * 2], rows[i / 2 * 2 + 1]);
+                if i % 2 == 0 {
+                    _mm256_unpacklo_ps(a, b)
+                } else {
+                    _mm256_unpackhi_ps(a, b)
+                }
+            });
+            // Four rows each: columns i % 4 and 4 + i % 4 in the two halves.
+            let fours: [__m256; 8] = std::array::from_fn(|i| {
+                let first = i / 4 * 4 + i % 4 / 2;
+                let (a, b) = (pairs[first], pairs[first + 2]);
+                if i % 2 == 0 {
+                    _mm256_shuffle_ps::<0x44>(a, b)
+                } else {
+                    _mm256_shuffle_ps::<0xee>(a, b)
+                }
+            });
+            std::array::from_fn(|i| {
+                let (a, b) = (fours[i % 4], fours[4 + i % 4]);
+                if i < 4 {
+                    _mm256_permute2f128_ps::<0x20>(a, b)
+                } else {
+                    _mm256_permute2f128_ps::<0x31>(a, b)
+                }
+            })
+        }
     }
 
     /// One register.
@@ -205,5 +317,62 @@ mod x86 {
             // SAFETY: as above.
             unsafe { Avx512(_mm512_fmadd_ps(a.0, b.0, self.0)) }
         }
+        #[inline(always)]
+        unsafe fn load_some(from: *const f32, count: usize) -> Self {
+            // SAFETY: as above, and so many floats at the pointer; no others are touched.
+            unsafe { Avx512(_mm512_maskz_loadu_ps(first(count), from)) }
+        }
+        #[inline(always)]
+        unsafe fn store_some(self, to: *mut f32, count: usize) {
+            // SAFETY: as above, and so many floats at the pointer; no others are touched.
+            unsafe { _mm512_mask_storeu_ps(to, first(count), self.0) }
+        }
+        #[inline(always)]
+        unsafe fn transpose(rows: [Self; 16]) -> [Self; 16] {
+            // SAFETY: as above.
+            unsafe {
+                let pairs: [__m512; 16] = std::array::from_fn(|i| {
+                    let (a, b) = (rows[i / 2 * 2].0, rows[i / 2 * 2 + 1].0);
+                    if i % 2 == 0 {
+                        _mm512_unpacklo_ps(a, b)
+                    } else {
+                        _mm512_unpackhi_ps(a, b)
+                    }
+                });
+                // Four rows each: columns i % 4, and 4, 8 and 12 further, in the four quarters.
+                let fours: [__m512; 16] = std::array::from_fn(|i| {
+                    let first = i / 4 * 4 + i % 4 / 2;
+                    let (a, b) = (pairs[first], pairs[first + 2]);
+                    if i % 2 == 0 {
+                        _mm512_shuffle_ps::<0x44>(a, b)
+                    } else {
+                        _mm512_shuffle_ps::<0xee>(a, b)
+                    }
+                });
+                // Eight rows each: quarters 0 and 2 of columns, or 1 and 3.
+                let eights: [__m512; 16] = std::array::from_fn(|i| {
+                    let first = i / 8 * 8 + i % 4;
+                    let (a, b) = (fours[first], fours[first + 4]);
+                    if i % 8 < 4 {
+                        _mm512_shuffle_f32x4::<0x88>(a, b)
+                    } else {
+                        _mm512_shuffle_f32x4::<0xdd>(a, b)
+                    }
+                });
+                std::array::from_fn(|i| {
+                    let (a, b) = (eights[i % 8], eights[8 + i % 8]);
+                    if i < 8 {
+                        Avx512(_mm512_shuffle_f32x4::<0x88>(a, b))
+                    } else {
+                        Avx512(_mm512_shuffle_f32x4::<0xdd>(a, b))
+                    }
+                })
+            }
+        }
+    }
+
+    /// A bit for each of the first `count` of sixteen lanes.
+    fn first(count: usize) -> u16 {
+        ((1u32 << count.min(16)) - 1) as u16
     }
 }

@@ -59,7 +59,7 @@ impl Request {
         let pipeline = model.load(&flags.weights).map_err(anyhow::Error::from)?;
         let network = UNet::new(&pipeline.unet, &pipeline.weights)
             .map_err(anyhow::Error::from)?
-            .detached();
+            .frozen();
         let story = story(&flags, &model, &sampler, &process.schedule);
         let (batch_size, seed) = (flags.batch_size as usize, flags.seed.unwrap_or(0));
         Ok(Self {

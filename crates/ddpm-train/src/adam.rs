@@ -1,7 +1,7 @@
 //! Adam and AdamW with their state in the open, and the clipping of gradients.
 
-use candle_core::{Tensor, Var};
-use ddpm_kernels::{AdamW, adamw_step, sum_of_squares};
+use candle_core::Tensor;
+use ddpm_kernels::{AdamW, Averaged, Gradients, optimise};
 
 use crate::Result;
 use crate::settings::OptimizerSettings;
@@ -24,11 +24,11 @@ pub struct Adam {
 
 impl Adam {
     /// An optimiser that has made no step yet: all moments 0.
-    pub fn new(settings: &OptimizerSettings, parameters: &[Var]) -> Result<Self> {
+    pub fn new(settings: &OptimizerSettings, parameters: &[Tensor]) -> Result<Self> {
         let zeros = || {
             parameters
                 .iter()
-                .map(|p| p.as_tensor().zeros_like())
+                .map(Tensor::zeros_like)
                 .collect::<candle_core::Result<Vec<_>>>()
         };
         Ok(Self {
@@ -42,15 +42,17 @@ impl Adam {
         })
     }
 
-    /// Moves every parameter, in place, by one step along its gradient.
+    /// Moves every parameter, in place, by one step along its gradient times `factor`, and every average after it.
     ///
     /// # Shapes
-    /// `gradients[i]` is shaped as `parameters[i]`; both are in the order the optimiser was made with.
+    /// Gradient and averages number i are shaped as `parameters[i]`; all in the order the optimiser was made with.
     pub fn step(
         &mut self,
-        parameters: &[Var],
-        gradients: &[Tensor],
+        parameters: &[Tensor],
+        gradients: &Gradients,
+        factor: f64,
         learning_rate: f64,
+        averages: &[Averaged<'_>],
     ) -> Result<()> {
         self.step += 1;
         let step = AdamW {
@@ -61,20 +63,9 @@ impl Adam {
             weight_decay: self.weight_decay,
             step: self.step as u64,
         };
-        for (((p, g), m), v) in parameters.iter().zip(gradients).zip(&self.m).zip(&self.v) {
-            adamw_step(p.as_tensor(), m, v, g, &step)?;
-        }
+        optimise((parameters, &self.m, &self.v), gradients, factor, &step, averages)?;
         Ok(())
     }
-}
-
-/// The norm of all gradients taken as one vector.
-pub fn global_norm(gradients: &[Tensor]) -> Result<f64> {
-    let squares = gradients
-        .iter()
-        .map(sum_of_squares)
-        .collect::<candle_core::Result<Vec<_>>>()?;
-    Ok(squares.iter().sum::<f64>().sqrt())
 }
 
 /// What gradients of this global norm are multiplied by, as `torch.nn.utils.clip_grad_norm_`:

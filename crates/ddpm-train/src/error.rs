@@ -67,9 +67,6 @@ pub enum Error {
         /// Found now.
         now: String,
     },
-    /// The first backward pass did not reach some parameters: a bug in the network.
-    #[error("no gradient reached {}: {}", count(.0), .0.join(", "))]
-    NoGradient(Vec<String>),
     /// The numbers broke down.
     #[error(
         "step {step}: the {what} is not finite (images {}); the first bad tensor is {tensor}. \
@@ -157,14 +154,6 @@ impl From<ddpm_data::Error> for Error {
 impl From<ddpm_checkpoint::Error> for Error {
     fn from(error: ddpm_checkpoint::Error) -> Self {
         Self::Checkpoint(Box::new(error))
-    }
-}
-
-fn count(names: &[String]) -> String {
-    if names.len() == 1 {
-        "1 parameter".into()
-    } else {
-        format!("{} parameters", names.len())
     }
 }
 

@@ -27,7 +27,7 @@ impl Failure {
         let left = match (run.newest_checkpoint(), error) {
             (None, _) => "there is no checkpoint yet".to_owned(),
             // To go on would end in the same place: what is drawn does not depend on how often one tries.
-            (Some(kept), Error::NotFinite { .. } | Error::NoGradient(_)) => {
+            (Some(kept), Error::NotFinite { .. }) => {
                 format!("the last good checkpoint is kept: {}", kept.display())
             }
             (Some(kept), _) => format!(

@@ -47,7 +47,7 @@ mod state;
 mod threads;
 mod trainer;
 
-pub use adam::{Adam, clip_factor, global_norm};
+pub use adam::{Adam, clip_factor};
 pub use ema::{EmaWarmUp, ema_decay};
 pub use error::{Error, Result};
 pub use held_out::HeldOut;

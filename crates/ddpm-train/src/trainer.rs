@@ -6,14 +6,13 @@ use candle_core::{Device, Tensor, Var};
 use ddpm_core::Timestep;
 use ddpm_data::{Dataset, Feed};
 use ddpm_image::PixelMap;
-use ddpm_kernels::{ema_update, scale_in_place, sum_of_squares};
+use ddpm_kernels::{Averaged, Gradients, sum_of_squares};
 use ddpm_random::{Stream, normal_batch, uniform_u64_below};
 use ddpm_unet::{DropoutAddress, Initialisation, UNet, UNetConfig, initialise};
 
 use crate::settings::InitialisationKind;
 use crate::{
     Adam, Error, Examples, LearningRate, Objective, Result, Settings, clip_factor, ema_decay,
-    global_norm,
 };
 
 /// What one optimiser step was like.
@@ -46,8 +45,10 @@ pub struct Trainer {
     config: UNetConfig,
     feed: Feed,
     names: Vec<String>,
-    parameters: Vec<Var>,
+    /// Shared with the network, and changed in place.
+    parameters: Vec<Tensor>,
     network: UNet,
+    gradients: Gradients,
     pub(crate) adam: Adam,
     averages: Vec<Average>,
     images: u64,
@@ -62,7 +63,6 @@ pub(crate) struct Average {
 /// What the passes of one optimiser step have gathered.
 #[derive(Default)]
 struct Gathered {
-    gradients: Vec<Option<Tensor>>,
     losses: Vec<f64>,
     t: Vec<Timestep>,
 }
@@ -97,17 +97,15 @@ impl Trainer {
         let mut parameters = Vec::with_capacity(weights.len());
         for (name, tensor) in weights {
             names.push(name);
-            parameters.push(Var::from_tensor(&tensor)?);
+            parameters.push(tensor.detach().copy()?);
         }
-        let tensors = parameters.iter().map(|p| p.as_tensor().clone());
-        let network = UNet::new(
-            &config,
-            &names.iter().cloned().zip(tensors).collect::<Vec<_>>(),
-        )?;
+        let named: Vec<_> = names.iter().cloned().zip(parameters.iter().cloned()).collect();
+        let network = UNet::new(&config, &named)?;
+        let shapes: Vec<Vec<usize>> = parameters.iter().map(|p| p.dims().to_vec()).collect();
         let copy = |rate: &f64| {
             let weights = parameters
                 .iter()
-                .map(|p| p.as_detached_tensor().copy())
+                .map(Tensor::copy)
                 .collect::<candle_core::Result<_>>()?;
             Ok(Average {
                 rate: *rate,
@@ -130,6 +128,7 @@ impl Trainer {
             names,
             parameters,
             network,
+            gradients: Gradients::zeros(&shapes),
             images: 0,
         })
     }
@@ -137,26 +136,30 @@ impl Trainer {
     /// Makes one optimiser step on the next `train.batch_size` images.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] and [`Error::NoGradient`], both before anything has changed.
+    /// [`Error::NotFinite`], before anything has changed.
     pub fn step(&mut self) -> Result<Report> {
         let started = Instant::now();
         let batch = self.settings.train.batch_size;
         let at_once = self.settings.train.micro_batch.unwrap_or(batch);
-        let mut gathered = Gathered::default();
-        for before in (0..batch).step_by(at_once) {
-            let position = self.images + before as u64;
-            let examples = self.draw(position, at_once)?;
-            self.learn_from(&examples, position, batch, &mut gathered)?;
-        }
-        self.apply(gathered, started)
+        self.step_with(started, |trainer, gradients| {
+            let mut gathered = Gathered::default();
+            for before in (0..batch).step_by(at_once) {
+                let position = trainer.images + before as u64;
+                let examples = trainer.draw(position, at_once)?;
+                trainer.learn_from(&examples, position, batch, (gradients, &mut gathered))?;
+            }
+            Ok(gathered)
+        })
     }
 
     /// Makes one optimiser step on examples given from outside, in one pass.
     pub fn step_on(&mut self, examples: &Examples) -> Result<Report> {
-        let started = Instant::now();
-        let mut gathered = Gathered::default();
-        self.learn_from(examples, self.images, examples.t.len(), &mut gathered)?;
-        self.apply(gathered, started)
+        self.step_with(Instant::now(), |trainer, gradients| {
+            let mut gathered = Gathered::default();
+            let count = examples.t.len();
+            trainer.learn_from(examples, trainer.images, count, (gradients, &mut gathered))?;
+            Ok(gathered)
+        })
     }
 
     /// How many optimiser steps were made.
@@ -191,7 +194,7 @@ impl Trainer {
 
     /// The raw weights, detached, in the network's order. They share storage with the model: copy to keep.
     pub fn raw_weights(&self) -> Vec<(String, Tensor)> {
-        let tensors = self.parameters.iter().map(|p| p.as_detached_tensor());
+        let tensors = self.parameters.iter().cloned();
         self.names.iter().cloned().zip(tensors).collect()
     }
 
@@ -213,9 +216,9 @@ impl Trainer {
             .unwrap_or_else(|| self.raw_weights())
     }
 
-    /// A network with the weights to sample with, which keeps no graph.
+    /// A network with the weights to sample with, as they are at its first call.
     pub fn sampling_network(&self) -> Result<UNet> {
-        Ok(UNet::new(&self.config, &self.best_weights())?)
+        Ok(UNet::new(&self.config, &self.best_weights())?.frozen())
     }
 
     /// Checks that the last step, whose loss and gradient were finite, left every parameter and average finite.
@@ -247,9 +250,8 @@ impl Trainer {
         averages: Vec<Average>,
         images: u64,
     ) -> Result<()> {
-        for (parameter, saved) in self.parameters.iter().zip(raw) {
-            parameter.set(saved)?;
-        }
+        self.parameters = raw.iter().map(Tensor::copy).collect::<candle_core::Result<_>>()?;
+        self.network = UNet::new(&self.config, &self.raw_weights())?;
         self.adam.m = adam.m;
         self.adam.v = adam.v;
         self.adam.step = adam.step;
@@ -293,7 +295,7 @@ impl Trainer {
         examples: &Examples,
         position: u64,
         batch: usize,
-        gathered: &mut Gathered,
+        (gradients, gathered): (&mut Gradients, &mut Gathered),
     ) -> Result<()> {
         let count = examples.t.len();
         let images: Vec<u64> = (position..position + count as u64).collect();
@@ -303,63 +305,60 @@ impl Trainer {
             step: 0,
             images: &images,
         };
-        let output = self.network.forward_train(
-            &x_t,
-            &self.objective.network_times(&examples.t),
-            &dropout,
-        )?;
-        let per_image = self.objective.per_image(examples, &x_t, &output)?; // [B]
-        let losses: Vec<f64> = per_image
-            .detach()
-            .to_vec1::<f32>()?
-            .into_iter()
-            .map(f64::from)
-            .collect();
-        if losses.iter().any(|l| !l.is_finite()) {
-            let bad = (0..count)
-                .filter(|i| !losses[*i].is_finite())
-                .map(|i| images[i])
+        let mut losses = Vec::new();
+        let gradient_of = |output: &Tensor| {
+            let output = Var::from_tensor(output)?;
+            let per_image = self.objective.per_image(examples, &x_t, &output)?; // [B]
+            losses = per_image
+                .detach()
+                .to_vec1::<f32>()?
+                .into_iter()
+                .map(f64::from)
                 .collect();
-            return Err(self.loss_not_finite(bad, &output)?);
-        }
-        let mut store = (per_image.sum_all()? / batch as f64)?.backward()?;
-        gathered.gradients.resize(self.parameters.len(), None);
-        for (parameter, sum) in self.parameters.iter().zip(&mut gathered.gradients) {
-            let Some(gradient) = store.remove(parameter.as_tensor()) else {
-                continue;
-            };
-            *sum = Some(match sum.take() {
-                Some(sum) => (sum + gradient)?.detach(),
-                None => gradient.detach(),
-            });
-        }
+            let bad: Vec<u64> = images.iter().zip(&losses).filter(|(_, l)| !l.is_finite()).map(|(i, _)| *i).collect();
+            if !bad.is_empty() {
+                return Err(self.loss_not_finite(bad, &output)?);
+            }
+            let store = (per_image.sum_all()? / batch as f64)?.backward()?;
+            let gradient = store.get(&output).cloned();
+            gradient.ok_or_else(|| candle_core::Error::Msg("the loss does not depend on the network".into()).into())
+        };
+        let times = self.objective.network_times(&examples.t);
+        let sum = (gradients, !gathered.losses.is_empty());
+        self.network.learn(&x_t, &times, &dropout, sum, gradient_of)?;
         gathered.losses.extend(losses);
         gathered.t.extend(&examples.t);
         Ok(())
     }
 
+    /// Gathers gradients in the memory of those of the step before, and applies them.
+    fn step_with(
+        &mut self,
+        started: Instant,
+        gather: impl FnOnce(&Self, &mut Gradients) -> Result<Gathered>,
+    ) -> Result<Report> {
+        let mut gradients = std::mem::take(&mut self.gradients);
+        let gathered = gather(self, &mut gradients);
+        self.gradients = gradients;
+        self.apply(gathered?, started)
+    }
+
     /// Clips, moves the parameters, then the averages.
-    fn apply(&mut self, mut gathered: Gathered, started: Instant) -> Result<Report> {
-        let gradients = self.every_gradient(std::mem::take(&mut gathered.gradients))?;
-        let gradient_norm = global_norm(&gradients)?;
+    fn apply(&mut self, gathered: Gathered, started: Instant) -> Result<Report> {
+        let gradient_norm = self.gradients.sum_of_squares().sqrt();
         if !gradient_norm.is_finite() {
-            return Err(self.gradient_not_finite(&gradients, gathered.losses.len())?);
+            return Err(self.gradient_not_finite(gathered.losses.len())?);
         }
         let factor = clip_factor(gradient_norm, self.settings.optimizer.gradient_clip);
-        if factor < 1.0 {
-            gradients
-                .iter()
-                .try_for_each(|g| scale_in_place(g, factor))?;
-        }
-        let learning_rate = self.learning_rate.at(self.adam.step + 1);
+        let step = self.adam.step + 1;
+        let learning_rate = self.learning_rate.at(step);
+        let averages = self.averages.iter().map(|average| Averaged {
+            decay: ema_decay(average.rate, self.settings.ema.warm_up, step),
+            tensors: &average.weights,
+        });
+        let averages: Vec<Averaged<'_>> = averages.collect();
         self.adam
-            .step(&self.parameters, &gradients, learning_rate)?;
-        for average in &self.averages {
-            let decay = ema_decay(average.rate, self.settings.ema.warm_up, self.adam.step);
-            for (weight, parameter) in average.weights.iter().zip(&self.parameters) {
-                ema_update(weight, parameter.as_tensor(), decay)?;
-            }
-        }
+            .step(&self.parameters, &self.gradients, factor, learning_rate, &averages)?;
         self.images += gathered.losses.len() as u64;
         Ok(Report {
             step: self.adam.step,
@@ -370,21 +369,6 @@ impl Trainer {
             images: self.images,
             seconds: started.elapsed().as_secs_f64(),
         })
-    }
-
-    fn every_gradient(&self, gradients: Vec<Option<Tensor>>) -> Result<Vec<Tensor>> {
-        let missing = self
-            .names
-            .iter()
-            .zip(&gradients)
-            .filter(|(_, g)| g.is_none())
-            .map(|(n, _)| n.clone());
-        let missing: Vec<String> = missing.collect();
-        if missing.is_empty() {
-            Ok(gradients.into_iter().flatten().collect())
-        } else {
-            Err(Error::NoGradient(missing))
-        }
     }
 
     fn by_quartile(&self, gathered: &Gathered) -> [Option<f64>; 4] {
@@ -402,7 +386,7 @@ impl Trainer {
 
     /// The first parameter or average that holds a NaN or an infinity.
     fn first_bad_weight(&self) -> Result<Option<String>> {
-        let raw = self.parameters.iter().map(|p| p.as_tensor());
+        let raw = self.parameters.iter();
         let averaged = self.averages.iter().flat_map(|a| &a.weights);
         let names = self.names.iter().cycle();
         for (name, tensor) in names.zip(raw.chain(averaged)) {
@@ -422,10 +406,11 @@ impl Trainer {
         self.not_finite(self.adam.step + 1, "loss", positions, tensor)
     }
 
-    fn gradient_not_finite(&self, gradients: &[Tensor], count: usize) -> Result<Error> {
+    fn gradient_not_finite(&self, count: usize) -> Result<Error> {
         let mut tensor = "the norm itself".to_string();
-        for (name, gradient) in self.names.iter().zip(gradients) {
-            if !sum_of_squares(gradient)?.is_finite() {
+        for (index, name) in self.names.iter().enumerate() {
+            let gradient = self.gradients.get(index).unwrap_or_default();
+            if gradient.iter().any(|g| !g.is_finite()) {
                 tensor = format!("the gradient of `{name}`");
                 break;
             }

@@ -29,7 +29,14 @@ impl Dropout<'_> {
     /// Zeroes a share of x `[B, C, H, W]` and scales the rest by 1 / (1 - rate).
     pub(crate) fn apply(&self, x: &Tensor, place: usize) -> Result<Tensor> {
         let mut mask = vec![0u8; x.elem_count()];
-        let elements = x.elem_count() / self.address.images.len().max(1);
+        self.draw(place, &mut mask)?;
+        let mask = Tensor::from_vec(mask, x.shape(), x.device())?;
+        Ok(ddpm_kernels::dropout(x, &mask, self.rate)?)
+    }
+
+    /// Draws the mask of a place, one image after the other: 0 for what is dropped.
+    pub(crate) fn draw(&self, place: usize, mask: &mut [u8]) -> Result<()> {
+        let elements = mask.len() / self.address.images.len().max(1);
         let mut uniform = vec![0f32; elements];
         for (&image, mask) in self
             .address
@@ -48,8 +55,7 @@ impl Dropout<'_> {
                 *kept = u8::from(f64::from(u) >= self.rate);
             }
         }
-        let mask = Tensor::from_vec(mask, x.shape(), x.device())?;
-        Ok(ddpm_kernels::dropout(x, &mask, self.rate)?)
+        Ok(())
     }
 
     /// The step of the address: every place of every optimiser step has its own. What does not fit is refused there.

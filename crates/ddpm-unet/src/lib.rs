@@ -15,7 +15,8 @@
 //! | layers, names, shapes, construction order | `architecture` |
 //! | what is computed, said once | `walk` |
 //! | the walk that computes, by ddpm-kernels | `compute` |
-//! | the walk that counts bytes | `memory` |
+//! | the walk that records a plan for the CPU, and the plans in use | `record`, `engine` |
+//! | what a plan takes | `memory` |
 //! | sinusoids, in three conventions | `time_embedding` |
 //! | dropout with an address | `dropout` |
 //! | first weights as Ho's or PyTorch's | `initialisation` |
@@ -44,9 +45,11 @@ mod architecture;
 mod compute;
 mod config;
 mod dropout;
+mod engine;
 mod error;
 mod initialisation;
 mod memory;
+mod record;
 mod time_embedding;
 mod unet;
 mod walk;

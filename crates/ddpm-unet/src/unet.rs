@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
+use ddpm_kernels::Gradients;
 
 use crate::architecture::Architecture;
 use crate::compute::Compute;
 use crate::dropout::{Dropout, check_address};
+use crate::engine::{Engine, Inputs};
 use crate::error::WeightsMismatch;
 use crate::time_embedding::TimeEmbedding;
 use crate::{DropoutAddress, Error, Result, UNetConfig, walk};
@@ -19,6 +21,7 @@ pub struct UNet {
     network: Architecture,
     time: TimeEmbedding,
     weights: Vec<Tensor>,
+    engine: Engine,
 }
 
 impl UNet {
@@ -37,6 +40,7 @@ impl UNet {
             time: TimeEmbedding::new(config.settings()),
             network,
             weights,
+            engine: Engine::default(),
         })
     }
 
@@ -67,11 +71,21 @@ impl UNet {
             .zip(&self.weights)
     }
 
-    /// The same network on the same storage without a graph: what sampling wants of a network in training.
+    /// The same network on the same storage without a graph: it follows the weights of a network in training.
     pub fn detached(&self) -> Self {
         Self {
             weights: self.weights.iter().map(Tensor::detach).collect(),
+            engine: Engine::default(),
             ..self.clone()
+        }
+    }
+
+    /// The same network for evaluation alone: on the CPU its weights are laid out at the first call, once, and stay
+    /// what they were then. What sampling wants.
+    pub fn frozen(&self) -> Self {
+        Self {
+            engine: Engine::frozen(),
+            ..self.detached()
         }
     }
 
@@ -110,7 +124,68 @@ impl UNet {
         )
     }
 
-    fn evaluate(&self, x_t: &Tensor, time: &[f64], dropout: Option<Dropout<'_>>) -> Result<Tensor> {
+    /// One pass forward and back: the gradients of all weights from what `gradient_of` makes of the output, dL/d output,
+    /// written or (`accumulate`) added to what is there. On the CPU it goes by plan, without candle's graph: the weights
+    /// need not be variables. On other devices they must be.
+    ///
+    /// # Shapes
+    /// x_t as [`UNet::forward`]; `gradient_of` is given the output and returns a tensor of its shape; `gradients` are of
+    /// [`UNetConfig::parameters`].
+    ///
+    /// # Errors
+    /// As [`UNet::forward_train`]; what `gradient_of` says, before anything is written.
+    pub fn learn<E: From<Error>>(
+        &self,
+        x_t: &Tensor,
+        time: &[f64],
+        dropout: &DropoutAddress<'_>,
+        (gradients, accumulate): (&mut Gradients, bool),
+        gradient_of: impl FnOnce(&Tensor) -> std::result::Result<Tensor, E>,
+    ) -> std::result::Result<(), E> {
+        if !x_t.device().is_cpu() {
+            let output = self.forward_train(x_t, time, dropout)?;
+            let gradient = gradient_of(&output.detach())?;
+            return Ok(self.by_graph(&output, &gradient, gradients, accumulate)?);
+        }
+        check_address(dropout, time.len())?;
+        let (x, sinusoids) = self.prepared(x_t, time)?;
+        let rate = self.config.settings().dropout;
+        let dropout = (rate > 0.0).then_some(Dropout {
+            address: *dropout,
+            rate,
+            places: self.network.dropouts,
+        });
+        let inputs = self.inputs(&x, &sinusoids);
+        self.engine.learn(&inputs, dropout.as_ref(), (gradients, accumulate), gradient_of)
+    }
+
+    /// The gradients by candle's graph.
+    fn by_graph(&self, output: &Tensor, gradient: &Tensor, gradients: &mut Gradients, accumulate: bool) -> Result<()> {
+        let store = (output * gradient)?.sum_all()?.backward()?;
+        for (index, weight) in self.weights.iter().enumerate() {
+            match store.get(weight) {
+                Some(found) => gradients.set(index, &found.to_device(&Device::Cpu)?, accumulate)?,
+                None => {
+                    let name = &self.network.parameters[index].name;
+                    return Err(candle_core::Error::Msg(format!("`{name}` got no gradient: it is no variable")).into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn inputs<'a>(&'a self, x: &'a Tensor, sinusoids: &'a Tensor) -> Inputs<'a> {
+        Inputs {
+            config: &self.config,
+            network: &self.network,
+            weights: &self.weights,
+            x,
+            sinusoids,
+        }
+    }
+
+    /// The image and the sinusoids that the walk begins with.
+    fn prepared(&self, x_t: &Tensor, time: &[f64]) -> Result<(Tensor, Tensor)> {
         self.check_input(x_t, time)?;
         let sinusoids = self.time.rows(time, x_t.device())?;
         let x = if self.config.settings().center_input_sample {
@@ -118,6 +193,15 @@ impl UNet {
         } else {
             x_t.clone()
         };
+        Ok((x, sinusoids))
+    }
+
+    fn evaluate(&self, x_t: &Tensor, time: &[f64], dropout: Option<Dropout<'_>>) -> Result<Tensor> {
+        let (x, sinusoids) = self.prepared(x_t, time)?;
+        let tracked = x.track_op() || self.weights.iter().any(Tensor::track_op);
+        if x.device().is_cpu() && !tracked && dropout.is_none() {
+            return self.engine.forward(&self.inputs(&x, &sinusoids));
+        }
         walk::unet(
             &self.network,
             &mut Compute {

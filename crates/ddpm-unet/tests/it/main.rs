@@ -13,5 +13,6 @@ mod golden;
 mod gradients;
 mod initialisation;
 mod inputs;
+mod learn;
 mod memory;
 mod weights;

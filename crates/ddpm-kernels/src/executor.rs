@@ -1,0 +1,17 @@
+//! A network run from one plan: its operations recorded once with their shapes, then carried out forward and backward in
+//! one block of memory, without candle's graph and without allocating in between.
+//!
+//! What makes it fast is what is left out. Concatenation, normalisation, SiLU, dropout and up-sampling are never carried
+//! out on their own: they are done by the convolution after them, on the few pixels that are in the cache anyway
+//! ([`crate::source`]), and again by its gradient. Residual sums are added while a convolution writes its result.
+//! What is kept for the backward pass is therefore the results of convolutions and attention, and nothing else.
+
+mod arena;
+mod compile;
+mod graph;
+mod gradients;
+mod run;
+
+pub use gradients::Gradients;
+pub use graph::{Graph, Value};
+pub use run::{DrawMask, Executor, Use};

@@ -1,0 +1,457 @@
+//! From what a network computes to what is done when: the steps of the forward pass, those of the backward pass (each
+//! node's after those of all that read it), and a place in memory for whatever lives between two of them.
+
+use candle_core::{Result, bail};
+
+use super::arena::{Buffer, places};
+use super::graph::{Graph, Op, Shape, Value};
+
+/// A buffer of the program.
+pub(super) type Id = usize;
+
+/// Where an activation or its gradient lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In the arena.
+    Buffer(Id),
+    /// What the network is given, or (as a gradient) the gradient of what it gives, with channels one after the other.
+    Outside,
+}
+
+/// One thing to be done. Nodes, norms and masks are numbered as in the graph.
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    /// Takes in the vectors.
+    Vectors { node: usize, to: Id },
+    /// Draws a mask.
+    Mask { mask: usize },
+    /// Statistics and coefficients of a normalisation.
+    Normalise { norm: usize },
+    Convolve { node: usize, to: Place },
+    Attend { node: usize, to: Id },
+    Sum { node: usize, to: Id },
+    Copy { node: usize, to: Id },
+    /// g = g scale.
+    Scale { g: Place, scale: f32 },
+    /// The sums of g over pixels: the gradient of the bias, and of the vector if there is one.
+    BiasGradient { node: usize, g: Place, vector: Option<Sink> },
+    WeightGradient { node: usize, g: Place },
+    /// The gradient of some of the channels that a convolution reads, from `first`.
+    InputGradient { node: usize, g: Place, first: usize, channels: usize, to: Sink },
+    /// Sums 2 by 2 pixels.
+    Downsample { from: Id, to: Id, shape: Shape },
+    /// Through dropout.
+    MaskGradient { mask: usize, g: Id },
+    /// Through SiLU alone.
+    SiluGradient { value: Value, g: Id },
+    /// Through normalisation and SiLU, to each part; and to scale and shift.
+    NormGradient { value: Value, g: Id, to: Vec<Option<Sink>>, vectors: Option<Sink> },
+    /// Some blocks of channels of g to a part's gradient.
+    Part { g: Id, shape: Shape, first: usize, part: Shape, to: Sink },
+    AttentionGradient { node: usize, g: Place, to: [Id; 3] },
+    /// to += from.
+    Add { from: Id, to: Id },
+}
+
+/// A gradient that a step writes, or adds to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sink {
+    pub(super) id: Id,
+    pub(super) accumulate: bool,
+}
+
+/// Steps and memory.
+#[derive(Debug)]
+pub(super) struct Program {
+    pub(super) forward: Vec<Step>,
+    pub(super) backward: Vec<Step>,
+    /// Where each node's result lies.
+    pub(super) results: Vec<Option<Place>>,
+    pub(super) places: Vec<usize>,
+    pub(super) lengths: Vec<usize>,
+    pub(super) arena: usize,
+}
+
+/// Plans a network that gives this value; for training also its gradient.
+///
+/// # Errors
+/// In training a parameter that no gradient reaches.
+pub(super) fn compile(graph: &mut Graph, output: &Value, training: bool) -> Result<Program> {
+    let output = graph.stored(output);
+    let alone = |node: &super::graph::Node| !node.op.reads().contains(&output);
+    match &graph.nodes[output].op {
+        Op::Convolve(convolve) if convolve.residual.is_none() && graph.nodes.iter().all(alone) => {}
+        _ => bail!("the last operation of a network must be a convolution that nothing else reads"),
+    }
+    let mut compiler = Compiler {
+        graph,
+        output,
+        forward: Vec::new(),
+        backward: Vec::new(),
+        results: vec![None; graph.nodes.len()],
+        gradients: vec![None; graph.nodes.len()],
+        buffers: Vec::new(),
+        norms_done: vec![false; graph.norms.len()],
+        masks_done: vec![false; graph.masks.len()],
+        reached: vec![false; graph.parameters.len()],
+        waiting: Vec::new(),
+    };
+    for node in 0..compiler.graph.nodes.len() {
+        compiler.forward(node);
+    }
+    if training {
+        compiler.gradients[output] = Some(Place::Outside);
+        for node in (0..compiler.graph.nodes.len()).rev() {
+            compiler.backward(node);
+        }
+        if let Some(missed) = compiler.reached.iter().position(|reached| !reached) {
+            bail!("parameter {missed} has no influence on the output");
+        }
+    }
+    Ok(compiler.program())
+}
+
+struct Compiler<'a> {
+    graph: &'a Graph,
+    output: usize,
+    forward: Vec<Step>,
+    backward: Vec<Step>,
+    results: Vec<Option<Place>>,
+    gradients: Vec<Option<Place>>,
+    buffers: Vec<Buffer>,
+    norms_done: Vec<bool>,
+    masks_done: Vec<bool>,
+    reached: Vec<bool>,
+    /// Gradients of prepared values that more convolutions read: the value, its gradient, and how many are still to come.
+    waiting: Vec<(Value, Id, usize)>,
+}
+
+impl Compiler<'_> {
+    fn buffer(&mut self, length: usize) -> Id {
+        self.buffers.push(Buffer { length, first: usize::MAX, last: 0 });
+        self.buffers.len() - 1
+    }
+
+    fn forward(&mut self, node: usize) {
+        let graph = self.graph;
+        let shape = graph.nodes[node].shape;
+        match &graph.nodes[node].op {
+            Op::Absorbed => {}
+            Op::Images => self.results[node] = Some(Place::Outside),
+            Op::Vectors => {
+                let to = self.result(node, shape);
+                self.forward.push(Step::Vectors { node, to });
+            }
+            Op::Convolve(convolve) => {
+                self.prepare(&convolve.from);
+                let to = if node == self.output {
+                    Place::Outside
+                } else {
+                    match convolve.residual.filter(|&residual| self.ends_here(residual, node)) {
+                        Some(residual) => self.results[residual].unwrap_or(Place::Outside),
+                        None => Place::Buffer(self.buffer(shape.length())),
+                    }
+                };
+                self.results[node] = Some(to);
+                self.forward.push(Step::Convolve { node, to });
+            }
+            Op::Attend { .. } => {
+                let to = self.result(node, shape);
+                self.forward.push(Step::Attend { node, to });
+            }
+            Op::Sum { .. } => {
+                let to = self.result(node, shape);
+                self.forward.push(Step::Sum { node, to });
+            }
+            Op::Copy(value) => {
+                self.prepare(value);
+                let to = self.result(node, shape);
+                self.forward.push(Step::Copy { node, to });
+            }
+        }
+    }
+
+    fn result(&mut self, node: usize, shape: Shape) -> Id {
+        let id = self.buffer(shape.length());
+        self.results[node] = Some(Place::Buffer(id));
+        id
+    }
+
+    /// Whether a result may be overwritten by the node that adds it: nothing else reads it then or later.
+    fn ends_here(&self, residual: usize, node: usize) -> bool {
+        let graph = self.graph;
+        let reads = |other: &super::graph::Node| other.op.reads().iter().filter(|&&read| read == residual).count();
+        let readers = graph.nodes.iter().map(reads).sum::<usize>();
+        let normalised = graph.norms.iter().any(|norm| norm.parts.contains(&residual));
+        let buffer = matches!(self.results[residual], Some(Place::Buffer(_)));
+        readers == 1 && !normalised && buffer && reads(&graph.nodes[node]) == 1
+    }
+
+    /// Steps that a value needs before it can be read.
+    fn prepare(&mut self, value: &Value) {
+        if let Some(norm) = value.norm
+            && !std::mem::replace(&mut self.norms_done[norm], true)
+        {
+            self.forward.push(Step::Normalise { norm });
+        }
+        if let Some(mask) = value.mask
+            && !std::mem::replace(&mut self.masks_done[mask], true)
+        {
+            self.forward.push(Step::Mask { mask });
+        }
+    }
+
+    /// The steps that lead from the gradient of a node to those of what it reads.
+    fn backward(&mut self, node: usize) {
+        let Some(g) = self.gradients[node] else {
+            return;
+        };
+        let graph = self.graph;
+        let shape = graph.nodes[node].shape;
+        match &graph.nodes[node].op {
+            Op::Images | Op::Vectors | Op::Absorbed => {}
+            Op::Convolve(convolve) => {
+                if convolve.scale != 1.0 {
+                    self.backward.push(Step::Scale { g, scale: convolve.scale });
+                }
+                let vector = convolve.vector.map(|vector| self.sink(vector));
+                self.backward.push(Step::BiasGradient { node, g, vector });
+                self.backward.push(Step::WeightGradient { node, g });
+                self.reached[convolve.weight] = true;
+                convolve.bias.into_iter().for_each(|bias| self.reached[bias] = true);
+                self.input_gradient(node, &convolve.from, g);
+                if let Some(residual) = convolve.residual {
+                    self.hand_on(residual, g);
+                }
+            }
+            Op::Attend { query, key, value, .. } => {
+                let to = [(); 3].map(|()| self.buffer(shape.length()));
+                self.backward.push(Step::AttentionGradient { node, g, to });
+                for (node, id) in [query, key, value].into_iter().zip(to) {
+                    self.hand_on(*node, Place::Buffer(id));
+                }
+            }
+            Op::Sum { a, b, scale } => {
+                if *scale != 1.0 {
+                    self.backward.push(Step::Scale { g, scale: *scale });
+                }
+                if let Place::Buffer(id) = g {
+                    let to = self.sink(*a);
+                    self.backward.push(Step::Part { g: id, shape, first: 0, part: shape, to });
+                }
+                self.hand_on(*b, g);
+            }
+            Op::Copy(value) => {
+                if let Place::Buffer(id) = g {
+                    self.through(value, id, false);
+                }
+            }
+        }
+    }
+
+    fn needs_gradient(&self, node: usize) -> bool {
+        !matches!(self.graph.nodes[node].op, Op::Images | Op::Vectors)
+    }
+
+    /// Where a contribution to a node's gradient goes.
+    fn sink(&mut self, node: usize) -> Sink {
+        if let Some(Place::Buffer(id)) = self.gradients[node] {
+            return Sink { id, accumulate: true };
+        }
+        let id = self.buffer(self.graph.nodes[node].shape.length());
+        self.gradients[node] = Some(Place::Buffer(id));
+        Sink { id, accumulate: false }
+    }
+
+    /// Gives a gradient that nobody reads any more to a node: as its own, or to be added.
+    fn hand_on(&mut self, node: usize, g: Place) {
+        if !self.needs_gradient(node) {
+            return;
+        }
+        match (self.gradients[node], g) {
+            (None, Place::Buffer(_)) => self.gradients[node] = Some(g),
+            (Some(Place::Buffer(to)), Place::Buffer(from)) => self.backward.push(Step::Add { from, to }),
+            _ => {}
+        }
+    }
+
+    /// From the gradient of a convolution's output to those of the parts of its input.
+    fn input_gradient(&mut self, node: usize, from: &Value, g: Place) {
+        if !from.parts.iter().any(|&part| self.needs_gradient(part)) {
+            return self.through_norm_only(node, from, g);
+        }
+        if from.is_untouched() {
+            let mut first = 0;
+            for &part in &from.parts {
+                let channels = self.graph.nodes[part].shape.channels;
+                if self.needs_gradient(part) {
+                    let to = self.sink(part);
+                    self.backward.push(Step::InputGradient { node, g, first, channels, to });
+                }
+                first += channels;
+            }
+            return;
+        }
+        self.whole_input_gradient(node, from, g);
+    }
+
+    /// A normalised value none of whose parts needs a gradient: its affine parameters still do.
+    fn through_norm_only(&mut self, node: usize, from: &Value, g: Place) {
+        if from.norm.is_some() {
+            self.whole_input_gradient(node, from, g);
+        }
+    }
+
+    /// The gradient of a prepared value: of all convolutions that read it, before it goes on to the parts.
+    fn whole_input_gradient(&mut self, node: usize, from: &Value, g: Place) {
+        let channels = self.graph.channels(from);
+        let found = self.waiting.iter().position(|(value, ..)| value == from);
+        let index = found.unwrap_or_else(|| {
+            let (_, height, width) = self.graph.size(from);
+            let shape = Shape { channels, height, width, ..self.graph.nodes[from.parts[0]].shape };
+            let id = self.buffer(shape.length());
+            self.waiting.push((from.clone(), id, self.readers(from)));
+            self.waiting.len() - 1
+        });
+        let (_, id, to_come) = &mut self.waiting[index];
+        *to_come -= 1;
+        let (id, last) = (*id, *to_come == 0);
+        let to = Sink { id, accumulate: found.is_some() };
+        self.backward.push(Step::InputGradient { node, g, first: 0, channels, to });
+        if last {
+            self.waiting.swap_remove(index);
+            self.through(from, id, from.upsampled);
+        }
+    }
+
+    /// Convolutions with a gradient that read this value.
+    fn readers(&self, value: &Value) -> usize {
+        let reads = |node: &&super::graph::Node| matches!(&node.op, Op::Convolve(convolve) if convolve.from == *value);
+        self.graph.nodes.iter().filter(reads).count()
+    }
+
+    /// From the gradient of a value to those of its parts.
+    fn through(&mut self, value: &Value, mut g: Id, upsampled: bool) {
+        let shape = Shape { channels: self.graph.channels(value), ..self.graph.nodes[value.parts[0]].shape };
+        if upsampled || value.upsampled {
+            let to = self.buffer(shape.length());
+            self.backward.push(Step::Downsample { from: g, to, shape });
+            g = to;
+        }
+        if let Some(mask) = value.mask {
+            self.backward.push(Step::MaskGradient { mask, g });
+        }
+        if let Some(norm) = value.norm {
+            let norm = &self.graph.norms[norm];
+            self.reached[norm.gamma] = true;
+            self.reached[norm.beta] = true;
+            let vectors = norm.scale_shift.map(|vectors| self.sink(vectors));
+            let to = value.parts.iter().map(|&part| self.needs_gradient(part).then(|| self.sink(part)));
+            let to = to.collect();
+            self.backward.push(Step::NormGradient { value: value.clone(), g, to, vectors });
+            return;
+        }
+        if value.silu {
+            self.backward.push(Step::SiluGradient { value: value.clone(), g });
+        }
+        if let [part] = *value.parts {
+            return self.hand_on(part, Place::Buffer(g));
+        }
+        let mut first = 0;
+        for &part in &value.parts {
+            let of_part = self.graph.nodes[part].shape;
+            if self.needs_gradient(part) {
+                let to = self.sink(part);
+                self.backward.push(Step::Part { g, shape, first, part: of_part, to });
+            }
+            first += of_part.channels;
+        }
+    }
+
+    /// Finds how long each buffer lives, and a place for it.
+    fn program(mut self) -> Program {
+        let steps: Vec<Step> = self.forward.iter().chain(&self.backward).cloned().collect();
+        for (time, step) in steps.iter().enumerate() {
+            for id in self.touched(step) {
+                let buffer = &mut self.buffers[id];
+                buffer.first = buffer.first.min(time);
+                buffer.last = buffer.last.max(time);
+            }
+        }
+        let (places, arena) = places(&self.buffers);
+        Program {
+            forward: self.forward,
+            backward: self.backward,
+            lengths: self.buffers.iter().map(|buffer| buffer.length).collect(),
+            results: self.results,
+            places,
+            arena,
+        }
+    }
+
+    /// The buffers that a step reads or writes.
+    fn touched(&self, step: &Step) -> Vec<Id> {
+        let of = |node: usize| self.results[node];
+        let of_value = |value: &Value| {
+            let mut nodes = value.parts.clone();
+            nodes.extend(value.norm.and_then(|norm| self.graph.norms[norm].scale_shift));
+            nodes
+        };
+        let mut nodes: Vec<usize> = Vec::new();
+        let mut places: Vec<Place> = Vec::new();
+        match step {
+            Step::Vectors { to, .. } => places.push(Place::Buffer(*to)),
+            Step::Mask { .. } => {}
+            Step::Normalise { norm } => {
+                nodes.extend(&self.graph.norms[*norm].parts);
+                nodes.extend(self.graph.norms[*norm].scale_shift);
+            }
+            Step::Convolve { node, to } => {
+                nodes.extend(self.graph.nodes[*node].op.reads());
+                places.push(*to);
+            }
+            Step::Attend { node, to } | Step::Sum { node, to } | Step::Copy { node, to } => {
+                nodes.extend(self.graph.nodes[*node].op.reads());
+                places.push(Place::Buffer(*to));
+            }
+            Step::Scale { g, .. } => places.push(*g),
+            Step::BiasGradient { g, vector, .. } => {
+                places.push(*g);
+                places.extend(vector.map(|sink| Place::Buffer(sink.id)));
+            }
+            Step::WeightGradient { node, g } => {
+                if let Op::Convolve(convolve) = &self.graph.nodes[*node].op {
+                    nodes.extend(&convolve.from.parts);
+                }
+                places.push(*g);
+            }
+            Step::InputGradient { g, to, .. } => places.extend([*g, Place::Buffer(to.id)]),
+            Step::Downsample { from, to, .. } | Step::Add { from, to } => {
+                places.extend([Place::Buffer(*from), Place::Buffer(*to)]);
+            }
+            Step::MaskGradient { g, .. } => places.push(Place::Buffer(*g)),
+            Step::SiluGradient { value, g } => {
+                nodes.extend(of_value(value));
+                places.push(Place::Buffer(*g));
+            }
+            Step::NormGradient { value, g, to, vectors } => {
+                nodes.extend(of_value(value));
+                places.push(Place::Buffer(*g));
+                let sinks = to.iter().flatten().chain(vectors);
+                places.extend(sinks.map(|sink| Place::Buffer(sink.id)));
+            }
+            Step::Part { g, to, .. } => places.extend([Place::Buffer(*g), Place::Buffer(to.id)]),
+            Step::AttentionGradient { node, g, to } => {
+                nodes.extend(self.graph.nodes[*node].op.reads());
+                places.push(*g);
+                places.extend(to.map(Place::Buffer));
+            }
+        }
+        places.extend(nodes.into_iter().filter_map(of));
+        let id = |place| match place {
+            Place::Buffer(id) => Some(id),
+            Place::Outside => None,
+        };
+        places.into_iter().filter_map(id).collect()
+    }
+}

@@ -1,0 +1,897 @@
+//! Carrying out a plan: one step after the other, each on all threads.
+#![allow(unsafe_code)] // buffers of one block of memory, which the plan keeps apart
+
+use std::ops::Deref;
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+use rayon::prelude::*;
+
+use super::compile::{Id, Place, Program, Sink, Step, compile};
+use super::gradients::Gradients;
+use super::graph::{Convolve, Graph, Op, Shape, Value};
+use crate::aligned::Aligned;
+use crate::correlate::{Addend, Bias, Correlation, Output};
+use crate::heads::{Heads, Order, View as HeadsView, ViewMut as HeadsViewMut, attend, attend_backward};
+use crate::normalise::{self, Affinity, Backward, PartGradient};
+use crate::packing::{Packed, Slabs, Weights};
+use crate::processor::Level;
+use crate::simd::{per_processor, sigmoid};
+use crate::source::{Affine, Layout, Mask, Part, Source};
+use crate::storage::{Shared, view};
+use crate::tile::LANES;
+use crate::weight_gradient::{Target, WeightGradient};
+
+/// What a network is run for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Forward passes only, with the weights of the first one: they are laid out once.
+    Inference,
+    /// Forward and backward passes, with the weights as they are at each.
+    Training,
+}
+
+/// A network ready to run.
+pub struct Executor {
+    graph: Graph,
+    program: Program,
+    used: Use,
+    arena: Aligned,
+    norms: Vec<NormState>,
+    masks: Vec<Vec<u8>>,
+    /// In inference the weights of each node, in training those of the step.
+    packed: Vec<Packed>,
+    biases: Vec<Aligned>,
+    /// In inference, whether the node's weights are laid out.
+    fresh: Vec<bool>,
+}
+
+/// What a normalisation found out in the forward pass.
+#[derive(Clone, Default)]
+struct NormState {
+    statistics: Vec<[f32; 2]>,
+    coefficients: Aligned,
+}
+
+/// Draws the mask of a place of dropout: `[B, C, H, W]`, zero for what is dropped.
+pub type DrawMask<'a> = dyn FnMut(usize, &mut [u8]) -> Result<()> + 'a;
+
+impl Executor {
+    /// Plans a network that gives `output`.
+    ///
+    /// # Errors
+    /// An output that is not a convolution's; in training a parameter that has no influence on it.
+    pub fn new(mut graph: Graph, output: &Value, used: Use) -> Result<Self> {
+        let program = compile(&mut graph, output, used == Use::Training)?;
+        let norms = graph.norms.iter().map(|norm| {
+            let shape = graph.nodes[norm.parts[0]].shape;
+            let channels: usize = norm.parts.iter().map(|&part| graph.nodes[part].shape.channels).sum();
+            NormState {
+                statistics: vec![[0.0; 2]; shape.images * norm.groups.count],
+                coefficients: Aligned::zeros(shape.images * channels.div_ceil(LANES) * 2 * LANES),
+            }
+        });
+        let norms = norms.collect();
+        let masks = graph.masks.iter().map(|mask| vec![0; mask.shape.length()]).collect();
+        let per_node = if used == Use::Inference { graph.nodes.len() } else { 1 };
+        Ok(Executor {
+            arena: Aligned::zeros(program.arena),
+            norms,
+            masks,
+            packed: vec![Packed::default(); per_node],
+            biases: vec![Aligned::default(); per_node],
+            fresh: vec![false; per_node],
+            graph,
+            program,
+            used,
+        })
+    }
+
+    /// Bytes of activations, gradients between operations and masks that such an executor holds: all that depends on the
+    /// batch. Nothing is allocated to find out.
+    ///
+    /// # Errors
+    /// As [`Executor::new`].
+    pub fn memory(mut graph: Graph, output: &Value, used: Use) -> Result<u64> {
+        let program = compile(&mut graph, output, used == Use::Training)?;
+        let masks = graph.masks.iter().map(|mask| mask.shape.length() as u64);
+        Ok(masks.fold(4u64.saturating_mul(program.arena as u64), u64::saturating_add))
+    }
+
+    /// Lays the weights out anew at the next forward pass: they have changed.
+    pub fn refresh(&mut self) {
+        self.fresh.fill(false);
+    }
+
+    /// The forward pass.
+    ///
+    /// # Shapes
+    /// images `[B, C, H, W]`, vectors `[B, D]` as recorded -> the output `[B, C', H', W']`
+    ///
+    /// # Errors
+    /// Tensors of other shapes or types than were recorded; what `draw_mask` says.
+    pub fn forward(
+        &mut self,
+        parameters: &[Tensor],
+        images: &Tensor,
+        vectors: &Tensor,
+        draw_mask: &mut DrawMask<'_>,
+    ) -> Result<Tensor> {
+        self.check(parameters, Some(images), Some(vectors))?;
+        let (images, vectors) = (images.contiguous()?, vectors.contiguous()?);
+        let guards = parameters.iter().map(|p| view("executor", "parameter", p)).collect::<Result<Vec<_>>>()?;
+        let parameters: Vec<&[f32]> = guards.iter().map(Deref::deref).collect();
+        let images = view("executor", "images", &images)?;
+        let vectors = view("executor", "vectors", &vectors)?;
+        let (shape, length) = self.output_shape();
+        let mut output = vec![0f32; length];
+        let memory = Memory { floats: Shared::new(&mut self.arena), places: &self.program.places, lengths: &self.program.lengths };
+        let outside = Shared::new(&mut output);
+        let mut pass = Pass {
+            graph: &self.graph,
+            results: &self.program.results,
+            used: self.used,
+            memory,
+            norms: &mut self.norms,
+            masks: &mut self.masks,
+            packed: &mut self.packed,
+            biases: &mut self.biases,
+            fresh: &mut self.fresh,
+            parameters: &parameters,
+            images: &images,
+            outside: &outside,
+            gradient: &[],
+        };
+        for step in &self.program.forward {
+            match step {
+                Step::Vectors { node, to } => pass.vectors(*node, &vectors, *to),
+                Step::Mask { mask } => pass.draw(*mask, draw_mask)?,
+                Step::Normalise { norm } => pass.normalise(*norm),
+                Step::Convolve { node, to } => pass.convolve(*node, *to),
+                Step::Attend { node, to } => pass.attend(*node, *to),
+                Step::Sum { node, to } => pass.sum(*node, *to),
+                Step::Copy { node, to } => pass.copy(*node, *to),
+                _ => {} // only the backward pass has others
+            }
+        }
+        Tensor::from_vec(output, shape.as_slice(), &Device::Cpu)
+    }
+
+    /// The backward pass after a forward pass on the same parameters and images: the gradients of all parameters from
+    /// that of the output, written or (`accumulate`) added.
+    ///
+    /// # Errors
+    /// A network planned for inference; tensors of other shapes or types than were recorded.
+    pub fn backward(
+        &mut self,
+        parameters: &[Tensor],
+        images: &Tensor,
+        gradient: &Tensor,
+        gradients: &mut Gradients,
+        accumulate: bool,
+    ) -> Result<()> {
+        if self.used != Use::Training {
+            bail!("executor: a network planned for inference has no backward pass");
+        }
+        self.check(parameters, Some(images), None)?;
+        let expected = self.output_shape().0;
+        if gradient.dims() != expected || gradient.dtype() != DType::F32 {
+            bail!("executor: the gradient is {:?} {:?}, expected F32 {expected:?}", gradient.dtype(), gradient.dims());
+        }
+        if !gradients.shapes().eq(self.graph.parameters.iter().map(Vec::as_slice)) {
+            bail!("executor: the gradients are of other parameters than the network's");
+        }
+        let (images, gradient) = (images.contiguous()?, gradient.contiguous()?);
+        let guards = parameters.iter().map(|p| view("executor", "parameter", p)).collect::<Result<Vec<_>>>()?;
+        let parameters: Vec<&[f32]> = guards.iter().map(Deref::deref).collect();
+        let images = view("executor", "images", &images)?;
+        let gradient = view("executor", "gradient", &gradient)?;
+        let starts: Vec<usize> = (0..gradients.len()).map(|index| gradients.start(index)).collect();
+        let memory = Memory { floats: Shared::new(&mut self.arena), places: &self.program.places, lengths: &self.program.lengths };
+        let outside = Shared::new(&mut []);
+        let mut pass = Pass {
+            graph: &self.graph,
+            results: &self.program.results,
+            used: self.used,
+            memory,
+            norms: &mut self.norms,
+            masks: &mut self.masks,
+            packed: &mut self.packed,
+            biases: &mut self.biases,
+            fresh: &mut self.fresh,
+            parameters: &parameters,
+            images: &images,
+            outside: &outside,
+            gradient: &gradient,
+        };
+        let mut found = Found {
+            memory: gradients.shared(),
+            starts,
+            written: vec![accumulate; parameters.len()],
+        };
+        for step in &self.program.backward {
+            pass.backward_step(step, &mut found);
+        }
+        Ok(())
+    }
+
+    fn output_shape(&self) -> ([usize; 4], usize) {
+        let shape = self.program.forward.iter().rev().find_map(|step| match step {
+            Step::Convolve { node, to: Place::Outside } => Some(self.graph.nodes[*node].shape),
+            _ => None,
+        });
+        let dims = shape.map_or([0; 4], |s| [s.images, s.channels, s.height, s.width]);
+        (dims, dims.iter().product())
+    }
+
+    fn check(&self, parameters: &[Tensor], images: Option<&Tensor>, vectors: Option<&Tensor>) -> Result<()> {
+        if parameters.len() != self.graph.parameters.len() {
+            bail!("executor: {} parameters, expected {}", parameters.len(), self.graph.parameters.len());
+        }
+        for (index, (parameter, shape)) in parameters.iter().zip(&self.graph.parameters).enumerate() {
+            if parameter.dims() != shape.as_slice() {
+                bail!("executor: parameter {index} is {:?}, expected {shape:?}", parameter.dims());
+            }
+        }
+        for node in &self.graph.nodes {
+            let s = node.shape;
+            let (name, tensor, expected) = match node.op {
+                Op::Images => ("images", images, vec![s.images, s.channels, s.height, s.width]),
+                Op::Vectors => ("vectors", vectors, vec![s.width, s.channels]),
+                _ => continue,
+            };
+            if let Some(tensor) = tensor.filter(|tensor| tensor.dims() != expected) {
+                bail!("executor: {name} are {:?}, expected {expected:?}", tensor.dims());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Executor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (nodes, megabytes) = (self.graph.nodes.len(), self.arena.len() >> 18);
+        write!(f, "Executor of {nodes} nodes in {megabytes} MiB for {:?}", self.used)
+    }
+}
+
+/// The block of memory, and where the plan has put which buffer.
+struct Memory<'a> {
+    floats: Shared<'a>,
+    places: &'a [usize],
+    lengths: &'a [usize],
+}
+
+impl<'a> Memory<'a> {
+    /// A buffer to read.
+    fn read(&self, id: Id) -> &'a [f32] {
+        let length = self.lengths[id];
+        // SAFETY: `at` has seen that it lies in memory; the plan gives no other buffer of the same time this place, and
+        // a step does not write what it reads but for gradients in place, for which it takes no such slice.
+        unsafe { std::slice::from_raw_parts(self.floats.at(self.places[id], length), length) }
+    }
+
+    /// A buffer to write.
+    #[allow(clippy::mut_from_ref)] // as `Shared::slice`
+    fn write(&self, id: Id) -> &'a mut [f32] {
+        let length = self.lengths[id];
+        // SAFETY: as in `read`.
+        unsafe { std::slice::from_raw_parts_mut(self.floats.at(self.places[id], length), length) }
+    }
+}
+
+/// Where the gradients of parameters go.
+struct Found<'a> {
+    memory: Shared<'a>,
+    starts: Vec<usize>,
+    /// Which have been written and are to be added to.
+    written: Vec<bool>,
+}
+
+impl Found<'_> {
+    /// Sets or adds one element of a gradient.
+    fn put(&self, parameter: usize, index: usize, value: f32) {
+        let to = self.memory.at(self.starts[parameter] + index, 1);
+        // SAFETY: `at` has seen that it lies in memory, and only the calling thread writes here.
+        unsafe {
+            let before = if self.written[parameter] { to.read() } else { 0.0 };
+            to.write(before + value);
+        }
+    }
+}
+
+/// One pass through the network.
+struct Pass<'a> {
+    graph: &'a Graph,
+    results: &'a [Option<Place>],
+    used: Use,
+    memory: Memory<'a>,
+    norms: &'a mut [NormState],
+    masks: &'a mut [Vec<u8>],
+    packed: &'a mut [Packed],
+    biases: &'a mut [Aligned],
+    fresh: &'a mut [bool],
+    parameters: &'a [&'a [f32]],
+    images: &'a [f32],
+    /// Where the output goes.
+    outside: &'a Shared<'a>,
+    /// Its gradient.
+    gradient: &'a [f32],
+}
+
+/// The forward steps.
+impl<'a> Pass<'a> {
+    /// `[B, C]` to pixels side by side.
+    fn vectors(&mut self, node: usize, vectors: &[f32], to: Id) {
+        let shape = self.graph.nodes[node].shape;
+        let to = self.memory.write(to);
+        to.fill(0.0);
+        for (image, vector) in vectors.chunks(shape.channels).enumerate() {
+            for (channel, value) in vector.iter().enumerate() {
+                to[normalise::vector_place(image, shape.width, channel)] = *value;
+            }
+        }
+    }
+
+    fn draw(&mut self, mask: usize, draw_mask: &mut DrawMask<'_>) -> Result<()> {
+        let recorded = self.graph.masks[mask];
+        let shape = recorded.shape;
+        let pixels = shape.height * shape.width;
+        let mut plain = vec![0; shape.images * shape.channels * pixels];
+        draw_mask(recorded.place, &mut plain)?;
+        let to = &mut self.masks[mask];
+        for (image, plain) in plain.chunks(shape.channels * pixels).enumerate() {
+            for (channel, plain) in plain.chunks(pixels).enumerate() {
+                let start = image * shape.image() + channel / LANES * pixels * LANES + channel % LANES;
+                let to = to[start..].iter_mut().step_by(LANES);
+                to.zip(plain).for_each(|(to, kept)| *to = *kept);
+            }
+        }
+        Ok(())
+    }
+
+    fn normalise(&mut self, norm: usize) {
+        let recorded = &self.graph.norms[norm];
+        let source = self.parts(&recorded.parts);
+        let images = self.graph.nodes[recorded.parts[0]].shape.images;
+        let affinity = self.affinity(norm);
+        let state = &mut self.norms[norm];
+        normalise::statistics(&source, images, recorded.groups, &mut state.statistics);
+        normalise::coefficients(&state.statistics, affinity, images, recorded.groups.count, &mut state.coefficients);
+    }
+
+    fn convolve(&mut self, node: usize, to: Place) {
+        let Op::Convolve(convolve) = &self.graph.nodes[node].op else {
+            return;
+        };
+        let shape = self.graph.nodes[node].shape;
+        let slot = if self.used == Use::Inference { node } else { 0 };
+        let packed = self.pack(node, convolve, slot);
+        let bias = self.bias(convolve, shape, slot);
+        let source = self.source(&convolve.from);
+        let output = match to {
+            Place::Buffer(_) => Output::whole(&self.memory.floats, Layout::Blocked, (shape.channels, shape.height, shape.width)),
+            Place::Outside => Output::whole(self.outside, Layout::Plain, (shape.channels, shape.height, shape.width)),
+        };
+        let start = self.start(to);
+        let plus = convolve.residual.map(|residual| match self.results[residual] {
+            // Addresses are counted from the output's beginning, as the output itself.
+            Some(place @ Place::Buffer(_)) => Addend(self.memory.floats.at(self.start(place), shape.length()).wrapping_sub(start)),
+            _ => Addend(std::ptr::null()),
+        });
+        let correlation = Correlation {
+            batch: shape.images,
+            source: &source,
+            window: &convolve.geometry.forward(),
+            weights: &packed,
+            bias,
+            plus,
+            scale: convolve.scale,
+        };
+        // SAFETY: the plan gives the output a place of its own, or that of the residual, which is read first.
+        unsafe {
+            correlation.run(Output { start, ..output });
+        }
+        drop(source);
+        self.packed[slot] = packed;
+    }
+
+    /// The weights of a convolution, laid out; they have to be put back.
+    fn pack(&mut self, node: usize, convolve: &Convolve, slot: usize) -> Packed {
+        let mut packed = std::mem::take(&mut self.packed[slot]);
+        let done = std::mem::replace(&mut self.fresh[slot], self.used == Use::Inference);
+        if !done {
+            let weights = self.weights(node, convolve);
+            let taps: Vec<usize> = (0..convolve.geometry.taps()).collect();
+            let shape = (weights.inputs.0, weights.outputs.0, taps.len());
+            packed.fill(weights, &taps, Slabs::new(Level::current(), shape, convolve.geometry.output_width));
+        }
+        packed
+    }
+
+    /// Where the weights of a convolution lie.
+    fn weights(&self, node: usize, convolve: &Convolve) -> Weights<'a> {
+        let inputs = self.graph.channels(&convolve.from);
+        let taps = convolve.geometry.taps();
+        Weights {
+            data: self.parameters[convolve.weight],
+            inputs: (inputs, taps),
+            outputs: (self.graph.nodes[node].shape.channels, inputs * taps),
+        }
+    }
+
+    /// The bias in blocks; with a vector the sums of both, for each image.
+    fn bias(&mut self, convolve: &Convolve, shape: Shape, slot: usize) -> Option<Bias<'a>> {
+        let bias = self.parameters[convolve.bias?];
+        let vector = convolve.vector.and_then(|vector| match self.results[vector] {
+            Some(Place::Buffer(id)) => Some(self.memory.read(id)),
+            _ => None,
+        });
+        let images = if vector.is_some() { shape.images } else { 1 };
+        let length = shape.blocks() * images * LANES;
+        let to = &mut self.biases[slot];
+        if to.len() < length {
+            *to = Aligned::zeros(length);
+        }
+        to[..length].fill(0.0);
+        for (channel, bias) in bias.iter().enumerate() {
+            for image in 0..images {
+                let place = normalise::vector_place(image, images, channel);
+                to[place] = bias + vector.map_or(0.0, |vector| vector[place]);
+            }
+        }
+        // SAFETY: the slot's memory stays as it is until the next step.
+        let data = unsafe { std::slice::from_raw_parts(to.as_ptr(), length) };
+        Some(Bias { data, image: if vector.is_some() { LANES } else { 0 }, block: images * LANES })
+    }
+
+    fn attend(&mut self, node: usize, to: Id) {
+        let Some((heads, [q, k, v])) = self.heads(node) else {
+            return;
+        };
+        let shape = self.graph.nodes[node].shape;
+        // SAFETY: the plan gives the result a place of its own.
+        unsafe {
+            attend(&heads, q, k, v, self.heads_to(to, shape));
+        }
+    }
+
+    fn sum(&mut self, node: usize, to: Id) {
+        let Op::Sum { a, b, scale } = self.graph.nodes[node].op else {
+            return;
+        };
+        let (a, b) = (self.parts(&[a]), self.parts(&[b]));
+        let (a, b) = (a.parts[0], b.parts[0]);
+        let to = self.memory.write(to);
+        if a.layout == Layout::Blocked && b.layout == Layout::Blocked {
+            let pieces = to.par_chunks_mut(CHUNK).zip(a.data.par_chunks(CHUNK)).zip(b.data.par_chunks(CHUNK));
+            pieces.for_each(|((to, a), b)| scaled_sum(to, a, b, scale));
+        }
+    }
+
+    /// Carries out what a value has in store.
+    fn copy(&mut self, node: usize, to: Id) {
+        let Op::Copy(value) = &self.graph.nodes[node].op else {
+            return;
+        };
+        let shape = self.graph.nodes[node].shape;
+        let source = self.source(value);
+        let identity = crate::source::Window { stride: 1, offsets: vec![(0, 0)], height: shape.height, width: shape.width };
+        let layout = identity.layout(1, shape.height);
+        let to = self.memory.write(to);
+        to.par_chunks_mut(shape.image()).enumerate().for_each(|(image, to)| {
+            crate::source::gather(&source, &identity, &layout, image..image + 1, 0, 0..shape.blocks(), to);
+        });
+    }
+}
+
+/// The backward steps.
+impl Pass<'_> {
+    fn backward_step(&mut self, step: &Step, found: &mut Found<'_>) {
+        match step {
+            Step::Scale { g, scale, .. } => {
+                if let Place::Buffer(id) = g {
+                    let scale = *scale;
+                    self.memory.write(*id).par_chunks_mut(CHUNK).for_each(|g| g.iter_mut().for_each(|g| *g *= scale));
+                }
+            }
+            Step::BiasGradient { node, g, vector } => self.bias_gradient(*node, *g, *vector, found),
+            Step::WeightGradient { node, g } => self.weight_gradient(*node, *g, found),
+            Step::InputGradient { node, g, first, channels, to } => {
+                self.input_gradient(*node, *g, (*first, *channels), *to);
+            }
+            Step::Downsample { from, to, shape } => self.downsample(*from, *to, *shape),
+            Step::MaskGradient { mask, g } => {
+                let scale = self.mask_scale();
+                let g = self.memory.write(*g).par_chunks_mut(CHUNK);
+                g.zip(self.masks[*mask].par_chunks(CHUNK)).for_each(|(g, kept)| drop_gradient(g, kept, scale));
+            }
+            Step::SiluGradient { value, g } => self.silu_gradient(value, *g),
+            Step::NormGradient { value, g, to, vectors } => self.norm_gradient(value, *g, to, *vectors, found),
+            Step::Part { g, shape, first, part, to } => self.part(*g, *shape, *first, *part, *to),
+            Step::AttentionGradient { node, g, to } => self.attention_gradient(*node, *g, *to),
+            Step::Add { from, to } => {
+                let (from, to) = (self.memory.read(*from), self.memory.write(*to));
+                to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| crate::simd::add_assign(to, from));
+            }
+            _ => {} // only the forward pass has others
+        }
+    }
+
+    /// Sums over pixels of each channel of each image; over the images they are the gradient of the bias.
+    fn bias_gradient(&mut self, node: usize, g: Place, vector: Option<Sink>, found: &mut Found<'_>) {
+        let Op::Convolve(Convolve { bias, .. }) = &self.graph.nodes[node].op else {
+            return;
+        };
+        let shape = self.graph.nodes[node].shape;
+        let dy = self.gradient_source(node, g);
+        let sums = image_sums(&dy, shape);
+        if let Some(bias) = *bias {
+            for channel in 0..shape.channels {
+                let of = |image: usize| sums[image * shape.blocks() * LANES + channel];
+                found.put(bias, channel, (0..shape.images).map(of).sum::<f64>() as f32);
+            }
+            found.written[bias] = true;
+        }
+        if let Some(sink) = vector {
+            let to = self.memory.write(sink.id);
+            for image in 0..shape.images {
+                for channel in 0..shape.blocks() * LANES {
+                    let to = &mut to[normalise::vector_place(image, shape.images, channel)];
+                    let before = if sink.accumulate { *to } else { 0.0 };
+                    *to = before + sums[image * shape.blocks() * LANES + channel] as f32;
+                }
+            }
+        }
+    }
+
+    fn weight_gradient(&mut self, node: usize, g: Place, found: &mut Found<'_>) {
+        let Op::Convolve(convolve) = &self.graph.nodes[node].op else {
+            return;
+        };
+        let (source, dy) = (self.source(&convolve.from), self.gradient_source(node, g));
+        let start = found.starts[convolve.weight];
+        let taps = convolve.geometry.taps();
+        let places: Vec<usize> = (0..taps).map(|tap| start + tap).collect();
+        let gradient = WeightGradient {
+            batch: self.graph.nodes[node].shape.images,
+            source: &source,
+            window: &convolve.geometry.forward(),
+            dy: &dy,
+        };
+        let target = Target {
+            memory: &found.memory,
+            taps: &places,
+            input: taps,
+            output: taps * source.channels(),
+            accumulate: found.written[convolve.weight],
+        };
+        // SAFETY: nothing else is written while this step runs.
+        unsafe {
+            gradient.run(target);
+        }
+        found.written[convolve.weight] = true;
+    }
+
+    /// The gradient of some of the channels that a convolution reads: its weights turned round over the gradient.
+    fn input_gradient(&mut self, node: usize, g: Place, (first, channels): (usize, usize), to: Sink) {
+        let Op::Convolve(convolve) = &self.graph.nodes[node].op else {
+            return;
+        };
+        let geometry = &convolve.geometry;
+        let weights = self.weights(node, convolve);
+        let turned = Weights {
+            data: &weights.data[first * weights.inputs.1..],
+            inputs: weights.outputs,
+            outputs: (channels, weights.inputs.1),
+        };
+        let dy = self.gradient_source(node, g);
+        let mut packed = std::mem::take(&mut self.packed[0]);
+        let place = self.memory.places[to.id];
+        let whole = Output::whole(&self.memory.floats, Layout::Blocked, (channels, geometry.height, geometry.width));
+        for share in geometry.backward() {
+            let shape = (turned.inputs.0, channels, share.taps.len());
+            packed.fill(turned, &share.taps, Slabs::new(Level::current(), shape, share.window.width));
+            let correlation = Correlation {
+                batch: self.graph.nodes[node].shape.images,
+                source: &dy,
+                window: &share.window,
+                weights: &packed,
+                bias: None,
+                plus: to.accumulate.then(|| Addend(self.memory.floats.at(0, 0))),
+                scale: 1.0,
+            };
+            let output = Output {
+                start: place + share.row * whole.row + share.column * whole.pixel,
+                row: whole.row * geometry.stride,
+                pixel: whole.pixel * geometry.stride,
+                ..whole
+            };
+            // SAFETY: the plan gives the gradient a place of its own.
+            unsafe {
+                correlation.run(output);
+            }
+        }
+        self.packed[0] = packed;
+    }
+
+    fn downsample(&mut self, from: Id, to: Id, shape: Shape) {
+        let (from, to) = (self.memory.read(from), self.memory.write(to));
+        let row = shape.width * LANES;
+        to.par_chunks_mut(row).zip(from.par_chunks(4 * row)).for_each(|(to, from)| {
+            let (upper, lower) = from.split_at(2 * row);
+            sum_of_four(to, upper, lower);
+        });
+    }
+
+    fn silu_gradient(&mut self, value: &Value, g: Id) {
+        let x = self.parts(&value.parts);
+        let shape = self.graph.nodes[value.parts[0]].shape;
+        let plane = shape.height * shape.width * LANES;
+        let blocks = x.blocks();
+        self.memory.write(g).par_chunks_mut(plane).enumerate().for_each(|(task, g)| {
+            let (image, block) = (task / blocks, task % blocks);
+            let (part, first) = normalise::part_of(&x, block);
+            let part = &x.parts[part];
+            silu_gradient(g, &part.data[part.image * image + first * plane..][..plane]);
+        });
+    }
+
+    fn norm_gradient(&mut self, value: &Value, g: Id, to: &[Option<Sink>], vectors: Option<Sink>, found: &mut Found<'_>) {
+        let Some(norm) = value.norm else {
+            return;
+        };
+        let recorded = &self.graph.norms[norm];
+        let shape = self.graph.nodes[value.parts[0]].shape;
+        let x = self.parts(&value.parts);
+        let affinity = self.affinity(norm);
+        let state = &self.norms[norm];
+        let backward = Backward {
+            x: &x,
+            batch: shape.images,
+            groups: recorded.groups.count,
+            silu: value.silu,
+            statistics: &state.statistics,
+            coefficients: &state.coefficients,
+            affinity,
+        };
+        let shared: Vec<Option<Shared<'_>>> =
+            to.iter().map(|sink| sink.map(|sink| Shared::new(self.memory.write(sink.id)))).collect();
+        let parts = shared.iter().zip(to).zip(&value.parts).map(|((memory, sink), &part)| {
+            Some(PartGradient {
+                memory: memory.as_ref()?,
+                image: self.graph.nodes[part].shape.image(),
+                accumulate: sink.as_ref()?.accumulate,
+            })
+        });
+        let parts: Vec<Option<PartGradient<'_>>> = parts.collect();
+        // SAFETY: the plan gives each gradient a place of its own.
+        let sums = unsafe { backward.run(self.memory.write(g), &parts) };
+        let mut conditioned = vectors.map(|sink| (self.memory.write(sink.id), sink.accumulate));
+        let channels = affinity.gamma.len();
+        normalise::affine_gradients(
+            &sums,
+            affinity,
+            shape.images,
+            |channel, gamma, beta| {
+                found.put(recorded.gamma, channel, gamma);
+                found.put(recorded.beta, channel, beta);
+            },
+            |image, channel, scale, shift| {
+                if let Some((to, accumulate)) = &mut conditioned {
+                    for (channel, value) in [(channel, scale), (channels + channel, shift)] {
+                        let to = &mut to[normalise::vector_place(image, shape.images, channel)];
+                        *to = value + if *accumulate { *to } else { 0.0 };
+                    }
+                }
+            },
+        );
+        found.written[recorded.gamma] = true;
+        found.written[recorded.beta] = true;
+    }
+
+    /// Some channels of a gradient to a part's own.
+    fn part(&mut self, g: Id, shape: Shape, first: usize, part: Shape, to: Sink) {
+        let (g, to_data) = (self.memory.read(g), self.memory.write(to.id));
+        let pixels = shape.height * shape.width;
+        to_data.par_chunks_mut(part.image()).enumerate().for_each(|(image, to_data)| {
+            for channel in 0..part.blocks() * LANES {
+                let from = first + channel;
+                let inside = channel < part.channels;
+                let from = &g[image * shape.image() + from / LANES * pixels * LANES * usize::from(inside)..];
+                let lane = (first + channel) % LANES;
+                let to_data = to_data[channel / LANES * pixels * LANES + channel % LANES..].iter_mut().step_by(LANES);
+                for (pixel, to_data) in to_data.take(pixels).enumerate() {
+                    let value = if inside { from[pixel * LANES + lane] } else { 0.0 };
+                    *to_data = value + if to.accumulate { *to_data } else { 0.0 };
+                }
+            }
+        });
+    }
+
+    fn attention_gradient(&mut self, node: usize, g: Place, to: [Id; 3]) {
+        let Some((heads, [q, k, v])) = self.heads(node) else {
+            return;
+        };
+        let (Place::Buffer(g), shape) = (g, self.graph.nodes[node].shape) else {
+            return;
+        };
+        let g = self.heads_of(g, shape);
+        let [dq, dk, dv] = to.map(|id| self.heads_to(id, shape));
+        // SAFETY: the plan gives each gradient a place of its own.
+        unsafe {
+            attend_backward(&heads, q, k, v, g, dq, dk, dv);
+        }
+    }
+}
+
+/// What steps read.
+impl<'a> Pass<'a> {
+    fn start(&self, place: Place) -> usize {
+        match place {
+            Place::Buffer(id) => self.memory.places[id],
+            Place::Outside => 0,
+        }
+    }
+
+    /// The activations of some nodes, one after the other, as they are.
+    fn parts(&self, nodes: &[usize]) -> Source<'a> {
+        let shape = self.graph.nodes[nodes[0]].shape;
+        let part = |&node: &usize| {
+            let shape = self.graph.nodes[node].shape;
+            match self.results[node] {
+                Some(Place::Buffer(id)) => Part {
+                    data: self.memory.read(id),
+                    layout: Layout::Blocked,
+                    channels: shape.channels,
+                    image: shape.image(),
+                },
+                _ => Part {
+                    data: self.images,
+                    layout: Layout::Plain,
+                    channels: shape.channels,
+                    image: shape.channels * shape.height * shape.width,
+                },
+            }
+        };
+        Source {
+            parts: nodes.iter().map(part).collect(),
+            height: shape.height,
+            width: shape.width,
+            affine: None,
+            mask: None,
+            upsampled: false,
+        }
+    }
+
+    /// A value, with all that is done to it on the way.
+    fn source<'s>(&'s self, value: &Value) -> Source<'s> {
+        let coefficients = value.norm.map(|norm| &*self.norms[norm].coefficients);
+        Source {
+            affine: (coefficients.is_some() || value.silu).then_some(Affine { coefficients, silu: value.silu }),
+            mask: value.mask.map(|mask| Mask { kept: &self.masks[mask], scale: self.mask_scale() }),
+            upsampled: value.upsampled,
+            ..self.parts(&value.parts)
+        }
+    }
+
+    fn mask_scale(&self) -> f32 {
+        (1.0 / (1.0 - self.graph.rate)) as f32
+    }
+
+    /// The gradient of a convolution's output.
+    fn gradient_source(&self, node: usize, g: Place) -> Source<'a> {
+        let shape = self.graph.nodes[node].shape;
+        let part = match g {
+            Place::Buffer(id) => Part { data: self.memory.read(id), layout: Layout::Blocked, channels: shape.channels, image: shape.image() },
+            Place::Outside => Part {
+                data: self.gradient,
+                layout: Layout::Plain,
+                channels: shape.channels,
+                image: shape.channels * shape.height * shape.width,
+            },
+        };
+        Source::plain(part, shape.height, shape.width)
+    }
+
+    fn affinity(&self, norm: usize) -> Affinity<'a> {
+        let norm = &self.graph.norms[norm];
+        Affinity {
+            gamma: self.parameters[norm.gamma],
+            beta: self.parameters[norm.beta],
+            scale_shift: norm.scale_shift.and_then(|vectors| match self.results[vectors] {
+                Some(Place::Buffer(id)) => Some(self.memory.read(id)),
+                _ => None,
+            }),
+        }
+    }
+
+    fn heads(&self, node: usize) -> Option<(Heads, [HeadsView<'_>; 3])> {
+        let Op::Attend { query, key, value, heads } = self.graph.nodes[node].op else {
+            return None;
+        };
+        let shape = self.graph.nodes[node].shape;
+        let size = shape.channels / heads;
+        let pixels = shape.height * shape.width;
+        let of = |node: usize| match self.results[node] {
+            Some(Place::Buffer(id)) => Some(self.heads_of(id, shape)),
+            _ => None,
+        };
+        let heads = Heads {
+            batch: shape.images,
+            heads,
+            queries: pixels,
+            keys: pixels,
+            size,
+            value_size: size,
+            scale: (1.0 / (size as f64).sqrt()) as f32,
+        };
+        Some((heads, [of(query)?, of(key)?, of(value)?]))
+    }
+}
+
+impl Pass<'_> {
+    fn heads_of(&self, id: Id, shape: Shape) -> HeadsView<'_> {
+        HeadsView { data: self.memory.read(id), order: Order::Blocked, image: shape.image() }
+    }
+
+    fn heads_to(&self, id: Id, shape: Shape) -> HeadsViewMut<'_> {
+        let start = self.memory.places[id];
+        HeadsViewMut { memory: &self.memory.floats, start, order: Order::Blocked, image: shape.image() }
+    }
+}
+
+/// Elements that one task of an element-wise step works on.
+const CHUNK: usize = 1 << 14;
+
+/// Σ over pixels of each channel of each image: `[B, blocks * LANES]`.
+fn image_sums(x: &Source<'_>, shape: Shape) -> Vec<f64> {
+    let pixels = shape.height * shape.width;
+    let mut sums = vec![0f64; shape.images * shape.blocks() * LANES];
+    sums.par_chunks_mut(LANES).enumerate().for_each(|(task, sums)| {
+        let (image, block) = (task / shape.blocks(), task % shape.blocks());
+        let part = &x.parts[0];
+        if part.layout == Layout::Blocked {
+            let plane = &part.data[part.image * image + block * pixels * LANES..][..pixels * LANES];
+            sums.copy_from_slice(&normalise::lane_sums(plane));
+        } else {
+            let channels = block * LANES..shape.channels.min((block + 1) * LANES);
+            for (sum, channel) in sums.iter_mut().zip(channels) {
+                *sum = crate::simd::sum(&part.data[part.image * image + channel * pixels..][..pixels]);
+            }
+        }
+    });
+    sums
+}
+
+per_processor! {
+    fn scaled_sum(to: &mut [f32], a: &[f32], b: &[f32], scale: f32) {
+        for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
+            *to = (a + b) * scale;
+        }
+    }
+
+    /// Sums of 2 by 2 pixels of two rows.
+    fn sum_of_four(to: &mut [f32], upper: &[f32], lower: &[f32]) {
+        let (to, _) = to.as_chunks_mut::<LANES>();
+        let (upper, _) = upper.as_chunks::<LANES>();
+        let (lower, _) = lower.as_chunks::<LANES>();
+        for ((to, upper), lower) in to.iter_mut().zip(upper.chunks_exact(2)).zip(lower.chunks_exact(2)) {
+            for lane in 0..LANES {
+                to[lane] = (upper[0][lane] + upper[1][lane]) + (lower[0][lane] + lower[1][lane]);
+            }
+        }
+    }
+
+    fn silu_gradient(g: &mut [f32], x: &[f32]) {
+        for (g, &x) in g.iter_mut().zip(x) {
+            let s = sigmoid(x);
+            *g *= s * (1.0 + x * (1.0 - s));
+        }
+    }
+
+    fn drop_gradient(g: &mut [f32], kept: &[u8], scale: f32) {
+        for (g, &kept) in g.iter_mut().zip(kept) {
+            *g = if kept == 0 { 0.0 } else { *g * scale };
+        }
+    }
+}

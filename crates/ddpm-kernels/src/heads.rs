@@ -1,0 +1,708 @@
+//! Softmax attention of every head of a batch and its gradients, some queries at a time: the matrix of all probabilities
+//! never exists.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::aligned::with_scratch;
+use crate::packing::{Slabs, split_row};
+use crate::processor::Level;
+use crate::simd::{exp, largest, per_processor, sum_of};
+use crate::storage::Shared;
+use crate::tile::{LANES, Outer, Product, most_pixels, multiply_tile, outer_shape, outer_tile};
+use crate::transpose::{Rows, transpose};
+
+/// The sizes of an attention, and what the scores are multiplied with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heads {
+    pub(crate) batch: usize,
+    pub(crate) heads: usize,
+    pub(crate) queries: usize,
+    pub(crate) keys: usize,
+    /// Channels of a query and a key of one head.
+    pub(crate) size: usize,
+    /// Channels of a value of one head.
+    pub(crate) value_size: usize,
+    pub(crate) scale: f32,
+}
+
+/// How the heads of an image lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// `[heads, rows, size]`.
+    Rows,
+    /// `[blocks, rows, LANES]`: the channels of one head after those of the other. The lanes beyond the last head are zeros.
+    Blocked,
+}
+
+/// Queries, keys or values of a batch, or a gradient.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) order: Order,
+    /// Floats from one image to the next.
+    pub(crate) image: usize,
+}
+
+/// Where a result goes.
+#[derive(Clone, Copy)]
+pub(crate) struct ViewMut<'a> {
+    pub(crate) memory: &'a Shared<'a>,
+    /// Where the first image begins.
+    pub(crate) start: usize,
+    pub(crate) order: Order,
+    /// Floats from one image to the next.
+    pub(crate) image: usize,
+}
+
+/// out = softmax(scale q kᵀ) v for each head of each image, in parallel.
+///
+/// # Safety
+/// Nothing else touches the output while this runs.
+#[allow(unsafe_code)] // the output is shared by the tasks
+pub(crate) unsafe fn attend(
+    shape: &Heads,
+    q: View<'_>,
+    k: View<'_>,
+    v: View<'_>,
+    out: ViewMut<'_>,
+) {
+    let level = Level::current();
+    let all = shape.batch * shape.heads;
+    let tiles: Vec<Range<usize>> = shape.tiles().collect();
+    let threads = rayon::current_num_threads();
+    // Every part of a head lays out its keys and values again.
+    let parts = if threads == 1 {
+        1
+    } else {
+        (2 * threads).div_ceil(all)
+    };
+    let parts = parts.clamp(1, tiles.len());
+    (0..all * parts)
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each(|task| {
+            let (head, part) = (task / parts, task % parts);
+            let tiles = &tiles[part * tiles.len() / parts..(part + 1) * tiles.len() / parts];
+            Head::new(shape, level, head).forward(tiles, (q, k, v), out);
+        });
+}
+
+/// dq, dk and dv from `d_out`, the gradient of the output: one task a head.
+///
+/// # Safety
+/// Nothing else touches the three gradients while this runs.
+#[allow(unsafe_code)] // the gradients are shared by the tasks
+pub(crate) unsafe fn attend_backward(
+    shape: &Heads,
+    q: View<'_>,
+    k: View<'_>,
+    v: View<'_>,
+    d_out: View<'_>,
+    dq: ViewMut<'_>,
+    dk: ViewMut<'_>,
+    dv: ViewMut<'_>,
+) {
+    let level = Level::current();
+    (0..shape.batch * shape.heads)
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each(|head| {
+            Head::new(shape, level, head).backward((q, k, v), d_out, (dq, dk, dv));
+        });
+}
+
+/// The most queries that are worked on at once: their scores stay in the second-level cache.
+const QUERIES: usize = 56;
+
+impl Heads {
+    /// All queries, in pieces as equal as can be.
+    fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let mut first = 0;
+        split_row(self.queries, QUERIES).map(move |count| {
+            first += count;
+            first - count..first
+        })
+    }
+
+    /// The most queries of a tile.
+    fn tile(&self) -> usize {
+        self.tiles().map(|tile| tile.len()).max().unwrap_or(0)
+    }
+}
+
+/// One head of one image.
+struct Head<'a> {
+    shape: &'a Heads,
+    level: Level,
+    image: usize,
+    head: usize,
+}
+
+impl<'a> Head<'a> {
+    fn new(shape: &'a Heads, level: Level, head: usize) -> Self {
+        Head {
+            shape,
+            level,
+            image: head / shape.heads,
+            head: head % shape.heads,
+        }
+    }
+
+    /// Slabs of weights that turn so many channels into so many others.
+    fn slabs(&self, inputs: usize, outputs: usize) -> Slabs {
+        Slabs::new(self.level, (inputs, outputs, 1), self.shape.tile())
+    }
+
+    fn forward(
+        &self,
+        tiles: &[Range<usize>],
+        (q, k, v): (View<'_>, View<'_>, View<'_>),
+        out: ViewMut<'_>,
+    ) {
+        let shape = self.shape;
+        let (to_keys, to_values) = (
+            self.slabs(shape.size, shape.keys),
+            self.slabs(shape.keys, shape.value_size),
+        );
+        let most = shape.tile();
+        let scores = floats(shape.keys, most);
+        let lengths = [
+            to_keys.length(),
+            to_values.length(),
+            floats(shape.size, most),
+            scores,
+            floats(shape.value_size, most),
+        ];
+        with_parts(lengths, |[keys, values, q_tile, p, y_tile]| {
+            self.pack_columns(k, (shape.keys, shape.size), to_keys, keys);
+            self.pack_rows(v, (shape.keys, shape.value_size), to_values, values);
+            for tile in tiles {
+                let count = tile.len();
+                let x = self.pixels(q, (shape.queries, shape.size), tile.clone(), q_tile);
+                self.multiply(x, (to_keys, keys), Blocks::of(p, count), count, shape.scale);
+                softmax(p, count, shape.keys);
+                let place = self.place(out, shape.queries, shape.value_size, tile.start);
+                let y = place.unwrap_or(Blocks::of(y_tile, count));
+                self.multiply(
+                    Blocks::of(p, count).read(),
+                    (to_values, values),
+                    y,
+                    count,
+                    1.0,
+                );
+                if place.is_none() {
+                    let piece = |block| (block * count * LANES, LANES);
+                    self.write(
+                        out,
+                        (shape.queries, shape.value_size),
+                        tile.clone(),
+                        y_tile,
+                        piece,
+                    );
+                }
+            }
+        });
+    }
+
+    /// With P the probabilities: dV = Pᵀ dO, dP = dO Vᵀ, dS = P (dP - Σ P dP) scale, dQ = dS K, dK = dSᵀ Q.
+    fn backward(
+        &self,
+        (q, k, v): (View<'_>, View<'_>, View<'_>),
+        d_out: View<'_>,
+        (dq, dk, dv): (ViewMut<'_>, ViewMut<'_>, ViewMut<'_>),
+    ) {
+        let shape = self.shape;
+        let (queries, keys, size, value_size) =
+            (shape.queries, shape.keys, shape.size, shape.value_size);
+        let to_keys = self.slabs(size, keys);
+        let to_keys_of_values = self.slabs(value_size, keys);
+        let to_queries = self.slabs(keys, size);
+        let (dk_slabs, dv_slabs) = (self.sums(size), self.sums(value_size));
+        let most = shape.tile();
+        let lengths = [
+            to_keys.length(),
+            to_keys_of_values.length(),
+            to_queries.length(),
+            dk_slabs.length(),
+            dv_slabs.length(),
+            floats(size, most),
+            floats(value_size, most),
+            floats(keys, most),
+            floats(keys, most),
+        ];
+        with_parts(
+            lengths,
+            |[
+                k_columns,
+                v_columns,
+                k_rows,
+                dk_sums,
+                dv_sums,
+                tile_q,
+                tile_g,
+                p,
+                ds,
+            ]| {
+                self.pack_columns(k, (keys, size), to_keys, k_columns);
+                self.pack_columns(v, (keys, value_size), to_keys_of_values, v_columns);
+                self.pack_rows(k, (keys, size), to_queries, k_rows);
+                dk_sums.fill(0.0);
+                dv_sums.fill(0.0);
+                for tile in shape.tiles() {
+                    let count = tile.len();
+                    let x = self.pixels(q, (queries, size), tile.clone(), tile_q);
+                    let g = self.pixels(d_out, (queries, value_size), tile.clone(), tile_g);
+                    self.multiply(
+                        x,
+                        (to_keys, k_columns),
+                        Blocks::of(p, count),
+                        count,
+                        shape.scale,
+                    );
+                    softmax(p, count, keys);
+                    self.add_outer(Blocks::of(p, count).read(), g, dv_slabs, dv_sums, count);
+                    let dp = Blocks::of(ds, count);
+                    self.multiply(g, (to_keys_of_values, v_columns), dp, count, 1.0);
+                    softmax_gradient(ds, p, count, keys, shape.scale);
+                    let ds = Blocks::of(ds, count).read();
+                    self.add_outer(ds, x, dk_slabs, dk_sums, count);
+                    let place = self.place(dq, queries, size, tile.start);
+                    // The queries of the tile are not needed again, nor is what was copied of them.
+                    let to = place.unwrap_or(Blocks::of(tile_q, count));
+                    self.multiply(ds, (to_queries, k_rows), to, count, 1.0);
+                    if place.is_none() {
+                        let piece = |block| (block * count * LANES, LANES);
+                        self.write(dq, (queries, size), tile.clone(), tile_q, piece);
+                    }
+                }
+                self.write(dk, (keys, size), 0..keys, dk_sums, pieces(dk_slabs));
+                self.write(dv, (keys, value_size), 0..keys, dv_sums, pieces(dv_slabs));
+            },
+        );
+    }
+
+    /// Slabs of sums over queries: a row for each key, of so many channels.
+    fn sums(&self, channels: usize) -> Slabs {
+        let blocks = channels.div_ceil(LANES);
+        let most = outer_shape(self.level).1.min(2);
+        Slabs {
+            inputs: self.shape.keys.next_multiple_of(LANES),
+            outputs: channels,
+            taps: 1,
+            columns: blocks.div_ceil(blocks.div_ceil(most)),
+        }
+    }
+
+    /// Where a block of this head's channels lies: up to two runs of lanes.
+    fn runs(
+        &self,
+        order: Order,
+        (rows, size): (usize, usize),
+        block: usize,
+    ) -> impl Iterator<Item = Run> + use<> {
+        let count = LANES.min(size - block * LANES);
+        let channel = self.head * size + block * LANES;
+        let of_block = |channel: usize, lane: usize, count: usize| Run {
+            start: channel / LANES * rows * LANES + channel % LANES,
+            stride: LANES,
+            lane,
+            count,
+        };
+        let runs = match order {
+            Order::Rows => {
+                let start = self.head * rows * size + block * LANES;
+                let run = Run {
+                    start,
+                    stride: size,
+                    lane: 0,
+                    count,
+                };
+                [Some(run), None]
+            }
+            Order::Blocked => {
+                let first = count.min(LANES - channel % LANES);
+                let rest = (first < count).then(|| of_block(channel + first, first, count - first));
+                [Some(of_block(channel, 0, first)), rest]
+            }
+        };
+        runs.into_iter().flatten()
+    }
+
+    /// Whether this head's channels begin with a block and share none with another head.
+    fn is_whole(&self, order: Order, size: usize) -> bool {
+        order == Order::Blocked && (size.is_multiple_of(LANES) || self.shape.heads == 1)
+    }
+
+    /// Some rows with sixteen channels side by side: where they are, or copied to `to`.
+    fn pixels(
+        &self,
+        from: View<'_>,
+        (rows, size): (usize, usize),
+        range: Range<usize>,
+        to: &mut [f32],
+    ) -> Blocks<*const f32> {
+        let count = range.len();
+        if self.is_whole(from.order, size) {
+            let start = from.image * self.image + (self.head * size * rows) + range.start * LANES;
+            let length = (size.div_ceil(LANES) - 1) * rows * LANES + count * LANES;
+            return Blocks {
+                first: from.data[start..][..length].as_ptr(),
+                block: rows * LANES,
+            };
+        }
+        for (block, to) in to
+            .chunks_mut(count * LANES)
+            .enumerate()
+            .take(size.div_ceil(LANES))
+        {
+            for run in self.runs(from.order, (rows, size), block) {
+                let start = from.image * self.image + run.start + range.start * run.stride;
+                run.read(&from.data[start..], count, to, LANES);
+            }
+        }
+        Blocks::of(to, count).read()
+    }
+
+    /// Lays out weights whose inputs are rows and whose outputs are channels.
+    fn pack_rows(
+        &self,
+        from: View<'_>,
+        (rows, size): (usize, usize),
+        slabs: Slabs,
+        to: &mut [f32],
+    ) {
+        let piece = pieces(slabs);
+        for block in 0..size.div_ceil(LANES) {
+            let (start, stride) = piece(block);
+            if size - block * LANES < LANES {
+                (0..rows).for_each(|row| to[start + row * stride..][..LANES].fill(0.0));
+            }
+            for run in self.runs(from.order, (rows, size), block) {
+                let data = &from.data[from.image * self.image + run.start..];
+                run.read(data, rows, &mut to[start..], stride);
+            }
+        }
+    }
+
+    /// Lays out weights whose inputs are channels and whose outputs are rows.
+    fn pack_columns(
+        &self,
+        from: View<'_>,
+        (rows, size): (usize, usize),
+        slabs: Slabs,
+        to: &mut [f32],
+    ) {
+        for block in 0..size.div_ceil(LANES) {
+            for run in self.runs(from.order, (rows, size), block) {
+                let data = &from.data[from.image * self.image + run.start..];
+                for slab in 0..slabs.count() {
+                    let line = slabs.columns_of(slab) * LANES;
+                    let first = slab * slabs.columns * LANES;
+                    let count = line.min(rows - first);
+                    let data = &data[first * run.stride..][..(count - 1) * run.stride + run.count];
+                    let start = slabs.start(slab) + (block * LANES + run.lane) * line;
+                    let to = &mut to[start..][..run.count * line];
+                    let (from, to) = (
+                        Rows {
+                            first: data.as_ptr(),
+                            stride: run.stride,
+                        },
+                        Rows {
+                            first: to.as_mut_ptr(),
+                            stride: line,
+                        },
+                    );
+                    #[allow(unsafe_code)]
+                    // SAFETY: both slices reach as far as their matrices; a line is whole blocks.
+                    unsafe {
+                        transpose(self.level, from, (count, run.count), to, true);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where a result can be written as it is computed, if it can.
+    fn place(
+        &self,
+        to: ViewMut<'_>,
+        rows: usize,
+        size: usize,
+        first: usize,
+    ) -> Option<Blocks<*mut f32>> {
+        self.is_whole(to.order, size).then(|| {
+            let start = to.start + to.image * self.image + self.head * size * rows;
+            let length = size.next_multiple_of(LANES) * rows;
+            Blocks {
+                first: to.memory.at(start, length).wrapping_add(first * LANES),
+                block: rows * LANES,
+            }
+        })
+    }
+
+    /// Copies some rows from pieces of sixteen channels to where they belong; `piece` says where each begins, and how far
+    /// its rows are apart.
+    fn write(
+        &self,
+        to: ViewMut<'_>,
+        (rows, size): (usize, usize),
+        range: Range<usize>,
+        from: &[f32],
+        piece: impl Fn(usize) -> (usize, usize),
+    ) {
+        let image = to.start + to.image * self.image;
+        for block in 0..size.div_ceil(LANES) {
+            let (start, stride) = piece(block);
+            for run in self.runs(to.order, (rows, size), block) {
+                let place = image + run.start + range.start * run.stride;
+                run.write(&from[start..], stride, range.len(), to.memory, place);
+            }
+        }
+        let used = self.shape.heads * size % LANES;
+        if to.order == Order::Blocked && self.head + 1 == self.shape.heads && used > 0 {
+            let beyond = Run {
+                start: self.shape.heads * size / LANES * rows * LANES + used,
+                stride: LANES,
+                lane: 0,
+                count: LANES - used,
+            };
+            let place = image + beyond.start + range.start * LANES;
+            beyond.write(&[0.0; LANES], 0, range.len(), to.memory, place);
+        }
+    }
+
+    /// y = x W scale for some pixels.
+    fn multiply(
+        &self,
+        x: Blocks<*const f32>,
+        (slabs, weights): (Slabs, &[f32]),
+        y: Blocks<*mut f32>,
+        count: usize,
+        scale: f32,
+    ) {
+        for slab in 0..slabs.count() {
+            let columns = slabs.columns_of(slab);
+            let mut first = 0;
+            for pixels in split_row(count, most_pixels(self.level, columns)) {
+                let to = slab * slabs.columns * y.block + first * LANES;
+                let product = Product {
+                    x: x.first.wrapping_add(first * LANES),
+                    x_block: x.block,
+                    channels: slabs.inputs,
+                    taps: &[0],
+                    weights: weights[slabs.start(slab)..].as_ptr(),
+                    y: y.first.wrapping_add(to),
+                    y_pixel: LANES,
+                    y_block: y.block,
+                    bias: std::ptr::null(),
+                    bias_block: 0,
+                    plus: std::ptr::null(),
+                    scale,
+                };
+                #[allow(unsafe_code)]
+                // SAFETY: x holds so many pixels of all inputs, y of all outputs, and the weights were laid out as slabs.
+                unsafe {
+                    multiply_tile(self.level, pixels, columns)(&product);
+                }
+                first += pixels;
+            }
+        }
+    }
+
+    /// sums += xᵀ g over some pixels: a row for each of the keys that are x's channels.
+    fn add_outer(
+        &self,
+        x: Blocks<*const f32>,
+        g: Blocks<*const f32>,
+        slabs: Slabs,
+        sums: &mut [f32],
+        count: usize,
+    ) {
+        let inputs = outer_shape(self.level).0;
+        for slab in 0..slabs.count() {
+            let columns = slabs.columns_of(slab);
+            let line = columns * LANES;
+            let outer = outer_tile(self.level, columns);
+            for key in (0..self.shape.keys).step_by(inputs) {
+                let sums = &mut sums[slabs.start(slab) + key * line..][..inputs * line];
+                let it = Outer {
+                    x: x.first.wrapping_add(key / LANES * x.block + key % LANES),
+                    x_image: 0,
+                    x_row: 0,
+                    dy: g.first.wrapping_add(slab * slabs.columns * g.block),
+                    dy_image: 0,
+                    dy_row: 0,
+                    dy_block: g.block,
+                    images: 1,
+                    rows: 1,
+                    pixels: count,
+                    dw: sums.as_mut_ptr(),
+                };
+                #[allow(unsafe_code)]
+                // SAFETY: x and g hold so many pixels of all their blocks, and there is a row for each key of whole blocks.
+                unsafe {
+                    outer(&it);
+                }
+            }
+        }
+    }
+}
+
+/// Lanes of one block that lie side by side in every row of a tensor.
+#[derive(Clone, Copy)]
+struct Run {
+    /// The first row's, and the floats from one row to the next.
+    start: usize,
+    stride: usize,
+    /// The first lane and how many there are.
+    lane: usize,
+    count: usize,
+}
+
+impl Run {
+    /// Copies so many rows to where rows of blocks are `to_stride` apart.
+    fn read(&self, from: &[f32], rows: usize, to: &mut [f32], to_stride: usize) {
+        for row in 0..rows {
+            let (from, to) = (
+                &from[row * self.stride..],
+                &mut to[row * to_stride + self.lane..],
+            );
+            if self.count == LANES {
+                to[..LANES].copy_from_slice(&from[..LANES]);
+            } else {
+                let pairs = to.iter_mut().zip(from);
+                pairs.take(self.count).for_each(|(to, from)| *to = *from);
+            }
+        }
+    }
+
+    /// Copies so many rows from where rows of blocks are `from_stride` apart.
+    fn write(&self, from: &[f32], from_stride: usize, rows: usize, to: &Shared<'_>, place: usize) {
+        for row in 0..rows {
+            let from = &from[row * from_stride + self.lane..][..self.count];
+            let to = to.at(place + row * self.stride, self.count);
+            #[allow(unsafe_code)]
+            // SAFETY: `at` has seen that the lanes lie in memory, and they are this task's.
+            unsafe {
+                if self.count == LANES {
+                    to.cast::<[f32; LANES]>()
+                        .write_unaligned(from.as_chunks().0[0]);
+                } else {
+                    (0..self.count).for_each(|i| to.add(i).write(from[i]));
+                }
+            }
+        }
+    }
+}
+
+/// Pixels with sixteen channels side by side, and the floats from one block of channels to the next.
+#[derive(Clone, Copy)]
+struct Blocks<P> {
+    first: P,
+    block: usize,
+}
+
+impl Blocks<*mut f32> {
+    /// Blocks of so many pixels, one after the other.
+    fn of(data: &mut [f32], pixels: usize) -> Self {
+        Blocks {
+            first: data.as_mut_ptr(),
+            block: pixels * LANES,
+        }
+    }
+
+    fn read(self) -> Blocks<*const f32> {
+        Blocks {
+            first: self.first,
+            block: self.block,
+        }
+    }
+}
+
+/// Where the rows of each block of outputs begin in slabs, and how far they are apart.
+fn pieces(slabs: Slabs) -> impl Fn(usize) -> (usize, usize) {
+    move |block| {
+        let slab = block / slabs.columns;
+        let start = slabs.start(slab) + block % slabs.columns * LANES;
+        (start, slabs.columns_of(slab) * LANES)
+    }
+}
+
+/// Floats of so many pixels in blocks of channels.
+fn floats(channels: usize, pixels: usize) -> usize {
+    channels.next_multiple_of(LANES) * pixels
+}
+
+/// Lends scratch memory in parts, each on a cache line.
+fn with_parts<const N: usize>(lengths: [usize; N], work: impl FnOnce([&mut [f32]; N])) {
+    with_scratch(lengths.iter().sum(), |mut rest| {
+        work(lengths.map(|length| {
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(length);
+            rest = after;
+            part
+        }));
+    });
+}
+
+/// Less than this below the largest score a probability is zero: it is lost in any sum, and would soon be denormal.
+const LEAST: f32 = -80.0;
+
+per_processor! {
+    /// Scores of so many pixels, in blocks of keys, to probabilities; the lanes beyond the keys become zeros.
+    fn softmax(x: &mut [f32], pixels: usize, keys: usize) {
+        let (x, _) = x.as_chunks_mut::<LANES>();
+        let x = &mut x[..pixels * keys.div_ceil(LANES)];
+        if !keys.is_multiple_of(LANES) {
+            for x in &mut x[keys / LANES * pixels..] {
+                x[keys % LANES..].fill(f32::NEG_INFINITY);
+            }
+        }
+        for pixel in 0..pixels {
+            let mut most = [f32::NEG_INFINITY; LANES];
+            for x in x[pixel..].iter().step_by(pixels) {
+                for lane in 0..LANES {
+                    most[lane] = if x[lane] > most[lane] { x[lane] } else { most[lane] };
+                }
+            }
+            let most = largest(&most);
+            let mut sums = [0f32; LANES];
+            for x in x[pixel..].iter_mut().step_by(pixels) {
+                for lane in 0..LANES {
+                    let below = x[lane] - most;
+                    x[lane] = if below < LEAST { 0.0 } else { exp(below) };
+                    sums[lane] += x[lane];
+                }
+            }
+            let inverse = (1.0 / sum_of(&sums, &sums, |x, _| x)) as f32;
+            for x in x[pixel..].iter_mut().step_by(pixels) {
+                for x in x {
+                    *x *= inverse;
+                }
+            }
+        }
+    }
+
+    /// ds = p (ds - Σ p ds) scale, where ds came as the gradient of the probabilities.
+    fn softmax_gradient(ds: &mut [f32], p: &[f32], pixels: usize, keys: usize, scale: f32) {
+        let blocks = keys.div_ceil(LANES);
+        let (ds, _) = ds.as_chunks_mut::<LANES>();
+        let (p, _) = p.as_chunks::<LANES>();
+        let (ds, p) = (&mut ds[..pixels * blocks], &p[..pixels * blocks]);
+        for pixel in 0..pixels {
+            let mut sums = [0f32; LANES];
+            for (ds, p) in ds[pixel..].iter().zip(&p[pixel..]).step_by(pixels) {
+                for lane in 0..LANES {
+                    sums[lane] += p[lane] * ds[lane];
+                }
+            }
+            let mean = sum_of(&sums, &sums, |x, _| x) as f32;
+            for (ds, p) in ds[pixel..].iter_mut().zip(&p[pixel..]).step_by(pixels) {
+                for lane in 0..LANES {
+                    ds[lane] = p[lane] * (ds[lane] - mean) * scale;
+                }
+            }
+        }
+    }
+}

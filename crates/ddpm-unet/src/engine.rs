@@ -1,0 +1,118 @@
+//! The network on the CPU by plan: one executor for each size of batch and use, made when first needed.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::Tensor;
+use ddpm_kernels::{Executor, Gradients, Use};
+
+use crate::architecture::Architecture;
+use crate::dropout::Dropout;
+use crate::record::record;
+use crate::{Result, UNetConfig};
+
+/// The executors of a network. Clones share them.
+#[derive(Clone, Default)]
+pub(crate) struct Engine {
+    planned: Arc<Mutex<Vec<Planned>>>,
+    /// The weights stay as they are at the first pass.
+    frozen: bool,
+}
+
+struct Planned {
+    key: Key,
+    executor: Executor,
+}
+
+/// What a plan depends on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Key {
+    size: [usize; 3],
+    training: bool,
+    dropout: bool,
+}
+
+/// Plans that are kept: the usual size of batch and the last, smaller one.
+const KEPT: usize = 2;
+
+/// What a pass works on.
+pub(crate) struct Inputs<'a> {
+    pub(crate) config: &'a UNetConfig,
+    pub(crate) network: &'a Architecture,
+    pub(crate) weights: &'a [Tensor],
+    /// `[B, C, H, W]`
+    pub(crate) x: &'a Tensor,
+    pub(crate) sinusoids: &'a Tensor,
+}
+
+impl Engine {
+    /// One whose weights are laid out once.
+    pub(crate) fn frozen() -> Self {
+        Engine {
+            frozen: true,
+            ..Engine::default()
+        }
+    }
+
+    pub(crate) fn forward(&self, it: &Inputs<'_>) -> Result<Tensor> {
+        self.with(it, (false, None), |executor| {
+            if !self.frozen {
+                executor.refresh();
+            }
+            Ok(executor.forward(it.weights, it.x, it.sinusoids, &mut |_, _| Ok(()))?)
+        })
+    }
+
+    /// Forward, then backward from what `gradient_of` makes of the output.
+    pub(crate) fn learn<E: From<crate::Error>>(
+        &self,
+        it: &Inputs<'_>,
+        dropout: Option<&Dropout<'_>>,
+        (gradients, accumulate): (&mut Gradients, bool),
+        gradient_of: impl FnOnce(&Tensor) -> std::result::Result<Tensor, E>,
+    ) -> std::result::Result<(), E> {
+        self.with(it, (true, dropout), |executor| {
+            let mut draw = |place: usize, mask: &mut [u8]| match dropout {
+                Some(dropout) => dropout.draw(place, mask).map_err(candle_core::Error::wrap),
+                None => Ok(()),
+            };
+            let output = executor
+                .forward(it.weights, it.x, it.sinusoids, &mut draw)
+                .map_err(crate::Error::from)?;
+            let gradient = gradient_of(&output)?;
+            executor
+                .backward(it.weights, it.x, &gradient, gradients, accumulate)
+                .map_err(crate::Error::from)?;
+            Ok(())
+        })
+    }
+
+    fn with<R, E: From<crate::Error>>(
+        &self,
+        it: &Inputs<'_>,
+        (training, dropout): (bool, Option<&Dropout<'_>>),
+        run: impl FnOnce(&mut Executor) -> std::result::Result<R, E>,
+    ) -> std::result::Result<R, E> {
+        let (batch, _, height, width) = it.x.dims4().map_err(crate::Error::from)?;
+        let key = Key {
+            size: [batch, height, width],
+            training,
+            dropout: dropout.is_some(),
+        };
+        // A panic in a pass leaves nothing behind that the next one reads.
+        let mut planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = planned.iter().position(|planned| planned.key == key);
+        let mut found = match index {
+            Some(index) => planned.remove(index),
+            None => {
+                planned.truncate(KEPT - 1);
+                let (graph, output) = record(it.config, it.network, key.size, key.dropout)?;
+                let used = if training { Use::Training } else { Use::Inference };
+                let executor = Executor::new(graph, &output, used).map_err(crate::Error::from)?;
+                Planned { key, executor }
+            }
+        };
+        let result = run(&mut found.executor);
+        planned.insert(0, found);
+        result
+    }
+}

@@ -1,0 +1,111 @@
+//! The walk over the network that records: every operation becomes part of a plan that ddpm-kernels' executor carries out.
+
+use ddpm_kernels::{Activation, Conv2d, Graph, Value};
+
+use crate::architecture::{Architecture, Conv, Linear, Norm};
+use crate::walk::{self, Operations};
+use crate::{Result, UNetConfig};
+
+/// The plan of a network for batches of one size, and its output. Without `dropout` nothing is dropped.
+pub(crate) fn record(
+    config: &UNetConfig,
+    network: &Architecture,
+    [batch, height, width]: [usize; 3],
+    dropout: bool,
+) -> Result<(Graph, Value)> {
+    let settings = config.settings();
+    let shapes = network.parameters.iter().map(|p| p.shape.clone()).collect();
+    let rate = if dropout { settings.dropout } else { 0.0 };
+    let mut record = Record(Graph::new(batch, shapes, rate));
+    let x = record.0.images(settings.in_channels, height, width);
+    let sinusoids = record.0.vectors(settings.block_out_channels[0]);
+    let output = walk::unet(network, &mut record, x, sinusoids)?;
+    Ok((record.0, output))
+}
+
+struct Record(Graph);
+
+impl Record {
+    fn convolve(&mut self, x: &Value, conv: &Conv, plus: Option<&Value>) -> Result<Value> {
+        let how = Conv2d::new(conv.stride, conv.padding);
+        Ok(self.0.conv2d(x, conv.weight, conv.bias, plus, how)?)
+    }
+
+    fn normalise(
+        &mut self,
+        x: &Value,
+        norm: &Norm,
+        scale_shift: Option<&Value>,
+        activation: Activation,
+    ) -> Result<Value> {
+        let (groups, affine) = ((norm.groups, norm.eps), (norm.gamma, norm.beta));
+        Ok(self.0.group_norm(x, groups, affine, scale_shift, activation)?)
+    }
+}
+
+impl Operations for Record {
+    type Value = Value;
+
+    fn conv2d(&mut self, x: &Value, conv: &Conv) -> Result<Value> {
+        self.convolve(x, conv, None)
+    }
+
+    fn conv2d_plus(&mut self, x: &Value, conv: &Conv, plus: &Value) -> Result<Value> {
+        self.convolve(x, conv, Some(plus))
+    }
+
+    fn linear(&mut self, x: &Value, linear: &Linear) -> Result<Value> {
+        Ok(self.0.linear(x, linear.weight, linear.bias)?)
+    }
+
+    fn group_norm(&mut self, x: &Value, norm: &Norm, activation: Activation) -> Result<Value> {
+        self.normalise(x, norm, None, activation)
+    }
+
+    fn group_norm_scale_shift(
+        &mut self,
+        x: &Value,
+        norm: &Norm,
+        scale_shift: &Value,
+        activation: Activation,
+    ) -> Result<Value> {
+        self.normalise(x, norm, Some(scale_shift), activation)
+    }
+
+    fn silu(&mut self, x: &Value) -> Result<Value> {
+        Ok(self.0.silu(x))
+    }
+
+    fn add(&mut self, x: &Value, y: &Value) -> Result<Value> {
+        Ok(self.0.add(x, y)?)
+    }
+
+    fn divide(&mut self, x: &Value, divisor: f64) -> Result<Value> {
+        Ok(self.0.divide(x, divisor)?)
+    }
+
+    /// The channels of a pixel lie side by side already.
+    fn pixels_as_rows(&mut self, x: &Value) -> Result<Value> {
+        Ok(x.clone())
+    }
+
+    fn rows_as_pixels(&mut self, x: &Value, _: &Value) -> Result<Value> {
+        Ok(x.clone())
+    }
+
+    fn attention(&mut self, query: &Value, key: &Value, value: &Value, heads: usize) -> Result<Value> {
+        Ok(self.0.attention(query, key, value, heads)?)
+    }
+
+    fn concat_channels(&mut self, a: &Value, b: &Value) -> Result<Value> {
+        Ok(self.0.concat_channels(a, b)?)
+    }
+
+    fn upsample_nearest_2x(&mut self, x: &Value) -> Result<Value> {
+        Ok(self.0.upsample_nearest_2x(x))
+    }
+
+    fn dropout(&mut self, x: &Value, place: usize) -> Result<Value> {
+        Ok(self.0.dropout(x, place))
+    }
+}
