@@ -6,8 +6,7 @@ use crate::affine::{self, Affine};
 use crate::aligned::Aligned;
 use crate::correlate::{Bias, Correlation, Output};
 use crate::geometry::Geometry;
-use crate::packing::{Packed, Slabs, Weights};
-use crate::processor::Level;
+use crate::packing::{Packed, Weights};
 use crate::source::{Layout, Part, Source};
 use crate::storage::{Shared, written};
 use crate::sums::channel_sums;
@@ -130,7 +129,7 @@ impl Affine for Convolution {
             self.outputs * g.output_height * g.output_width,
             |group, memory| {
                 let source = self.inputs_of(x, group);
-                let packed = self.packed(self.weights(weight, group), &taps, window.width);
+                let packed = Packed::new(self.weights(weight, group), &taps, &window);
                 let blocks = packed.shape.output_blocks();
                 let bias = padded.as_ref().map(|bias| Bias {
                     data: &bias[group * blocks * LANES..],
@@ -175,7 +174,7 @@ impl Affine for Convolution {
                 ..weights
             };
             for share in g.backward() {
-                let packed = self.packed(turned, &share.taps, share.window.width);
+                let packed = Packed::new(turned, &share.taps, &share.window);
                 let correlation = Correlation {
                     batch: self.batch,
                     source: &dy,
@@ -283,11 +282,6 @@ impl Convolution {
             inputs: (self.inputs, taps),
             outputs: (self.outputs, self.inputs * taps),
         }
-    }
-
-    fn packed(&self, weights: Weights<'_>, taps: &[usize], width: usize) -> Packed {
-        let shape = (weights.inputs.0, weights.outputs.0, taps.len());
-        Packed::new(weights, taps, Slabs::new(Level::current(), shape, width))
     }
 
     fn output<'a>(

@@ -85,10 +85,10 @@ impl<'a> Output<'a> {
 
 /// Some rows of some images and some slabs of output channels; of all rows if there are several images.
 #[derive(Clone, Debug)]
-struct Task {
-    images: Range<usize>,
-    rows: Range<usize>,
-    slabs: Range<usize>,
+pub(crate) struct Task {
+    pub(crate) images: Range<usize>,
+    pub(crate) rows: Range<usize>,
+    pub(crate) slabs: Range<usize>,
 }
 
 impl Correlation<'_> {
@@ -99,11 +99,14 @@ impl Correlation<'_> {
     #[allow(unsafe_code)] // the output is shared by the tasks
     pub(crate) unsafe fn run(&self, output: Output<'_>) {
         let level = Level::current();
-        let tasks = self.tasks(rayon::current_num_threads());
-        tasks
-            .into_par_iter()
-            .with_max_len(1)
-            .for_each(|task| self.run_task(&task, level, output));
+        let threads = rayon::current_num_threads();
+        if self.weights.transformed {
+            let tasks = self.tiled_tasks(threads);
+            let tasks = tasks.into_par_iter().with_max_len(1);
+            return tasks.for_each(|task| self.run_tiled(&task, level, output));
+        }
+        let tasks = self.tasks(threads).into_par_iter().with_max_len(1);
+        tasks.for_each(|task| self.run_task(&task, level, output));
     }
 
     /// Cuts the work so that a task's pixels stay in the second-level cache, and every thread gets some tasks.
@@ -120,7 +123,7 @@ impl Correlation<'_> {
         }
         let chunks = |images: usize, rows: usize| batch.div_ceil(images) * height.div_ceil(rows);
         let mut parts = 1;
-        if self.weights.data.len() > batch * of_image {
+        if self.weights.length() > batch * of_image {
             parts = wanted.div_ceil(chunks(images, rows)).min(slabs); // reading the weights costs more than gathering
         }
         while images > 1 && parts * chunks(images, rows) < wanted {
@@ -275,7 +278,7 @@ impl Correlation<'_> {
             bias.data[image * bias.image + slab * self.weights.shape.columns * bias.block..]
                 .as_ptr()
         });
-        let weights = self.weights.slab(slab).as_ptr();
+        let weights = self.weights.slab(0, slab).as_ptr();
         let mut column = 0;
         for pixels in split_row(self.window.width, most_pixels(level, columns)) {
             let y = to.y.wrapping_add(column * to.pixel);
@@ -306,7 +309,7 @@ impl Correlation<'_> {
     }
 
     /// Copies a slab's channels from blocks to where they belong, each on its own.
-    fn scatter(&self, task: &Task, slab: usize, result: &[f32], output: Output<'_>) {
+    pub(crate) fn scatter(&self, task: &Task, slab: usize, result: &[f32], output: Output<'_>) {
         let first = slab * self.weights.shape.columns * LANES;
         let channels =
             (self.weights.shape.columns_of(slab) * LANES).min(self.weights.shape.outputs - first);

@@ -64,7 +64,9 @@ mod sums;
 mod tile;
 mod transpose;
 mod vector;
+mod tiled;
 mod weight_gradient;
+mod winograd;
 
 mod affine;
 mod aligned;

@@ -4,7 +4,10 @@ use rayon::prelude::*;
 
 use crate::aligned::Aligned;
 use crate::processor::Level;
+use crate::source::Window;
+use crate::storage::Shared;
 use crate::tile::{LANES, most_columns, most_pixels};
+use crate::winograd::{self, Kernels, POSITIONS};
 
 /// Where the weights of a layer lie in its tensor.
 #[derive(Clone, Copy, Debug)]
@@ -15,11 +18,14 @@ pub(crate) struct Weights<'a> {
     pub(crate) outputs: (usize, usize),
 }
 
-/// The slabs: each holds, for each block of LANES inputs, each tap and each input, a row of `columns * LANES` weights.
+/// The slabs: each holds, for each block of LANES inputs, each tap and each input, a row of `columns * LANES` weights. Of
+/// transformed weights there are [`POSITIONS`] such sets of slabs, one after the other, with one tap each.
 #[derive(Clone, Default)]
 pub(crate) struct Packed {
     pub(crate) data: Aligned,
     pub(crate) shape: Slabs,
+    /// Whether they are in Winograd's domain.
+    pub(crate) transformed: bool,
 }
 
 /// How the output channels of a layer are cut into slabs.
@@ -99,22 +105,37 @@ pub(crate) fn split_row(width: usize, most: usize) -> impl Iterator<Item = usize
 }
 
 impl Packed {
-    /// Lays out the weights of these taps, each given by its place in the tensor from that of the first.
-    pub(crate) fn new(weights: Weights<'_>, taps: &[usize], shape: Slabs) -> Packed {
+    /// Lays out the weights of a window's taps, each given by its place in the tensor from that of the first: transformed
+    /// where Winograd's tiles suit the window.
+    pub(crate) fn new(weights: Weights<'_>, taps: &[usize], window: &Window) -> Packed {
         let mut packed = Packed::default();
-        packed.fill(weights, taps, shape);
+        packed.fill(weights, taps, window);
         packed
     }
 
     /// As [`Packed::new`], in the memory of older weights where that suffices.
-    pub(crate) fn fill(&mut self, weights: Weights<'_>, taps: &[usize], shape: Slabs) {
-        if self.data.len() < shape.length() {
-            self.data = Aligned::zeros(shape.length());
+    pub(crate) fn fill(&mut self, weights: Weights<'_>, taps: &[usize], window: &Window) {
+        let (level, inputs, outputs) = (Level::current(), weights.inputs.0, weights.outputs.0);
+        let kernel = winograd::kernel(window).filter(|_| winograd::suits(window, inputs, outputs));
+        self.transformed = kernel.is_some();
+        self.shape = match kernel {
+            Some(_) => Slabs::new(level, (inputs, outputs, 1), winograd::ROW),
+            None => Slabs::new(level, (inputs, outputs, taps.len()), window.width),
+        };
+        let length = self.shape.length() * if self.transformed { POSITIONS } else { 1 };
+        if self.data.len() < length {
+            self.data = Aligned::zeros(length);
         }
-        self.shape = shape;
+        match kernel {
+            Some(kernel) => self.transform(level, weights, &kernel.map(|tap| taps[tap])),
+            None => self.lay_out(weights, taps),
+        }
+    }
+
+    fn lay_out(&mut self, weights: Weights<'_>, taps: &[usize]) {
+        let shape = self.shape;
         let per_slab = shape.columns * LANES * shape.inputs * shape.taps;
-        let length = shape.length();
-        self.data[..length]
+        self.data[..shape.length()]
             .par_chunks_mut(per_slab.max(1))
             .enumerate()
             .for_each(|(slab, to)| {
@@ -128,11 +149,51 @@ impl Packed {
             });
     }
 
-    /// One slab.
-    pub(crate) fn slab(&self, slab: usize) -> &[f32] {
-        let start = self.shape.start(slab);
+    /// Transforms the kernels of LANES inputs and LANES outputs at a time.
+    fn transform(&mut self, level: Level, weights: Weights<'_>, taps: &[usize; 9]) {
+        let shape = self.shape;
+        let memory = Shared::new(&mut self.data);
+        let blocks = shape.inputs.div_ceil(LANES);
+        (0..blocks * shape.output_blocks()).into_par_iter().for_each(|task| {
+            let (input, block) = (task % blocks * LANES, task / blocks);
+            let (slab, column) = (block / shape.columns, block % shape.columns);
+            let row = shape.columns_of(slab) * LANES;
+            let count = LANES.min(shape.inputs - input);
+            let mut kernels = [0f32; LANES * 9 * LANES];
+            pack_block(weights, taps, (input, block * LANES), LANES, &mut kernels[..count * 9 * LANES]);
+            let mut by_input = [0f32; LANES * 9 * LANES];
+            for (tap, from) in kernels[..count * 9 * LANES].chunks(count * LANES).enumerate() {
+                for (input, from) in from.chunks(LANES).enumerate() {
+                    by_input[(input * 9 + tap) * LANES..][..LANES].copy_from_slice(from);
+                }
+            }
+            let start = shape.start(slab) + input * row + column * LANES;
+            let last = (POSITIONS - 1) * shape.length() + (count - 1) * row + LANES;
+            let it = Kernels {
+                count,
+                taps: by_input.as_mut_ptr(),
+                positions: memory.at(start, last),
+                position: shape.length(),
+                input: row,
+            };
+            #[allow(unsafe_code)]
+            // SAFETY: `at` has seen that all positions of these inputs lie in memory; these lanes are this task's.
+            unsafe {
+                winograd::weights(level, &it);
+            }
+        });
+    }
+
+    /// One slab; of transformed weights that of one position.
+    pub(crate) fn slab(&self, position: usize, slab: usize) -> &[f32] {
+        let start = position * self.shape.length() + self.shape.start(slab);
         let row = self.shape.columns_of(slab) * LANES;
         &self.data[start..][..row * self.shape.inputs * self.shape.taps]
+    }
+
+    /// Floats of all slabs.
+    pub(crate) fn length(&self) -> usize {
+        self.shape.length() * if self.transformed { POSITIONS } else { 1 }
     }
 }
 

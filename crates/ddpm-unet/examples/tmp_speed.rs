@@ -7,7 +7,7 @@ use ddpm_unet::*;
 fn main(){
   let a: Vec<String>=std::env::args().collect();
   let (name,b,n)=(a[1].as_str(), a[2].parse::<usize>().unwrap(), a[3].parse::<usize>().unwrap());
-  let (config,c,h)= if name=="s" { (UNetConfig::new(UNetSettings{in_channels:1,out_channels:1,..UNetSettings::ho()}.with_levels(&[(32,false),(64,true),(128,false)])).unwrap(),1,28)} else {(UNetConfig::ddpm_cifar10(),3,32)};
+  let (config,c,h)= if name=="s" { (UNetConfig::new(UNetSettings{in_channels:1,out_channels:1,..UNetSettings::ho()}.with_levels(&[(32,false),(64,true),(128,false)])).unwrap(),1,28)} else {(UNetConfig::new(UNetSettings{dropout:0.0,..UNetConfig::ddpm_cifar10().settings().clone()}).unwrap(),3,32)};
   let w=initialise(&config,Initialisation::PyTorch,1,&Device::Cpu).unwrap();
   let net=UNet::new(&config,&w).unwrap();
   let x=Tensor::from_vec((0..b*c*h*h).map(|i| ((i*7919)%2003) as f32/1000.-1.).collect::<Vec<_>>(),(b,c,h,h),&Device::Cpu).unwrap();

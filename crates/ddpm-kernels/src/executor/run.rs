@@ -13,8 +13,7 @@ use crate::aligned::Aligned;
 use crate::correlate::{Addend, Bias, Correlation, Output};
 use crate::heads::{Heads, Order, View as HeadsView, ViewMut as HeadsViewMut, attend, attend_backward};
 use crate::normalise::{self, Affinity, Backward, PartGradient};
-use crate::packing::{Packed, Slabs, Weights};
-use crate::processor::Level;
+use crate::packing::{Packed, Weights};
 use crate::simd::{per_processor, sigmoid};
 use crate::source::{Affine, Layout, Mask, Part, Source};
 use crate::storage::{Shared, view};
@@ -402,8 +401,7 @@ impl<'a> Pass<'a> {
         if !done {
             let weights = self.weights(node, convolve);
             let taps: Vec<usize> = (0..convolve.geometry.taps()).collect();
-            let shape = (weights.inputs.0, weights.outputs.0, taps.len());
-            packed.fill(weights, &taps, Slabs::new(Level::current(), shape, convolve.geometry.output_width));
+            packed.fill(weights, &taps, &convolve.geometry.forward());
         }
         packed
     }
@@ -589,8 +587,7 @@ impl Pass<'_> {
         let place = self.memory.places[to.id];
         let whole = Output::whole(&self.memory.floats, Layout::Blocked, (channels, geometry.height, geometry.width));
         for share in geometry.backward() {
-            let shape = (turned.inputs.0, channels, share.taps.len());
-            packed.fill(turned, &share.taps, Slabs::new(Level::current(), shape, share.window.width));
+            packed.fill(turned, &share.taps, &share.window);
             let correlation = Correlation {
                 batch: self.graph.nodes[node].shape.images,
                 source: &dy,
