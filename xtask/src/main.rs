@@ -5,6 +5,7 @@
     reason = "a program speaks to the person who started it"
 )]
 
+mod bench;
 mod cargo;
 mod ci;
 mod data;
@@ -20,6 +21,12 @@ cargo xtask COMMAND
   data [NAME] [--data-dir DIR]
                               say where a data set is found, or how to get it; no NAME: all of them
                               (status 1: not found)
+  bench [--python PYTHON] [--networks s,m] [--work train,evaluate] [--threads N] [--rounds N] [--quick]
+        [--peers eager,channels_last,compile,onnxruntime,openvino] [--no-start-up] [--out FILE]
+                              the program beside PyTorch, onnxruntime and OpenVINO on the same work, in turns:
+                              outputs compared first, then a page of ratios (status 1: outputs differ);
+                              PYTHON, python3 if not named, has the peers: pip install torch diffusers
+                              onnx onnxscript onnxruntime openvino
   ci                          every check, cheapest first: format, lints, tests, documentation
   help                        this text
 
@@ -28,6 +35,7 @@ examples
   cargo xtask train fashion-mnist -- --minutes 20
   cargo xtask train digits -- --out runs/second --seed 1
   cargo xtask data fashion-mnist
+  cargo xtask bench --quick --networks s
 ";
 
 /// What a person typed that no command understands.
@@ -57,6 +65,7 @@ fn run(arguments: &[String]) -> Result<anyhow::Result<ExitCode>, Usage> {
     match command.as_str() {
         "train" => Ok(cargo::become_cargo(&train::cargo_arguments(rest)?)),
         "data" => Ok(cargo::become_cargo(&data::cargo_arguments(rest)?)),
+        "bench" => bench::run(rest),
         "ci" if rest.is_empty() => Ok(ci::run()),
         "ci" => Err(Usage(format!(
             "`ci` takes no arguments, found `{}`",
@@ -105,6 +114,7 @@ mod tests {
         );
         check_usage("data --data-dir", "`--data-dir` needs a folder");
         check_usage("data --where mnist", "unknown flag `--where`");
+        check_usage("bench --rounds", "`--rounds` needs a value");
     }
 
     #[test]

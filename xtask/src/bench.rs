@@ -1,0 +1,96 @@
+//! `cargo xtask bench`: the program beside its peers on the same work, in turns, outputs compared first.
+//!
+//! | what | where |
+//! |---|---|
+//! | flags | `flags` |
+//! | networks, work, peers | `work` |
+//! | the programs that are built and asked | `programs` |
+//! | one process that works when told to, and what is said to it | `contender` |
+//! | setting them up, taking turns, comparing | `contest` |
+//! | a whole process from its start to the first image | `start_up` |
+//! | processor, load, a neighbour's noise | `machine` |
+//! | medians and differences | `statistics` |
+//! | the page | `page` |
+
+mod contender;
+mod contest;
+mod flags;
+mod machine;
+mod page;
+mod programs;
+mod start_up;
+mod statistics;
+mod work;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use crate::Usage;
+use contest::Contest;
+use flags::Flags;
+use machine::Machine;
+use page::Page;
+use programs::Programs;
+
+/// Outer error: wrong usage. Inner: a program could not be built, asked or measured.
+pub(crate) fn run(typed: &[String]) -> Result<Result<ExitCode>, Usage> {
+    let flags = Flags::parse(typed)?;
+    Ok(measure(&flags))
+}
+
+fn measure(flags: &Flags) -> Result<ExitCode> {
+    let mut machine = Machine::look();
+    let folder = Scratch::new()?;
+    let programs = Programs::build(flags)?;
+    machine.watch_while_idle();
+    for warning in machine.warnings() {
+        eprintln!("WARNING: {warning}");
+    }
+    let (mut contests, mut peak) = (Vec::new(), programs.peak()?);
+    for &network in &flags.networks {
+        let folder = folder.0.join(network.letter());
+        programs.prepare(network, &folder)?;
+        let flop = programs.count(&folder)?;
+        for &work in &flags.works {
+            eprintln!("network {network}, {work}");
+            let contest = Contest::hold(flags, &programs, network, work, &folder, &mut machine)?;
+            contests.push((contest, flop.of(work)));
+            // The most that was ever seen: a neighbour only ever takes away from it.
+            peak = peak.max(programs.peak()?);
+        }
+    }
+    let mut page = Page::new(flags, programs.versions(), peak);
+    for (contest, flop) in &contests {
+        page.contest(contest, *flop);
+    }
+    if flags.start_up {
+        page.start_up(&start_up::measure(&programs, flags.rounds, &folder.0)?);
+    }
+    let text = page.text(&machine);
+    print!("{text}");
+    if let Some(path) = &flags.out {
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let differ = contests.iter().any(|(contest, _)| contest.differ());
+    Ok(ExitCode::from(u8::from(differ)))
+}
+
+/// A folder that goes with this program.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("ddpm-bench-{}", std::process::id()));
+        std::fs::create_dir_all(&path)
+            .with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}

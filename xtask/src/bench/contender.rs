@@ -1,0 +1,186 @@
+//! One process that works when it is told to and lies idle while the others do.
+//!
+//! It says `ready` once its first pass is made and written. To `go N` it answers with the seconds that N passes took, to
+//! `quit` with the most memory it ever held, in bytes.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+/// A process in conversation; it ends with this value.
+pub(crate) struct Contender {
+    name: String,
+    process: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+    complaints: PathBuf,
+}
+
+impl Contender {
+    /// Starts it and waits until it is ready. What it complains of is kept in a file.
+    pub(crate) fn start(name: &str, mut command: Command, complaints: &Path) -> Result<Self> {
+        let file = File::create(complaints)
+            .with_context(|| format!("cannot write {}", complaints.display()))?;
+        let mut process = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("cannot start {name}"))?;
+        let (Some(to), Some(from)) = (process.stdin.take(), process.stdout.take()) else {
+            bail!("{name} has no pipes");
+        };
+        let mut contender = Self {
+            name: name.to_owned(),
+            process,
+            to,
+            from: BufReader::new(from),
+            complaints: complaints.to_owned(),
+        };
+        let line = contender.line()?;
+        if line != "ready" {
+            bail!("{name} said `{line}`, expected `ready`");
+        }
+        Ok(contender)
+    }
+
+    /// The seconds that so many passes take.
+    pub(crate) fn go(&mut self, passes: usize) -> Result<f64> {
+        let line = self.ask(&format!("go {passes}"))?;
+        seconds(&line).ok_or_else(|| anyhow!("{} said `{line}`, expected seconds", self.name))
+    }
+
+    /// Ends it; the most memory it ever held, in bytes, where it knows.
+    pub(crate) fn quit(mut self) -> Result<Option<u64>> {
+        let line = self.ask("quit")?;
+        let bytes = line.parse::<u64>();
+        let bytes = bytes.map_err(|_| anyhow!("{} said `{line}`, expected bytes", self.name))?;
+        self.process.wait().context("it does not end")?;
+        Ok(Some(bytes).filter(|&bytes| bytes > 0))
+    }
+
+    fn ask(&mut self, line: &str) -> Result<String> {
+        // Where it has died, its silence says so, and its complaints say why.
+        drop(writeln!(self.to, "{line}").and_then(|()| self.to.flush()));
+        self.line()
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        let read = self.from.read_line(&mut line);
+        if read.with_context(|| format!("cannot hear {}", self.name))? > 0 {
+            return Ok(line.trim().to_owned());
+        }
+        let status = self.process.wait().context("it does not end")?;
+        let text = std::fs::read_to_string(&self.complaints).unwrap_or_default();
+        let last = last_lines(&text, 12);
+        Err(anyhow!("{} ended ({status}):\n{last}", self.name))
+    }
+}
+
+impl Drop for Contender {
+    fn drop(&mut self) {
+        // One that has quit is past killing.
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+fn seconds(line: &str) -> Option<f64> {
+    let seconds = line.parse::<f64>().ok();
+    seconds.filter(|seconds| seconds.is_finite() && *seconds > 0.0)
+}
+
+/// The last lines that say anything.
+pub(crate) fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+/// The line that most likely says why: the last that names an error, else the last, and not too much of it.
+pub(crate) fn reason(text: &str) -> String {
+    let names_error = |line: &&str| line.contains("Error: ") || line.starts_with("error: ");
+    let last = last_lines(text, 1);
+    let line = text.lines().rev().find(names_error).unwrap_or(&last);
+    let short: String = line.trim().chars().take(160).collect();
+    if short.len() < line.trim().len() {
+        short + " ..."
+    } else {
+        short
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_is_the_line_that_names_an_error() {
+        let text = "Traceback\n  File x\nInductorError: no compiler\nSet TORCH_LOGS for more\n";
+        assert_eq!(reason(text), "InductorError: no compiler");
+        assert_eq!(reason("it ended\nKilled\n"), "Killed");
+        assert_eq!(reason(&"x".repeat(200)), "x".repeat(160) + " ...");
+    }
+
+    #[test]
+    fn seconds_are_above_zero() {
+        assert_eq!(seconds("0.25"), Some(0.25));
+        for line in ["", "0", "-1", "NaN", "inf", "ready"] {
+            assert_eq!(seconds(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn complaints_are_their_end() {
+        assert_eq!(last_lines("a\n\nb\n  \nc\n", 2), "b\nc");
+        assert_eq!(last_lines("a", 2), "a");
+        assert_eq!(last_lines("", 2), "");
+    }
+
+    #[cfg(unix)]
+    mod with_a_shell {
+        use super::*;
+
+        fn start(name: &str, script: &str) -> Result<Contender> {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", script]);
+            let file = format!("ddpm-contender-{name}-{}", std::process::id());
+            let complaints = std::env::temp_dir().join(file);
+            let contender = Contender::start(name, shell, &complaints);
+            drop(std::fs::remove_file(complaints));
+            contender
+        }
+
+        #[test]
+        fn it_works_when_told_to_and_says_what_it_took() {
+            let script = "echo ready; while read word n; do [ $word = quit ] && echo 4096 && exit; echo $n.5; done";
+            let mut contender = start("obedient", script).unwrap();
+            assert_eq!(contender.go(3).unwrap(), 3.5);
+            assert_eq!(contender.go(1).unwrap(), 1.5);
+            assert_eq!(contender.quit().unwrap(), Some(4096));
+        }
+
+        #[test]
+        fn one_that_dies_is_quoted() {
+            let error = start("mortal", "echo why >&2; exit 3").err().unwrap();
+            let text = error.to_string();
+            assert!(
+                text.starts_with("mortal ended") && text.ends_with("why"),
+                "{text}"
+            );
+            let mut contender = start("later", "echo ready; read line; exit 1").unwrap();
+            assert!(contender.go(1).is_err());
+            let error = start("talkative", "echo hello").err().unwrap();
+            assert_eq!(
+                error.to_string(),
+                "talkative said `hello`, expected `ready`"
+            );
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The programs that a bench starts: ours, built in release, and the peers' script.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::contender::last_lines;
+use super::flags::Flags;
+use super::work::{Network, Peer, Work};
+use crate::cargo::cargo;
+
+/// Where everything is, and the command line of each.
+pub(crate) struct Programs {
+    root: PathBuf,
+    release: PathBuf,
+    python: String,
+    threads: String,
+    versions: String,
+}
+
+/// Floating-point operations of one pass.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Flop {
+    evaluate: f64,
+    train: f64,
+}
+
+impl Flop {
+    /// Of a pass of this work.
+    pub(crate) fn of(self, work: Work) -> f64 {
+        match work {
+            Work::Train => self.train,
+            Work::Evaluate => self.evaluate,
+        }
+    }
+}
+
+impl Programs {
+    /// Asks Python for what it has, then builds ours.
+    pub(crate) fn build(flags: &Flags) -> Result<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+        let root = root.context("xtask lies in no workspace")?.to_owned();
+        let this = std::env::current_exe().context("where is this program?")?;
+        let profiles = this.parent().and_then(Path::parent);
+        let release = profiles.context("this program lies in no build folder")?;
+        let mut programs = Self {
+            release: release.join("release"),
+            root,
+            python: flags.python.clone(),
+            threads: flags.threads.to_string(),
+            versions: String::new(),
+        };
+        programs.versions = programs.ask_versions(&flags.peers)?;
+        let ours = "build --release --package ddpm-train --example network_speed --package ddpm-sample --bin ddpm-sample";
+        let mut command = cargo();
+        command.args(ours.split(' ')).current_dir(&programs.root);
+        let status = command.status().context("cannot start cargo")?;
+        if !status.success() {
+            bail!("`cargo {ours}` failed");
+        }
+        Ok(programs)
+    }
+
+    /// Names and versions of what takes part.
+    pub(crate) fn versions(&self) -> &str {
+        &self.versions
+    }
+
+    /// GFLOP/s of PyTorch's largest matrix product: about the most that these threads can do.
+    pub(crate) fn peak(&self) -> Result<f64> {
+        let said = answer(self.script("peak").args(["--threads", &self.threads]))?;
+        let peak = said.trim().parse();
+        peak.with_context(|| format!("peers.py said `{}`, expected GFLOP/s", said.trim()))
+    }
+
+    /// What a pass costs, as PyTorch counts it.
+    pub(crate) fn count(&self, folder: &Path) -> Result<Flop> {
+        let said = answer(self.script("count").arg("--folder").arg(folder))?;
+        let numbers: Vec<f64> = said.split_whitespace().flat_map(str::parse).collect();
+        let &[evaluate, train] = numbers.as_slice() else {
+            bail!("peers.py said `{}`, expected two counts", said.trim());
+        };
+        Ok(Flop { evaluate, train })
+    }
+
+    /// Fills a folder with a network, its weights and its inputs.
+    pub(crate) fn prepare(&self, network: Network, folder: &Path) -> Result<()> {
+        let mut command = Command::new(self.network_speed());
+        command.args(["prepare", "--network", network.letter(), "--batch"]);
+        command
+            .arg(network.batch().to_string())
+            .arg("--folder")
+            .arg(folder);
+        answer(&mut command).map(drop)
+    }
+
+    /// Ours at work.
+    pub(crate) fn ours(&self, work: Work, folder: &Path, output: &Path) -> Command {
+        let mut command = Command::new(self.network_speed());
+        command.arg("contend");
+        self.at_work(command, work, folder, output)
+    }
+
+    /// A peer at work; one that reads ONNX gets its file first.
+    pub(crate) fn peer(
+        &self,
+        peer: Peer,
+        work: Work,
+        folder: &Path,
+        output: &Path,
+    ) -> Result<Command> {
+        if peer.reads_onnx() && !folder.join("network.onnx").exists() {
+            answer(self.script("export").arg("--folder").arg(folder))?;
+        }
+        let mut command = self.script("contend");
+        command.args(["--kind", peer.word()]);
+        Ok(self.at_work(command, work, folder, output))
+    }
+
+    /// Ours from its start to one image of the shipped digits.
+    pub(crate) fn our_first_image(&self, picture: &Path) -> Command {
+        let mut command = Command::new(self.release.join(program("ddpm-sample")));
+        command
+            .args("--num 1 --sampler ddim --steps 50 --quiet".split(' '))
+            .args(["--threads", &self.threads, "--model"])
+            .arg(self.digits())
+            .arg("--out")
+            .arg(picture);
+        command
+    }
+
+    /// diffusers from its start to one image of the same model.
+    pub(crate) fn their_first_image(&self, picture: &Path) -> Command {
+        let mut command = self.script("first-image");
+        command
+            .args(["--threads", &self.threads, "--model"])
+            .arg(self.digits())
+            .arg("--out")
+            .arg(picture);
+        command
+    }
+
+    fn at_work(&self, mut command: Command, work: Work, folder: &Path, output: &Path) -> Command {
+        command.args(["--work", work.word(), "--threads", &self.threads]);
+        command
+            .arg("--folder")
+            .arg(folder)
+            .arg("--output")
+            .arg(output);
+        command
+    }
+
+    fn ask_versions(&self, peers: &[Peer]) -> Result<String> {
+        let mut command = self.script("versions");
+        command.arg("--kinds");
+        command.args(peers.iter().map(|peer| peer.word()));
+        let mut versions = vec![format!(
+            "ddpm {}{}",
+            env!("CARGO_PKG_VERSION"),
+            self.commit()
+        )];
+        if let Ok(rustc) = answer(Command::new("rustc").arg("--version")) {
+            versions.extend(rustc.split(" (").next().map(str::to_owned));
+        }
+        versions.extend(answer(&mut command)?.lines().map(str::to_owned));
+        Ok(versions.join(", "))
+    }
+
+    /// Which sources these are, where git knows.
+    fn commit(&self) -> String {
+        let mut git = Command::new("git");
+        git.args(["describe", "--always", "--dirty"])
+            .current_dir(&self.root);
+        answer(&mut git).map_or(String::new(), |commit| format!(" ({})", commit.trim()))
+    }
+
+    fn script(&self, task: &str) -> Command {
+        let mut command = Command::new(&self.python);
+        command
+            .arg(self.root.join("xtask/bench/peers.py"))
+            .arg(task);
+        command.env("OMP_NUM_THREADS", &self.threads);
+        command
+    }
+
+    fn network_speed(&self) -> PathBuf {
+        self.release.join("examples").join(program("network_speed"))
+    }
+
+    fn digits(&self) -> PathBuf {
+        self.root.join("checkpoints/digits")
+    }
+}
+
+/// What a command prints; where it fails, an error with the end of its complaints.
+pub(crate) fn answer(command: &mut Command) -> Result<String> {
+    let program = command.get_program().to_owned();
+    let program = program.to_string_lossy();
+    let output = command.output();
+    let output = output.with_context(|| match program.contains("python") {
+        true => format!("cannot start `{program}`; --python PYTHON names another"),
+        false => format!("cannot start `{program}`"),
+    })?;
+    if !output.status.success() {
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        let (status, last) = (output.status, last_lines(&complaints, 12));
+        bail!("`{program}` ended ({status}):\n{last}");
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn program(name: &str) -> String {
+    format!("{name}{}", std::env::consts::EXE_SUFFIX)
+}
