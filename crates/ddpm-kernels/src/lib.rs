@@ -65,6 +65,7 @@ mod tile;
 mod transpose;
 mod vector;
 mod tiled;
+mod tiled_gradient;
 mod weight_gradient;
 mod winograd;
 

@@ -11,6 +11,7 @@ use crate::processor::Level;
 use crate::source::{Gathered, Source, Window, gather};
 use crate::storage::Shared;
 use crate::tile::{LANES, Outer, outer_shape, outer_tile};
+use crate::winograd;
 
 /// dw\[o, i, tap\] = Σ over images and pixels of x\[pixel * stride + tap, i\] dy\[pixel, o\].
 pub(crate) struct WeightGradient<'a> {
@@ -44,7 +45,12 @@ impl WeightGradient<'_> {
     #[allow(unsafe_code)] // the target is shared by the tasks
     pub(crate) unsafe fn run(&self, target: Target<'_>) {
         let level = Level::current();
-        let slabs = self.slabs(level);
+        let kernel = winograd::kernel(self.window);
+        let (inputs, outputs) = (self.source.channels(), self.dy.channels());
+        if let Some(kernel) = kernel.filter(|_| winograd::suits(self.window, inputs, outputs)) {
+            return self.run_tiled(level, &kernel, target);
+        }
+        let slabs = self.slabs(level, self.window.offsets.len());
         let blocks = self.source.blocks();
         let groups = TASKS.div_ceil(blocks).min(self.batch);
         let length = slabs.length(); // of one block of inputs, of which all LANES are kept
@@ -79,13 +85,13 @@ impl WeightGradient<'_> {
     }
 
     /// The slabs of one block of inputs.
-    fn slabs(&self, level: Level) -> Slabs {
+    pub(crate) fn slabs(&self, level: Level, taps: usize) -> Slabs {
         let most = outer_shape(level).1;
         let blocks = self.dy.blocks();
         Slabs {
             inputs: LANES,
             outputs: blocks * LANES,
-            taps: self.window.offsets.len(),
+            taps,
             columns: blocks.div_ceil(blocks.div_ceil(most.min(2))), // two are as fast as three and share better
         }
     }
@@ -238,21 +244,40 @@ impl WeightGradient<'_> {
             let first = slab * slabs.columns * LANES;
             let dw = &dw[slabs.start(slab)..];
             for output in first..(first + line).min(outputs) {
+                let to = target.kernels(output, block * LANES, inputs);
                 for input in 0..inputs {
                     for (tap, &place) in target.taps.iter().enumerate() {
                         let value = dw[(tap * LANES + input) * line + output - first];
-                        let place =
-                            place + output * target.output + (block * LANES + input) * target.input;
-                        let to = target.memory.at(place, 1);
                         #[allow(unsafe_code)]
-                        // SAFETY: `at` has seen that it lies in memory; these inputs are this task's.
+                        // SAFETY: these inputs are this task's, and `kernels` has seen that they lie in memory.
                         unsafe {
-                            let before = if target.accumulate { to.read() } else { 0.0 };
-                            to.write(before + value);
+                            target.put(to.add(input * target.input + place), value);
                         }
                     }
                 }
             }
+        }
+    }
+}
+
+impl Target<'_> {
+    /// Where the kernels of some inputs for one output begin; all their taps lie in memory.
+    pub(crate) fn kernels(&self, output: usize, first: usize, inputs: usize) -> *mut f32 {
+        let last = self.taps.iter().max().map_or(0, |tap| tap + 1);
+        let start = output * self.output + first * self.input;
+        self.memory.at(start, (inputs - 1) * self.input + last)
+    }
+
+    /// Writes one weight's gradient, or adds it.
+    ///
+    /// # Safety
+    /// The place lies in memory and nothing else touches it.
+    #[allow(unsafe_code)] // shared by the tasks
+    pub(crate) unsafe fn put(&self, to: *mut f32, value: f32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let before = if self.accumulate { to.read() } else { 0.0 };
+            to.write(before + value);
         }
     }
 }
