@@ -669,11 +669,15 @@ per_processor! {
             let most = largest(&most);
             let mut sums = [0f32; LANES];
             for x in x[pixel..].iter_mut().step_by(pixels) {
-                for lane in 0..LANES {
-                    let below = x[lane] - most;
-                    x[lane] = if below < LEAST { 0.0 } else { exp(below) };
-                    sums[lane] += x[lane];
+                let mut p = *x;
+                for p in &mut p {
+                    let below = *p - most;
+                    *p = if below < LEAST { 0.0 } else { exp(below) };
                 }
+                for lane in 0..LANES {
+                    sums[lane] += p[lane];
+                }
+                *x = p;
             }
             let inverse = (1.0 / sum_of(&sums, &sums, |x, _| x)) as f32;
             for x in x[pixel..].iter_mut().step_by(pixels) {
@@ -702,6 +706,104 @@ per_processor! {
                 for lane in 0..LANES {
                     ds[lane] = p[lane] * (ds[lane] - mean) * scale;
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wave(length: usize, seed: f32) -> Vec<f32> {
+        let value = |i: usize| ((i as f32 * 0.37 + seed) * 1.7).sin();
+        (0..length).map(value).collect()
+    }
+
+    /// Rows of every head to blocks of channels.
+    fn blocked(heads: &Heads, rows: usize, size: usize, data: &[f32]) -> Vec<f32> {
+        let image = (heads.heads * size).next_multiple_of(LANES) * rows;
+        let mut blocked = vec![0.0; heads.batch * image];
+        for (i, &value) in data.iter().enumerate() {
+            let (channel, row) = (
+                i / (rows * size) % heads.heads * size + i % size,
+                i / size % rows,
+            );
+            let place = (channel / LANES * rows + row) * LANES + channel % LANES;
+            blocked[i / (rows * size) / heads.heads * image + place] = value;
+        }
+        blocked
+    }
+
+    fn view<'a>(heads: &Heads, data: &'a [f32], order: Order) -> View<'a> {
+        let image = data.len() / heads.batch;
+        View { data, order, image }
+    }
+
+    /// The output and the three gradients, of tensors in this order; memory starts as NaN.
+    fn run(heads: &Heads, tensors: [&[f32]; 4], order: Order) -> [Vec<f32>; 4] {
+        let mut results = [3, 0, 1, 2].map(|like: usize| vec![f32::NAN; tensors[like].len()]);
+        let [q, k, v, g] = tensors.map(|data| view(heads, data, order));
+        let memory = results.each_mut().map(|data| Shared::new(data));
+        let [out, dq, dk, dv] = [(0, g), (1, q), (2, k), (3, v)].map(|(i, like)| ViewMut {
+            memory: &memory[i],
+            start: 0,
+            order,
+            image: like.image,
+        });
+        #[allow(unsafe_code)]
+        // SAFETY: the memory is this function's.
+        unsafe {
+            attend(heads, q, k, v, out);
+            attend_backward(heads, q, k, v, g, dq, dk, dv);
+        }
+        results
+    }
+
+    #[test]
+    fn blocks_of_channels_and_rows_of_heads_give_the_same_bits() {
+        let sizes = [
+            (2, 1, 7, 5, 3, 3),
+            (1, 4, 9, 9, 8, 8),
+            (2, 3, 60, 19, 5, 12),
+            (1, 2, 57, 70, 32, 16),
+            (2, 2, 3, 1, 17, 40),
+        ];
+        for (batch, count, queries, keys, size, value_size) in sizes {
+            let heads = Heads {
+                batch,
+                heads: count,
+                queries,
+                keys,
+                size,
+                value_size,
+                scale: 0.3,
+            };
+            let q = wave(batch * count * queries * size, 0.0);
+            let k = wave(batch * count * keys * size, 1.0);
+            let v = wave(batch * count * keys * value_size, 2.0);
+            let g = wave(batch * count * queries * value_size, 3.0);
+            let rows = run(&heads, [&q, &k, &v, &g], Order::Rows);
+            let to_blocks =
+                |rows: usize, size: usize, data: &[f32]| blocked(&heads, rows, size, data);
+            let (q, k) = (to_blocks(queries, size, &q), to_blocks(keys, size, &k));
+            let (v, g) = (
+                to_blocks(keys, value_size, &v),
+                to_blocks(queries, value_size, &g),
+            );
+            let results = run(&heads, [&q, &k, &v, &g], Order::Blocked);
+            let shapes = [
+                (queries, value_size),
+                (queries, size),
+                (keys, size),
+                (keys, value_size),
+            ];
+            for (i, (rows_of, size)) in shapes.into_iter().enumerate() {
+                assert_eq!(
+                    results[i],
+                    to_blocks(rows_of, size, &rows[i]),
+                    "{heads:?}, result {i}"
+                );
             }
         }
     }

@@ -98,16 +98,6 @@ impl MatrixMut {
     }
 }
 
-/// Writes scale a b into a slice, or adds it to what is there.
-pub(crate) fn product(into: &mut [f32], a: Matrix, b: Matrix, scale: f32, accumulate: bool) {
-    let shape = (a.rows, b.columns);
-    let memory = Shared::new(into);
-    #[allow(unsafe_code)]
-    // SAFETY: `into` is borrowed mutably for the whole call.
-    let target = unsafe { MatrixMut::shared(&memory, 0, shape, (shape.1, 1)) };
-    product_into(target, a, b, scale, accumulate);
-}
-
 /// Writes scale a b into a matrix, or adds it to what is there.
 pub(crate) fn product_into(into: MatrixMut, a: Matrix, b: Matrix, scale: f32, accumulate: bool) {
     assert!(

@@ -54,11 +54,6 @@ per_processor! {
         sum_of(x, x, |x, _| (x - mean) * (x - mean))
     }
 
-    /// Σ x y.
-    fn dot(x: &[f32], y: &[f32]) -> f64 {
-        sum_of(x, y, |x, y| x * y)
-    }
-
     /// y += x.
     fn add_assign(y: &mut [f32], x: &[f32]) {
         for (y, x) in y.iter_mut().zip(x) {

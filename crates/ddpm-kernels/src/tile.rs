@@ -213,7 +213,7 @@ mod body {
                 }
                 x = x.add(it.x_block);
             }
-            if it.channels % LANES > 0 {
+            if !it.channels.is_multiple_of(LANES) {
                 for &tap in it.taps {
                     let x = x.add(tap);
                     for c in 0..it.channels % LANES {
