@@ -11,6 +11,7 @@ use crate::processor::Level;
 use crate::source::{Gathered, Layout, Source, Window, gather};
 use crate::storage::Shared;
 use crate::tile::{LANES, Product, most_pixels, multiply_tile};
+use crate::transpose::{Rows, transpose};
 
 /// y = (w * x + bias + plus) scale.
 pub(crate) struct Correlation<'a> {
@@ -67,15 +68,20 @@ impl<'a> Output<'a> {
         layout: Layout,
         (channels, height, width): (usize, usize, usize),
     ) -> Self {
-        let (channels, pixel) = match layout {
-            Layout::Blocked => (channels.next_multiple_of(LANES), LANES),
-            Layout::Plain => (channels, 1),
+        let (length, pixel, block) = match layout {
+            Layout::Blocked => (
+                channels.next_multiple_of(LANES),
+                LANES,
+                LANES * height * width,
+            ),
+            Layout::Plain => (channels, 1, LANES * height * width),
+            Layout::Rows => (channels, channels, LANES),
         };
         Output {
             memory,
             start: 0,
-            image: channels * height * width,
-            block: LANES * height * width,
+            image: length * height * width,
+            block,
             row: pixel * width,
             pixel,
             layout,
@@ -153,9 +159,10 @@ impl Correlation<'_> {
     fn run_task(&self, task: &Task, level: Level, output: Output<'_>) {
         let layout = self.window.layout(task.images.len(), task.rows.len());
         let pixels = task.images.len() * task.rows.len() * self.window.width;
-        let result = match output.layout {
-            Layout::Blocked => 0,
-            Layout::Plain => pixels * LANES * self.weights.shape.columns,
+        let result = if self.is_direct(output) {
+            0
+        } else {
+            pixels * LANES * self.weights.shape.columns
         };
         let stored = self
             .source
@@ -226,39 +233,35 @@ impl Correlation<'_> {
             for (i, image) in task.images.clone().enumerate() {
                 for (r, row) in task.rows.clone().enumerate() {
                     let x = &x[i * strides.image + r * strides.row..];
-                    let place = match output.layout {
-                        Layout::Blocked => {
-                            let start = output.start
-                                + image * output.image
-                                + first * output.block
-                                + row * output.row;
-                            let last = (columns - 1) * output.block
-                                + (self.window.width - 1) * output.pixel
-                                + LANES;
-                            Place {
-                                y: output.memory.at(start, last),
-                                start,
-                                pixel: output.pixel,
-                                block: output.block,
-                            }
+                    let place = if self.is_direct(output) {
+                        let start = output.start
+                            + image * output.image
+                            + first * output.block
+                            + row * output.row;
+                        let last = (columns - 1) * output.block
+                            + (self.window.width - 1) * output.pixel
+                            + LANES;
+                        Place {
+                            y: output.memory.at(start, last),
+                            start,
+                            pixel: output.pixel,
+                            block: output.block,
                         }
-                        Layout::Plain => {
-                            let start = (i * task.rows.len() + r) * self.window.width * LANES;
-                            let block =
-                                task.images.len() * task.rows.len() * self.window.width * LANES;
-                            Place {
-                                y: result[start..].as_mut_ptr(),
-                                start,
-                                pixel: LANES,
-                                block,
-                            }
+                    } else {
+                        let start = (i * task.rows.len() + r) * self.window.width * LANES;
+                        let block = task.images.len() * task.rows.len() * self.window.width * LANES;
+                        Place {
+                            y: result[start..].as_mut_ptr(),
+                            start,
+                            pixel: LANES,
+                            block,
                         }
                     };
                     self.row(level, (image, slab), x, strides.block, taps, place);
                 }
             }
-            if output.layout == Layout::Plain {
-                self.scatter(task, slab, result, output);
+            if !self.is_direct(output) {
+                self.scatter(task, level, slab, result, output);
             }
         }
     }
@@ -308,30 +311,82 @@ impl Correlation<'_> {
         }
     }
 
-    /// Copies a slab's channels from blocks to where they belong, each on its own.
-    pub(crate) fn scatter(&self, task: &Task, slab: usize, result: &[f32], output: Output<'_>) {
+    /// Whether the inner loop can write its blocks where they belong.
+    fn is_direct(&self, output: Output<'_>) -> bool {
+        match output.layout {
+            Layout::Blocked => true,
+            Layout::Plain => false,
+            Layout::Rows => self.weights.shape.outputs.is_multiple_of(LANES),
+        }
+    }
+
+    /// Copies a slab's channels from blocks to where they belong.
+    pub(crate) fn scatter(
+        &self,
+        task: &Task,
+        level: Level,
+        slab: usize,
+        result: &[f32],
+        output: Output<'_>,
+    ) {
         let first = slab * self.weights.shape.columns * LANES;
         let channels =
             (self.weights.shape.columns_of(slab) * LANES).min(self.weights.shape.outputs - first);
-        let pixels = task.images.len() * task.rows.len() * self.window.width;
         let width = self.window.width;
-        for channel in 0..channels {
-            let from = &result[channel / LANES * pixels * LANES + channel % LANES..];
-            let mut from = from.iter().step_by(LANES);
-            for image in task.images.clone() {
-                for row in task.rows.clone() {
-                    let start = output.start
-                        + image * output.image
-                        + (first + channel) * (output.block / LANES)
-                        + row * output.row;
-                    let to = output.memory.at(start, (width - 1) * output.pixel + 1);
-                    for (x, from) in from.by_ref().take(width).enumerate() {
-                        #[allow(unsafe_code)]
-                        // SAFETY: `at` has seen that the row lies in memory, and it is this task's.
-                        unsafe {
-                            to.add(x * output.pixel).write(*from);
-                        }
-                    }
+        let (rows, images) = (task.rows.len(), task.images.len());
+        // Rows that lie side by side on both sides are one.
+        let together = if output.row == width * output.pixel {
+            rows
+        } else {
+            1
+        };
+        for (block, from) in result.chunks(images * rows * width * LANES).enumerate() {
+            let Some(left) = channels.checked_sub(block * LANES).filter(|&left| left > 0) else {
+                break;
+            };
+            let pieces = from.chunks(together * width * LANES).enumerate();
+            for (piece, from) in pieces {
+                let (image, row) = (piece * together / rows, piece * together % rows);
+                let start = output.start
+                    + (task.images.start + image) * output.image
+                    + (first / LANES + block) * output.block
+                    + (task.rows.start + row) * output.row;
+                output.write(level, start, LANES.min(left), from);
+            }
+        }
+    }
+}
+
+impl Output<'_> {
+    /// Writes some channels of pixels that lie side by side, from a block.
+    fn write(&self, level: Level, start: usize, channels: usize, from: &[f32]) {
+        let pixels = from.len() / LANES;
+        let channel = if self.layout == Layout::Rows {
+            1
+        } else {
+            self.block / LANES
+        };
+        let last = (channels - 1) * channel + (pixels - 1) * self.pixel;
+        let to = self.memory.at(start, last + 1);
+        #[allow(unsafe_code)]
+        // SAFETY: `at` has seen that all of it lies in memory, and it is this task's.
+        unsafe {
+            if self.layout == Layout::Plain && self.pixel == 1 {
+                let (from, to) = (
+                    Rows {
+                        first: from.as_ptr(),
+                        stride: LANES,
+                    },
+                    Rows {
+                        first: to,
+                        stride: channel,
+                    },
+                );
+                return transpose(level, from, (pixels, channels), to, false);
+            }
+            for (pixel, from) in from.chunks(LANES).enumerate() {
+                for (lane, &value) in from.iter().enumerate().take(channels) {
+                    to.add(pixel * self.pixel + lane * channel).write(value);
                 }
             }
         }

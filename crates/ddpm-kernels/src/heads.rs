@@ -11,7 +11,7 @@ use crate::processor::Level;
 use crate::simd::{exp, largest, per_processor, sum_of};
 use crate::storage::Shared;
 use crate::tile::{LANES, Outer, Product, most_pixels, multiply_tile, outer_shape, outer_tile};
-use crate::transpose::{Rows, transpose};
+use crate::transpose::transpose_slices;
 
 /// The sizes of an attention, and what the scores are multiplied with.
 #[derive(Clone, Copy, Debug)]
@@ -401,24 +401,9 @@ impl<'a> Head<'a> {
                     let line = slabs.columns_of(slab) * LANES;
                     let first = slab * slabs.columns * LANES;
                     let count = line.min(rows - first);
-                    let data = &data[first * run.stride..][..(count - 1) * run.stride + run.count];
                     let start = slabs.start(slab) + (block * LANES + run.lane) * line;
-                    let to = &mut to[start..][..run.count * line];
-                    let (from, to) = (
-                        Rows {
-                            first: data.as_ptr(),
-                            stride: run.stride,
-                        },
-                        Rows {
-                            first: to.as_mut_ptr(),
-                            stride: line,
-                        },
-                    );
-                    #[allow(unsafe_code)]
-                    // SAFETY: both slices reach as far as their matrices; a line is whole blocks.
-                    unsafe {
-                        transpose(self.level, from, (count, run.count), to, true);
-                    }
+                    let data = (&data[first * run.stride..], run.stride);
+                    transpose_slices(data, (count, run.count), (&mut to[start..], line));
                 }
             }
         }

@@ -7,6 +7,7 @@ use crate::processor::Level;
 use crate::source::Window;
 use crate::storage::Shared;
 use crate::tile::{LANES, most_columns, most_pixels};
+use crate::transpose::transpose_slices;
 use crate::winograd::{self, Kernels, POSITIONS};
 
 /// Where the weights of a layer lie in its tensor.
@@ -207,14 +208,30 @@ fn pack_block(
 ) {
     let inputs = LANES.min(weights.inputs.0 - input);
     let outputs = row.min(weights.outputs.0 - output);
-    for (&tap, to) in taps.iter().zip(to.chunks_mut(inputs * row)) {
-        for (input, to) in (input..).zip(to.chunks_mut(row)) {
-            let start = output * weights.outputs.1 + input * weights.inputs.1 + tap;
-            let from = weights.data[start..].iter().step_by(weights.outputs.1);
-            for (to, from) in to[..outputs].iter_mut().zip(from) {
-                *to = *from;
+    let first = output * weights.outputs.1 + input * weights.inputs.1;
+    let neighbours = taps.windows(2).all(|pair| pair[0] + 1 == pair[1]);
+    match *taps {
+        [tap] if weights.inputs.1 == 1 => {
+            let from = (&weights.data[first + tap..], weights.outputs.1);
+            transpose_slices(from, (outputs, inputs), (to, row));
+        }
+        [tap, ..] if neighbours && weights.outputs.1 > 1 => {
+            for input in 0..inputs {
+                let from = &weights.data[first + input * weights.inputs.1 + tap..];
+                let to = (&mut to[input * row..], inputs * row);
+                transpose_slices((from, weights.outputs.1), (outputs, taps.len()), to);
             }
-            to[outputs..].fill(0.0);
+        }
+        _ => {
+            for (&tap, to) in taps.iter().zip(to.chunks_mut(inputs * row)) {
+                for (input, to) in to.chunks_mut(row).enumerate() {
+                    let from = &weights.data[first + input * weights.inputs.1 + tap..];
+                    let from = from.iter().step_by(weights.outputs.1);
+                    let (to, beyond) = to.split_at_mut(outputs);
+                    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+                    beyond.fill(0.0);
+                }
+            }
         }
     }
 }

@@ -4,8 +4,12 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
+use crate::processor::Level;
 use crate::simd::{per_processor, sigmoid};
 use crate::tile::LANES;
+use crate::transpose::{Rows, transpose};
 
 /// How the channels of a batch of images lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +18,8 @@ pub(crate) enum Layout {
     Blocked,
     /// `[channels, height, width]` an image.
     Plain,
+    /// `[height, width, channels]` an image.
+    Rows,
 }
 
 /// Some channels of a batch of images.
@@ -93,15 +99,27 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// One row of a block of channels, as stored: `[width, LANES]`.
-    fn row<'r>(
-        &'r self,
-        image: usize,
-        block: usize,
-        row: usize,
-        buffer: &'r mut [f32],
-    ) -> &'r [f32] {
-        let (pixels, length) = (self.height * self.width, self.width * LANES);
+    /// All pixels of a block of channels, `[height, width, LANES]`, if they are stored so.
+    fn plane(&self, image: usize, block: usize) -> Option<&'a [f32]> {
+        let mut first = block * LANES;
+        let at = self.parts.iter().find(|part| {
+            let found = first < part.channels;
+            first -= if found { 0 } else { part.channels };
+            found
+        });
+        let pixels = self.height * self.width;
+        let stored = |part: &&Part<'_>| {
+            let whole = part.channels - first >= LANES || self.parts.len() == 1;
+            part.layout == Layout::Blocked && first.is_multiple_of(LANES) && whole
+        };
+        at.filter(stored)
+            .map(|part| &part.data[part.image * image + first * pixels..][..pixels * LANES])
+    }
+
+    /// Copies some rows of a block of channels to `[rows, width, LANES]`.
+    fn copy_rows(&self, image: usize, block: usize, rows: Range<usize>, to: &mut [f32]) {
+        let pixels = rows.start * self.width..rows.end * self.width;
+        let to = &mut to[..pixels.len() * LANES];
         let mut first = block * LANES;
         let mut lane = 0;
         for part in &self.parts {
@@ -109,43 +127,91 @@ impl<'a> Source<'a> {
                 first -= part.channels;
                 continue;
             }
-            let whole = part.channels - first >= LANES || self.parts.len() == 1;
-            if lane == 0 && part.layout == Layout::Blocked && first.is_multiple_of(LANES) && whole {
-                let start = part.image * image + first * pixels + row * length;
-                return &part.data[start..][..length];
-            }
-            if lane == 0 {
-                buffer[..length].fill(0.0);
-            }
             let count = (part.channels - first).min(LANES - lane);
-            for channel in first..first + count {
-                part.copy_row(image, channel, row, pixels, &mut buffer[lane..length]);
-                lane += 1;
+            if count < LANES && lane == 0 {
+                to.fill(0.0);
             }
+            let all = self.height * self.width;
+            part.copy(image, first..first + count, (all, &pixels), &mut to[lane..]);
+            lane += count;
             if lane == LANES {
                 break;
             }
             first = 0;
         }
-        &buffer[..length]
+    }
+
+    /// Copies a batch of images to blocks of channels.
+    pub(crate) fn copy_blocks(&self, to: &mut [f32]) {
+        let plane = self.height * self.width * LANES;
+        to.par_chunks_mut(plane).enumerate().for_each(|(i, to)| {
+            let (image, block) = (i / self.blocks(), i % self.blocks());
+            self.copy_rows(image, block, 0..self.height, to);
+        });
     }
 }
 
 impl Part<'_> {
-    /// Copies one row of one channel to every LANES-th float.
-    fn copy_row(&self, image: usize, channel: usize, row: usize, pixels: usize, to: &mut [f32]) {
-        let width = to.len().div_ceil(LANES);
-        let (start, step) = match self.layout {
-            Layout::Plain => (channel * pixels + row * width, 1),
-            Layout::Blocked => (
-                (channel / LANES * pixels + row * width) * LANES + channel % LANES,
-                LANES,
-            ),
-        };
-        let from = self.data[self.image * image + start..].iter().step_by(step);
-        for (to, from) in to.iter_mut().step_by(LANES).zip(from) {
-            *to = *from;
+    /// Copies up to LANES channels of some of all pixels to where pixels are LANES apart.
+    fn copy(
+        &self,
+        image: usize,
+        channels: Range<usize>,
+        (all, pixels): (usize, &Range<usize>),
+        to: &mut [f32],
+    ) {
+        let data = &self.data[self.image * image..];
+        match self.layout {
+            Layout::Plain => {
+                let data = &data[channels.start * all + pixels.start..];
+                let data = &data[..(channels.len() - 1) * all + pixels.len()];
+                let to = &mut to[..(pixels.len() - 1) * LANES + channels.len()];
+                let (from, to) = (
+                    Rows {
+                        first: data.as_ptr(),
+                        stride: all,
+                    },
+                    Rows {
+                        first: to.as_mut_ptr(),
+                        stride: LANES,
+                    },
+                );
+                #[allow(unsafe_code)]
+                // SAFETY: both slices reach from the first to the last element of their matrices.
+                unsafe {
+                    transpose(
+                        Level::current(),
+                        from,
+                        (channels.len(), pixels.len()),
+                        to,
+                        false,
+                    );
+                }
+            }
+            Layout::Rows => {
+                let rows = data[pixels.start * self.channels..].chunks(self.channels);
+                for (row, to) in rows.zip(to.chunks_mut(LANES)).take(pixels.len()) {
+                    copy_lanes(&mut to[..channels.len()], &row[channels.clone()]);
+                }
+            }
+            Layout::Blocked => {
+                for (lane, channel) in channels.enumerate() {
+                    let start = (channel / LANES * all + pixels.start) * LANES + channel % LANES;
+                    let from = data[start..].iter().step_by(LANES);
+                    let pairs = to[lane..].iter_mut().step_by(LANES).zip(from);
+                    pairs.for_each(|(to, from)| *to = *from);
+                }
+            }
         }
+    }
+}
+
+/// Copies one block of a row; nearly all are whole.
+fn copy_lanes(to: &mut [f32], from: &[f32]) {
+    if let (Some(to), Some(from)) = (to.first_chunk_mut::<LANES>(), from.first_chunk::<LANES>()) {
+        *to = *from;
+    } else {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
     }
 }
 
@@ -229,16 +295,13 @@ pub(crate) fn gather(
 ) {
     let (height, width) = source.size();
     let (top, left) = (window.rows().0, window.columns().0);
-    let mut buffer = vec![
-        0f32;
-        if source.as_stored().is_some() {
-            0
-        } else {
-            source.width * LANES
-        }
-    ];
+    let line = source.width * LANES;
+    let together = COPIED.div_ceil(source.width).min(source.height);
+    let mut buffer = Vec::new();
     for (block, to) in blocks.zip(to.chunks_mut(layout.block)) {
         for (image, to) in images.clone().zip(to.chunks_mut(layout.image)) {
+            let plane = source.plane(image, block);
+            let mut copied = 0..0;
             for (row, to) in to
                 .chunks_mut(layout.row)
                 .enumerate()
@@ -250,7 +313,16 @@ pub(crate) fn gather(
                     continue;
                 }
                 let y = y as usize >> usize::from(source.upsampled);
-                let from = source.row(image, block, y, &mut buffer);
+                let from = if let Some(plane) = plane {
+                    &plane[y * line..][..line]
+                } else {
+                    if !copied.contains(&y) {
+                        copied = y..(y + together).min(source.height);
+                        buffer.resize(together * line, 0.0);
+                        source.copy_rows(image, block, copied.clone(), &mut buffer);
+                    }
+                    &buffer[(y - copied.start) * line..][..line]
+                };
                 for (residue, to) in to.chunks_mut(layout.residue).enumerate() {
                     spread(
                         source,
@@ -265,6 +337,9 @@ pub(crate) fn gather(
         }
     }
 }
+
+/// Pixels that are copied to a buffer at once at least, so that few tiles are not whole.
+const COPIED: usize = 64;
 
 /// Columns `first`, `first + step`, ... of a row of stored pixels, zeros outside of the image.
 fn spread(

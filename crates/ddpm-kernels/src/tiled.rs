@@ -76,7 +76,7 @@ impl Correlation<'_> {
         let pixels = grid.images * task.rows.len() * self.window.width;
         let result = match output.layout {
             Layout::Blocked => 0,
-            Layout::Plain => pixels * LANES * shape.columns,
+            _ => pixels * LANES * shape.columns,
         };
         with_scratch(inputs + products + result, |scratch| {
             let (v, rest) = scratch.split_at_mut(inputs);
@@ -180,7 +180,7 @@ impl Correlation<'_> {
                             let last = (rows - 1) * output.row + (width - 1) * output.pixel + LANES;
                             (output.memory.at(start, last), output.row, output.pixel)
                         }
-                        Layout::Plain => {
+                        _ => {
                             let place = ((column * grid.images + i) * task.rows.len() + first_row) * width;
                             (result[place * LANES..].as_mut_ptr(), width * LANES, LANES)
                         }
@@ -210,8 +210,8 @@ impl Correlation<'_> {
                 }
             }
             first_of_task += shape.columns_of(slab);
-            if output.layout == Layout::Plain {
-                self.scatter(task, slab, result, output);
+            if output.layout != Layout::Blocked {
+                self.scatter(task, level, slab, result, output);
             }
         }
     }

@@ -18,8 +18,8 @@ const TRANSFORMED: usize = 1 << 22;
 const RUN: usize = 112;
 
 impl WeightGradient<'_> {
-    /// Computes the gradient for the taps of `kernel`, in parallel.
-    pub(crate) fn run_tiled(&self, level: Level, kernel: &[usize; 9], target: Target<'_>) {
+    /// Computes the gradient for nine taps in reading order, in parallel.
+    pub(crate) fn run_tiled(&self, level: Level, target: Target<'_>) {
         let (inputs, outputs) = (self.source.blocks(), self.dy.blocks());
         let slabs = self.slabs(level, 1);
         let columns = self.window.width.div_ceil(TILE);
@@ -47,7 +47,7 @@ impl WeightGradient<'_> {
                 });
             }
             (0..inputs).into_par_iter().for_each(|block| {
-                self.from_positions(level, &slabs, (block, inputs), sums, kernel, target);
+                self.from_positions(level, &slabs, (block, inputs), sums, target);
             });
         });
     }
@@ -59,7 +59,6 @@ impl WeightGradient<'_> {
         slabs: &Slabs,
         (block, blocks): (usize, usize),
         sums: &[f32],
-        kernel: &[usize; 9],
         target: Target<'_>,
     ) {
         let inputs = LANES.min(self.source.channels() - block * LANES);
@@ -82,18 +81,10 @@ impl WeightGradient<'_> {
             unsafe {
                 winograd::kernels(level, &it);
             }
-            for lane in 0..LANES.min(outputs - output) {
-                let to = target.kernels(output + lane, block * LANES, inputs);
-                for input in 0..inputs {
-                    for (tap, &index) in kernel.iter().enumerate() {
-                        let value = taps[(input * 9 + tap) * LANES + lane];
-                        #[allow(unsafe_code)]
-                        // SAFETY: these inputs are this task's, and `kernels` has seen that they lie in memory.
-                        unsafe {
-                            target.put(to.add(input * target.input + target.taps[index]), value);
-                        }
-                    }
-                }
+            for input in 0..inputs {
+                let first = output * target.output + (block * LANES + input) * target.input;
+                let lanes = LANES.min(outputs - output);
+                target.write_taps(level, (&taps[input * 9 * LANES..], LANES), lanes, first);
             }
         }
     }

@@ -39,6 +39,28 @@ pub(crate) unsafe fn transpose(
     }
 }
 
+/// As [`transpose`] with padding, between slices, each with the floats from one row to the next.
+pub(crate) fn transpose_slices(
+    (from, from_stride): (&[f32], usize),
+    (rows, columns): (usize, usize),
+    (to, to_stride): (&mut [f32], usize),
+) {
+    let from = &from[..(rows - 1) * from_stride + columns];
+    let to = &mut to[..(columns - 1) * to_stride + rows.next_multiple_of(LANES)];
+    let (from, to) = (
+        Rows {
+            first: from.as_ptr(),
+            stride: from_stride,
+        },
+        Rows {
+            first: to.as_mut_ptr(),
+            stride: to_stride,
+        },
+    );
+    // SAFETY: both slices reach from the first to the last element of their matrices.
+    unsafe { transpose(Level::current(), from, (rows, columns), to, true) }
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2(from: Rows<*const f32>, shape: (usize, usize), to: Rows<*mut f32>, padded: bool) {

@@ -8,9 +8,10 @@ use crate::aligned::{Aligned, with_scratch};
 use crate::correlate::BUDGET;
 use crate::packing::Slabs;
 use crate::processor::Level;
-use crate::source::{Gathered, Source, Window, gather};
+use crate::source::{Gathered, Layout, Part, Source, Window, gather};
 use crate::storage::Shared;
 use crate::tile::{LANES, Outer, outer_shape, outer_tile};
+use crate::transpose::{Rows, transpose};
 use crate::winograd;
 
 /// dw\[o, i, tap\] = Σ over images and pixels of x\[pixel * stride + tap, i\] dy\[pixel, o\].
@@ -44,12 +45,32 @@ impl WeightGradient<'_> {
     /// Nothing else touches the target while this runs.
     #[allow(unsafe_code)] // the target is shared by the tasks
     pub(crate) unsafe fn run(&self, target: Target<'_>) {
-        let level = Level::current();
-        let kernel = winograd::kernel(self.window);
+        let in_order = winograd::kernel(self.window) == Some(std::array::from_fn(|tap| tap));
         let (inputs, outputs) = (self.source.channels(), self.dy.channels());
-        if let Some(kernel) = kernel.filter(|_| winograd::suits(self.window, inputs, outputs)) {
-            return self.run_tiled(level, &kernel, target);
+        if in_order && winograd::suits(self.window, inputs, outputs) {
+            return self.run_tiled(Level::current(), target);
         }
+        if self.dy.as_stored().is_some() {
+            return self.run_stored(target);
+        }
+        // Each block of inputs reads the whole gradient: it is laid out once.
+        let Window { height, width, .. } = *self.window;
+        let image = self.dy.blocks() * height * width * LANES;
+        with_scratch(self.batch * image, |blocks| {
+            self.dy.copy_blocks(blocks);
+            let part = Part {
+                data: blocks,
+                layout: Layout::Blocked,
+                channels: self.dy.channels(),
+                image,
+            };
+            let dy = Source::plain(part, height, width);
+            WeightGradient { dy: &dy, ..*self }.run_stored(target);
+        });
+    }
+
+    fn run_stored(&self, target: Target<'_>) {
+        let level = Level::current();
         let slabs = self.slabs(level, self.window.offsets.len());
         let blocks = self.source.blocks();
         let groups = TASKS.div_ceil(blocks).min(self.batch);
@@ -61,7 +82,7 @@ impl WeightGradient<'_> {
                 .for_each(|block| {
                     with_scratch(length, |dw| {
                         self.sum(level, &slabs, block, 0..self.batch, dw);
-                        self.unpack(&slabs, block, dw, target);
+                        self.unpack(level, &slabs, block, dw, target);
                     });
                 });
         }
@@ -80,7 +101,7 @@ impl WeightGradient<'_> {
             crate::simd::add_assign(sums, part);
         }
         for (block, dw) in sums.chunks_exact(length).enumerate() {
-            self.unpack(&slabs, block, dw, target);
+            self.unpack(level, &slabs, block, dw, target);
         }
     }
 
@@ -99,61 +120,25 @@ impl WeightGradient<'_> {
     /// The sum over some images, for one block of inputs and all outputs.
     fn sum(&self, level: Level, slabs: &Slabs, block: usize, images: Range<usize>, dw: &mut [f32]) {
         dw.fill(0.0);
-        let stored = self.dy.as_stored();
-        let identity = Window {
-            stride: 1,
-            offsets: vec![(0, 0)],
-            height: self.window.height,
-            width: self.window.width,
+        let Some(dy) = self.dy.as_stored() else {
+            return;
         };
-        let (together, rows) = self.chunk(images.len(), stored.is_some());
+        let (width, pixels) = (self.window.width, self.window.height * self.window.width);
+        let (together, rows) = self.chunk(images.len());
         for image in images.clone().step_by(together) {
             let images = image..(image + together).min(images.end);
             for row in (0..self.window.height).step_by(rows) {
                 let rows = rows.min(self.window.height - row);
                 let layout = self.window.layout(images.len(), rows);
-                let dy_layout = identity.layout(images.len(), rows);
-                let dy_length = if stored.is_some() {
-                    0
-                } else {
-                    self.dy.blocks() * dy_layout.block
-                };
-                with_scratch(layout.block + dy_length, |scratch| {
-                    let (x, dy) = scratch.split_at_mut(layout.block);
-                    gather(
-                        self.source,
-                        self.window,
-                        &layout,
-                        images.clone(),
-                        row,
-                        block..block + 1,
-                        x,
-                    );
-                    let chunk = (images.len(), rows);
-                    if let Some(part) = stored {
-                        let start = part.image * images.start + row * self.window.width * LANES;
-                        let pixels = self.window.height * self.window.width;
-                        let dy = Gradient {
-                            data: &part.data[start..],
-                            image: part.image,
-                            block: pixels * LANES,
-                        };
-                        return self.chunk_sum(level, slabs, (x, &layout), dy, chunk, dw);
-                    }
-                    gather(
-                        self.dy,
-                        &identity,
-                        &dy_layout,
-                        images.clone(),
-                        row,
-                        0..self.dy.blocks(),
-                        dy,
-                    );
+                with_scratch(layout.block, |x| {
+                    let (images, blocks) = (images.clone(), block..block + 1);
+                    gather(self.source, self.window, &layout, images, row, blocks, x);
                     let dy = Gradient {
-                        data: dy,
-                        image: dy_layout.image,
-                        block: dy_layout.block,
+                        data: &dy.data[dy.image * image + row * width * LANES..],
+                        image: dy.image,
+                        block: pixels * LANES,
                     };
+                    let chunk = (layout.block / layout.image, rows);
                     self.chunk_sum(level, slabs, (x, &layout), dy, chunk, dw);
                 });
             }
@@ -161,9 +146,8 @@ impl WeightGradient<'_> {
     }
 
     /// Images and rows that are gathered at once: as many as stay in the second-level cache.
-    fn chunk(&self, images: usize, stored: bool) -> (usize, usize) {
-        let blocks = if stored { 1 } else { 1 + self.dy.blocks() };
-        let floats = |rows| blocks * self.window.layout(1, rows).image;
+    fn chunk(&self, images: usize) -> (usize, usize) {
+        let floats = |rows| self.window.layout(1, rows).image;
         let mut rows = self.window.height;
         while rows > 1 && floats(rows) > BUDGET {
             rows = rows.div_ceil(2);
@@ -236,48 +220,78 @@ impl WeightGradient<'_> {
     }
 
     /// Writes the gradients of one block of inputs where they belong.
-    fn unpack(&self, slabs: &Slabs, block: usize, dw: &[f32], target: Target<'_>) {
+    fn unpack(&self, level: Level, slabs: &Slabs, block: usize, dw: &[f32], target: Target<'_>) {
         let inputs = LANES.min(self.source.channels() - block * LANES);
-        let outputs = self.dy.channels();
         for slab in 0..slabs.count() {
             let line = slabs.columns_of(slab) * LANES;
             let first = slab * slabs.columns * LANES;
-            let dw = &dw[slabs.start(slab)..];
-            for output in first..(first + line).min(outputs) {
-                let to = target.kernels(output, block * LANES, inputs);
-                for input in 0..inputs {
-                    for (tap, &place) in target.taps.iter().enumerate() {
-                        let value = dw[(tap * LANES + input) * line + output - first];
-                        #[allow(unsafe_code)]
-                        // SAFETY: these inputs are this task's, and `kernels` has seen that they lie in memory.
-                        unsafe {
-                            target.put(to.add(input * target.input + place), value);
-                        }
-                    }
-                }
+            let outputs = line.min(self.dy.channels() - first);
+            let dw = &dw[slabs.start(slab)..][..LANES * slabs.taps * line];
+            let start = first * target.output + block * LANES * target.input;
+            if slabs.taps == 1 {
+                let to = (start + target.taps[0], target.input);
+                target.write(level, (dw, line), (inputs, outputs), to);
+                continue;
+            }
+            for input in 0..inputs {
+                let start = start + input * target.input;
+                target.write_taps(level, (&dw[input * line..], LANES * line), outputs, start);
             }
         }
     }
 }
 
 impl Target<'_> {
-    /// Where the kernels of some inputs for one output begin; all their taps lie in memory.
-    pub(crate) fn kernels(&self, output: usize, first: usize, inputs: usize) -> *mut f32 {
-        let last = self.taps.iter().max().map_or(0, |tap| tap + 1);
-        let start = output * self.output + first * self.input;
-        self.memory.at(start, (inputs - 1) * self.input + last)
+    /// Writes the sums of all taps of one input for so many outputs. Taps that are neighbours are written together.
+    pub(crate) fn write_taps(
+        &self,
+        level: Level,
+        (dw, stride): (&[f32], usize),
+        outputs: usize,
+        start: usize,
+    ) {
+        let mut tap = 0;
+        for run in self.taps.chunk_by(|a, b| a + 1 == *b) {
+            let of_run = (&dw[tap * stride..], stride);
+            self.write(level, of_run, (run.len(), outputs), (start + run[0], 1));
+            tap += run.len();
+        }
     }
 
-    /// Writes one weight's gradient, or adds it.
-    ///
-    /// # Safety
-    /// The place lies in memory and nothing else touches it.
-    #[allow(unsafe_code)] // shared by the tasks
-    pub(crate) unsafe fn put(&self, to: *mut f32, value: f32) {
-        // SAFETY: the caller's promise.
+    /// Writes some rows of sums for so many outputs; the rows of the first output begin at `start`, `apart` from each other.
+    fn write(
+        &self,
+        level: Level,
+        (dw, stride): (&[f32], usize),
+        (rows, outputs): (usize, usize),
+        (start, apart): (usize, usize),
+    ) {
+        let dw = &dw[..(rows - 1) * stride + outputs];
+        let length = (outputs - 1) * self.output + (rows - 1) * apart + 1;
+        let to = self.memory.at(start, length);
+        #[allow(unsafe_code)]
+        // SAFETY: `at` has seen that all of it lies in memory; these inputs are this task's.
         unsafe {
-            let before = if self.accumulate { to.read() } else { 0.0 };
-            to.write(before + value);
+            if apart == 1 && !self.accumulate {
+                let (from, to) = (
+                    Rows {
+                        first: dw.as_ptr(),
+                        stride,
+                    },
+                    Rows {
+                        first: to,
+                        stride: self.output,
+                    },
+                );
+                return transpose(level, from, (rows, outputs), to, false);
+            }
+            for row in 0..rows {
+                for output in 0..outputs {
+                    let to = to.add(output * self.output + row * apart);
+                    let before = if self.accumulate { to.read() } else { 0.0 };
+                    to.write(before + dw[row * stride + output]);
+                }
+            }
         }
     }
 }
