@@ -56,7 +56,6 @@ mod correlate;
 mod normalise;
 mod geometry;
 mod heads;
-mod matrix;
 mod packing;
 mod simd;
 mod source;

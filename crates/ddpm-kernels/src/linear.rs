@@ -1,13 +1,16 @@
 //! A fully connected layer and its gradients.
 
-use std::mem::MaybeUninit;
-
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::matrix::{Matrix, MatrixMut, product_into};
-use crate::simd;
-use crate::storage::{Shared, slice, tensor_like, view, written};
+use crate::affine::{self, Affine};
+use crate::correlate::{Bias, Correlation, Output};
+use crate::packing::{Packed, Slabs, Weights};
+use crate::processor::Level;
+use crate::source::{Layout, Part, Source, Window};
+use crate::storage::{Shared, written};
+use crate::tile::LANES;
+use crate::weight_gradient::{Target, WeightGradient};
 
 /// x Wᵀ + b over the last dimension.
 ///
@@ -25,237 +28,192 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     if !x.device().is_cpu() {
         return crate::reference::linear(x, weight, bias);
     }
-    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    let mut shape = x.dims().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = outputs;
+    }
     let linear = Linear {
         rows: x.elem_count() / inputs,
         inputs,
         outputs,
+        shape,
     };
-    match bias {
-        None => x.apply_op2(&weight, linear),
-        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, linear),
-    }
+    affine::apply(linear, x, weight, bias)
 }
 
-/// Rows and outputs that one task works on, constants, so that sums do not depend on the number of threads.
-const ROWS: usize = 128;
-const OUTPUTS: usize = 128;
-/// Rows that the gradient of the weights adds up before partial sums are added.
+/// Rows that are taken for an image of one row of pixels: they divide into the tiles of the inner loop. A constant, so that
+/// sums do not depend on the number of threads.
+const WIDTH: usize = 56;
+/// Rows that the gradient of the bias adds up before partial sums are added.
 const SUMMED_ROWS: usize = 1024;
 
 struct Linear {
     rows: usize,
     inputs: usize,
     outputs: usize,
+    /// Of the output.
+    shape: Vec<usize>,
 }
 
-impl CustomOp2 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        w: &CpuStorage,
-        w_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, w) = (
-            slice("linear", "x", x, x_layout)?,
-            slice("linear", "weight", w, w_layout)?,
-        );
-        Ok((
-            CpuStorage::F32(self.forward(x, w, None)),
-            self.output_shape(x_layout),
-        ))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _: &Tensor,
-        g: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (dx, dw, _) = self.gradients(x, weight, None, g)?;
-        Ok((dx, dw))
-    }
+/// Rows as images: where the first one begins, how many there are, and how many pixels each has.
+#[derive(Clone, Copy)]
+struct Images {
+    first: usize,
+    count: usize,
+    width: usize,
 }
 
-impl CustomOp3 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
+impl Affine for Linear {
+    const NAME: &'static str = "linear";
+
+    fn output_shape(&self) -> Shape {
+        Shape::from(self.shape.as_slice())
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        w: &CpuStorage,
-        w_layout: &Layout,
-        b: &CpuStorage,
-        b_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, w) = (
-            slice("linear", "x", x, x_layout)?,
-            slice("linear", "weight", w, w_layout)?,
-        );
-        let bias = slice("linear", "bias", b, b_layout)?;
-        Ok((
-            CpuStorage::F32(self.forward(x, w, Some(bias))),
-            self.output_shape(x_layout),
-        ))
+    fn forward(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+        let weights = Weights {
+            data: weight,
+            inputs: (self.inputs, 1),
+            outputs: (self.outputs, self.inputs),
+        };
+        let mut padded = bias.map_or(Vec::new(), <[f32]>::to_vec);
+        padded.resize(self.outputs.next_multiple_of(LANES), 0.0);
+        let bias = bias.map(|_| Bias {
+            data: &padded,
+            image: 0,
+            block: LANES,
+        });
+        self.rows_times(x, weights, bias)
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        g: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        self.gradients(x, weight, Some(bias), g)
-    }
-}
-
-impl Linear {
-    fn output_shape(&self, x_layout: &Layout) -> Shape {
-        let mut dims = x_layout.dims().to_vec();
-        if let Some(last) = dims.last_mut() {
-            *last = self.outputs;
-        }
-        Shape::from(dims)
+    fn input_gradient(&self, g: &[f32], weight: &[f32]) -> Vec<f32> {
+        let weights = Weights {
+            data: weight,
+            inputs: (self.outputs, self.inputs),
+            outputs: (self.inputs, 1),
+        };
+        self.rows_times(g, weights, None)
     }
 
-    /// The gradients of those arguments that need one.
-    fn gradients(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-        g: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let g = g.contiguous()?;
-        let g = view("linear", "the gradient", &g)?;
-        let mut dx = None;
-        if x.track_op() {
-            let w = view("linear", "weight", weight)?;
-            let w = Matrix::row_major(&w, self.outputs, self.inputs);
-            dx = Some(tensor_like(rows_times(&g, self.rows, w, None), x)?);
-        }
-        let mut dw = None;
-        if weight.track_op() {
-            dw = Some(tensor_like(
-                self.weight_gradient(&g, &view("linear", "x", x)?),
-                weight,
-            )?);
-        }
-        let mut db = None;
-        if let Some(bias) = bias.filter(|bias| bias.track_op()) {
-            db = Some(tensor_like(self.bias_gradient(&g), bias)?);
-        }
-        Ok((dx, dw, db))
-    }
-
-    /// x wᵀ + bias.
-    fn forward(&self, x: &[f32], w: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-        rows_times(
-            x,
-            self.rows,
-            Matrix::row_major(w, self.outputs, self.inputs).t(),
-            bias,
-        )
-    }
-
-    /// gᵀ x: by block of outputs and chunk of rows, the chunks added in order.
     fn weight_gradient(&self, g: &[f32], x: &[f32]) -> Vec<f32> {
-        let Linear {
-            rows,
-            inputs,
-            outputs,
-        } = *self;
-        let (blocks, chunks) = (outputs.div_ceil(OUTPUTS), rows.div_ceil(SUMMED_ROWS));
-        let mut parts = vec![0.0; chunks * outputs * inputs];
-        let memory = Shared::new(&mut parts);
-        (0..blocks * chunks)
-            .into_par_iter()
-            .with_max_len(1)
-            .for_each(|task| {
-                let (output, row) = (task % blocks * OUTPUTS, task / blocks * SUMMED_ROWS);
-                let (width, count) = (OUTPUTS.min(outputs - output), SUMMED_ROWS.min(rows - row));
-                let start = (task / blocks * outputs + output) * inputs;
+        let write = |dw: &mut [_]| {
+            let memory = Shared::uninitialised(dw);
+            for (i, images) in self.images().enumerate() {
+                let (x, dy) = (images.of(x, self.inputs), images.of(g, self.outputs));
+                let gradient = WeightGradient {
+                    batch: images.count,
+                    source: &x,
+                    window: &images.window(),
+                    dy: &dy,
+                };
+                let target = Target {
+                    memory: &memory,
+                    taps: &[0],
+                    input: 1,
+                    output: self.inputs,
+                    accumulate: i > 0,
+                };
                 #[allow(unsafe_code)]
-                // SAFETY: these outputs of this part are this task's, and no other's.
-                let target =
-                    unsafe { MatrixMut::shared(&memory, start, (width, inputs), (inputs, 1)) };
-                let g = Matrix::new(&g[row * outputs + output..], (count, width), (outputs, 1));
-                product_into(
-                    target,
-                    g.t(),
-                    Matrix::row_major(&x[row * inputs..], count, inputs),
-                    1.0,
-                    false,
-                );
-            });
-        let rest = parts.split_off(outputs * inputs);
-        rest.chunks_exact(outputs * inputs)
-            .for_each(|part| simd::add_assign(&mut parts, part));
-        parts
+                // SAFETY: the memory is the gradient's, and this call's alone.
+                unsafe {
+                    gradient.run(target);
+                }
+            }
+        };
+        #[allow(unsafe_code)]
+        // SAFETY: the gradient of the first images writes all weights, and there are some.
+        let (dw, ()) = unsafe { written(self.outputs * self.inputs, write) };
+        dw
     }
 
     /// The sum of the rows of g, row after row in double precision.
-    fn bias_gradient(&self, g: &[f32]) -> Vec<f32> {
+    fn bias_gradient(&self, g: &[f32], _: usize) -> Vec<f32> {
         let sums = g.par_chunks(SUMMED_ROWS * self.outputs).map(|rows| {
             let mut sums = vec![0f64; self.outputs];
             for row in rows.chunks_exact(self.outputs) {
-                sums.iter_mut()
-                    .zip(row)
-                    .for_each(|(sum, &g)| *sum += f64::from(g));
+                let pairs = sums.iter_mut().zip(row);
+                pairs.for_each(|(sum, &g)| *sum += f64::from(g));
             }
             sums
         });
         let sums: Vec<Vec<f64>> = sums.collect();
-        (0..self.outputs)
-            .map(|output| sums.iter().map(|sums| sums[output]).sum::<f64>() as f32)
-            .collect()
+        let of = |output: usize| sums.iter().map(|sums| sums[output]).sum::<f64>() as f32;
+        (0..self.outputs).map(of).collect()
     }
 }
 
-/// Rows times a matrix, plus a bias on each row: by block of rows and of columns.
-fn rows_times(x: &[f32], rows: usize, w: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
-    let (inputs, outputs) = w.shape();
-    let write = |y: &mut [MaybeUninit<f32>]| {
-        let memory = Shared::uninitialised(y);
-        let blocks = outputs.div_ceil(OUTPUTS);
-        (0..blocks * rows.div_ceil(ROWS))
-            .into_par_iter()
-            .with_max_len(1)
-            .for_each(|task| {
-                let (output, row) = (task % blocks * OUTPUTS, task / blocks * ROWS);
-                let (width, count) = (OUTPUTS.min(outputs - output), ROWS.min(rows - row));
-                let start = row * outputs + output;
-                if let Some(bias) = bias {
-                    for row in 0..count {
-                        #[allow(unsafe_code)]
-                        // SAFETY: this tile is this task's, and no other slice of it is alive.
-                        let y = unsafe { memory.slice(start + row * outputs, width) };
-                        y.iter_mut()
-                            .zip(&bias[output..])
-                            .for_each(|(y, &bias)| _ = y.write(bias));
-                    }
-                }
+impl Linear {
+    /// All rows: images of WIDTH, and one of the rest.
+    fn images(&self) -> impl Iterator<Item = Images> + use<> {
+        let (count, rest) = (self.rows / WIDTH, self.rows % WIDTH);
+        let whole = Images {
+            first: 0,
+            count,
+            width: WIDTH,
+        };
+        let rest = Images {
+            first: count * WIDTH,
+            count: usize::from(rest > 0),
+            width: rest,
+        };
+        [whole, rest].into_iter().filter(|images| images.count > 0)
+    }
+
+    /// Each row times the weights, plus a bias.
+    fn rows_times(&self, x: &[f32], weights: Weights<'_>, bias: Option<Bias<'_>>) -> Vec<f32> {
+        let (inputs, outputs) = (weights.inputs.0, weights.outputs.0);
+        let width = self.rows.min(WIDTH);
+        let slabs = Slabs::new(Level::current(), (inputs, outputs, 1), width);
+        let packed = Packed::new(weights, &[0], slabs);
+        let write = |y: &mut [_]| {
+            let memory = Shared::uninitialised(y);
+            for images in self.images() {
+                let correlation = Correlation {
+                    batch: images.count,
+                    source: &images.of(x, inputs),
+                    window: &images.window(),
+                    weights: &packed,
+                    bias,
+                    plus: None,
+                    scale: 1.0,
+                };
+                let shape = (outputs, 1, images.width);
+                let output = Output {
+                    start: images.first * outputs,
+                    ..Output::whole(&memory, Layout::Rows, shape)
+                };
                 #[allow(unsafe_code)]
-                // SAFETY: this tile is this task's, and no other's.
-                let target =
-                    unsafe { MatrixMut::shared(&memory, start, (count, width), (outputs, 1)) };
-                let x = Matrix::row_major(&x[row * inputs..], count, inputs);
-                product_into(target, x, w.columns(output, width), 1.0, bias.is_some());
-            });
-    };
-    #[allow(unsafe_code)]
-    // SAFETY: the tiles are all outputs, and the product writes all of each tile.
-    let (y, ()) = unsafe { written(rows * outputs, write) };
-    y
+                // SAFETY: the memory is new, and these rows are this call's alone.
+                unsafe {
+                    correlation.run(output);
+                }
+            }
+        };
+        #[allow(unsafe_code)]
+        // SAFETY: a correlation writes all outputs of its images, and these are all rows.
+        let (y, ()) = unsafe { written(self.rows * outputs, write) };
+        y
+    }
+}
+
+impl Images {
+    /// These rows of a tensor of so many channels.
+    fn of<'a>(&self, data: &'a [f32], channels: usize) -> Source<'a> {
+        let part = Part {
+            data: &data[self.first * channels..],
+            layout: Layout::Rows,
+            channels,
+            image: self.width * channels,
+        };
+        Source::plain(part, 1, self.width)
+    }
+
+    fn window(&self) -> Window {
+        Window {
+            stride: 1,
+            offsets: vec![(0, 0)],
+            height: 1,
+            width: self.width,
+        }
+    }
 }

@@ -167,12 +167,4 @@ impl<'a> Shared<'a> {
         );
         self.pointer.wrapping_add(start)
     }
-
-    /// # Safety
-    /// Nothing else reads or writes these elements while the slice lives.
-    #[allow(unsafe_code, clippy::mut_from_ref)] // the whole point of the type: tasks write disjoint parts
-    pub(crate) unsafe fn slice(&self, start: usize, length: usize) -> &mut [MaybeUninit<f32>] {
-        // SAFETY: inside of the borrowed memory by the check of `at`, unaliased by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.at(start, length).cast(), length) }
-    }
 }
