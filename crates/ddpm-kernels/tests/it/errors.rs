@@ -64,6 +64,39 @@ fn conv2d() {
 }
 
 #[test]
+fn conv2d_of_groups_and_paddings_that_cannot_be() {
+    let (x, w) = (numbers((2, 3, 4, 6), 1), numbers((5, 1, 3, 3), 2));
+    let conv = |w: &Tensor, c| ddpm_kernels::conv2d(&x, w, None, c);
+    check(
+        conv(&w, Conv2d { groups: 0, ..SAME }),
+        "conv2d: groups is 0, expected a divisor of the 3 channels of x of shape [2, 3, 4, 6]",
+    );
+    check(
+        conv(&w, Conv2d { groups: 2, ..SAME }),
+        "conv2d: groups is 2, expected a divisor of the 3 channels of x of shape [2, 3, 4, 6]",
+    );
+    check(
+        conv(&w, Conv2d { groups: 3, ..SAME }),
+        "conv2d: groups is 3, expected a divisor of the 5 outputs of weight of shape [5, 1, 3, 3]",
+    );
+    let w = numbers((5, 3, 3, 3), 2);
+    let padding = Padding {
+        left: usize::MAX - 2,
+        ..Padding::ZERO
+    };
+    check(
+        conv(&w, Conv2d::new(1, padding)),
+        &format!("conv2d: padding is {padding:?}, expected less than 2^64 pixels around 4 by 6"),
+    );
+    let padding = Padding::same(usize::MAX / 4);
+    let error = conv(&w, Conv2d::new(1, padding)).unwrap_err().to_string();
+    assert!(
+        error.contains("expected one that fits into memory"),
+        "{error}"
+    );
+}
+
+#[test]
 fn group_norm() {
     let norm = |x: &Tensor, groups, gamma: &Tensor, beta: &Tensor| {
         ddpm_kernels::group_norm(x, groups, gamma, beta, 1e-6, Activation::None)

@@ -3,6 +3,7 @@
 
 mod errors;
 mod gradients;
+mod shapes;
 mod support;
 mod threads;
 mod torch;
