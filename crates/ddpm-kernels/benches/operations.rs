@@ -1,0 +1,148 @@
+//! Times every operation, forward and with its gradients: `cargo bench -p ddpm-kernels [-- NAME]`.
+#![allow(missing_docs, clippy::unwrap_used)] // the macros make functions without a word, and a benchmark fails by panicking
+
+use std::time::Duration;
+
+use candle_core::{Device, Shape, Tensor, Var};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use ddpm_kernels::{Activation, Conv2d, Padding};
+
+type Op<'a> = &'a dyn Fn(&[Tensor]) -> candle_core::Result<Tensor>;
+
+fn wave(shape: impl Into<Shape>) -> Tensor {
+    let shape = shape.into();
+    let numbers = Tensor::arange(0f32, shape.elem_count() as f32, &Device::Cpu).unwrap();
+    let waves = numbers.affine(0.37, 0.1).unwrap().sin().unwrap();
+    waves.reshape(shape).unwrap()
+}
+
+/// Two benchmarks, `name/forward` and `name/gradients`; the second is forward and backward from the output itself, because
+/// candle's gradient of a sum costs more than many an operation. Throughput is in floating-point operations a second,
+/// written as elements, or in bytes of the inputs where no products are.
+fn bench(c: &mut Criterion, name: &str, operations: Option<usize>, inputs: &[Tensor], op: Op) {
+    let variables: Vec<Var> = inputs
+        .iter()
+        .map(|x| Var::from_tensor(x).unwrap())
+        .collect();
+    let tracked: Vec<Tensor> = variables.iter().map(|x| x.as_tensor().clone()).collect();
+    let bytes = 4 * inputs.iter().map(Tensor::elem_count).sum::<usize>() as u64;
+    let throughput = |times: usize| match operations {
+        Some(operations) => Throughput::Elements((times * operations) as u64),
+        None => Throughput::Bytes(bytes),
+    };
+    let mut group = c.benchmark_group(name);
+    group.throughput(throughput(1));
+    group.bench_function("forward", |b| b.iter(|| op(inputs).unwrap()));
+    group.throughput(throughput(3));
+    group.bench_function("gradients", |b| {
+        b.iter(|| op(&tracked).unwrap().backward().unwrap());
+    });
+    group.finish();
+}
+
+fn convolutions(c: &mut Criterion) {
+    let shapes = [
+        (32, 64, 28, 1),
+        (32, 128, 14, 1),
+        (32, 32, 28, 1),
+        (16, 128, 32, 1),
+        (16, 256, 16, 1),
+        (32, 64, 28, 2),
+        (16, 256, 4, 1),
+    ];
+    for (batch, channels, side, stride) in shapes {
+        let padding = if stride == 1 {
+            Padding::same(1)
+        } else {
+            Padding::DDPM_DOWN
+        };
+        let conv = Conv2d::new(stride, padding);
+        let pixels = (side / stride) * (side / stride);
+        bench(
+            c,
+            &format!("conv 3x3 stride {stride}, {batch} x {channels}, {side}x{side}"),
+            Some(18 * batch * channels * channels * pixels),
+            &[
+                wave((batch, channels, side, side)),
+                wave((channels, channels, 3, 3)),
+                wave(channels),
+            ],
+            &|t| ddpm_kernels::conv2d(&t[0], &t[1], Some(&t[2]), conv),
+        );
+    }
+    bench(
+        c,
+        "conv 1x1, 32 x 128, 28x28",
+        Some(2 * 32 * 128 * 128 * 28 * 28),
+        &[wave((32, 128, 28, 28)), wave((128, 128, 1, 1)), wave(128)],
+        &|t| ddpm_kernels::conv2d(&t[0], &t[1], Some(&t[2]), Conv2d::new(1, Padding::ZERO)),
+    );
+}
+
+fn products(c: &mut Criterion) {
+    for (batch, heads, rows, size) in [(32, 1, 196, 64), (8, 1, 256, 256), (32, 8, 196, 8)] {
+        let rows_of = || wave((batch, heads, rows, size));
+        let scale = (size as f64).sqrt().recip();
+        bench(
+            c,
+            &format!("attention, {batch} x {heads} heads, {rows} of {size}"),
+            Some(4 * batch * heads * rows * rows * size),
+            &[rows_of(), rows_of(), rows_of()],
+            &|t| ddpm_kernels::attention(&t[0], &t[1], &t[2], scale),
+        );
+    }
+    for (rows, inputs, outputs) in [(32 * 196, 64, 64), (1024, 1024, 1024), (2048, 2048, 2048)] {
+        bench(
+            c,
+            &format!("linear, {rows} rows, {inputs} to {outputs}"),
+            Some(2 * rows * inputs * outputs),
+            &[wave((rows, inputs)), wave((outputs, inputs)), wave(outputs)],
+            &|t| ddpm_kernels::linear(&t[0], &t[1], Some(&t[2])),
+        );
+    }
+}
+
+fn passes(c: &mut Criterion) {
+    let x = || wave((32, 128, 28, 28));
+    bench(
+        c,
+        "GroupNorm(32) + SiLU, 32 x 128, 28x28",
+        None,
+        &[x(), wave(128), wave(128)],
+        &|t| ddpm_kernels::group_norm(&t[0], 32, &t[1], &t[2], 1e-6, Activation::Silu),
+    );
+    bench(c, "silu, 32 x 128, 28x28", None, &[x()], &|t| {
+        ddpm_kernels::silu(&t[0])
+    });
+    bench(
+        c,
+        "upsample, 32 x 128, 14x14",
+        None,
+        &[wave((32, 128, 14, 14))],
+        &|t| ddpm_kernels::upsample_nearest_2x(&t[0]),
+    );
+    bench(c, "add, 32 x 128, 28x28", None, &[x(), x()], &|t| {
+        ddpm_kernels::add(&t[0], &t[1])
+    });
+    bench(
+        c,
+        "concat, 32 x (128 + 128), 28x28",
+        None,
+        &[x(), x()],
+        &|t| ddpm_kernels::concat_channels(&t[0], &t[1]),
+    );
+    let mask = x().ge(0f32).unwrap();
+    bench(c, "dropout, 32 x 128, 28x28", None, &[x()], &|t| {
+        ddpm_kernels::dropout(&t[0], &mask, 0.1)
+    });
+}
+
+criterion_group! {
+    name = operations;
+    config = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2));
+    targets = convolutions, products, passes
+}
+criterion_main!(operations);
