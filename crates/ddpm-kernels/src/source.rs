@@ -296,7 +296,7 @@ pub(crate) fn gather(
     let (height, width) = source.size();
     let (top, left) = (window.rows().0, window.columns().0);
     let line = source.width * LANES;
-    let together = COPIED.div_ceil(source.width).min(source.height);
+    let together = copied_together(source.width).min(source.height);
     let mut buffer = Vec::new();
     for (block, to) in blocks.zip(to.chunks_mut(layout.block)) {
         for (image, to) in images.clone().zip(to.chunks_mut(layout.image)) {
@@ -338,8 +338,12 @@ pub(crate) fn gather(
     }
 }
 
-/// Pixels that are copied to a buffer at once at least, so that few tiles are not whole.
-const COPIED: usize = 64;
+/// Rows that are copied to a buffer at once: whole tiles of pixels, unless that were too many for the first-level cache.
+fn copied_together(width: usize) -> usize {
+    let whole = (1..=LANES).find(|rows| (rows * width).is_multiple_of(LANES));
+    let whole = whole.filter(|rows| rows * width <= 8 * LANES);
+    whole.unwrap_or((4 * LANES).div_ceil(width))
+}
 
 /// Columns `first`, `first + step`, ... of a row of stored pixels, zeros outside of the image.
 fn spread(

@@ -130,11 +130,16 @@ unsafe fn part<V: Vector>(
     // SAFETY: so many rows and columns lie in memory, and no others are touched.
     unsafe {
         let mut tile = [V::zero(); LANES];
-        for (row, tile) in tile.iter_mut().enumerate().take(height) {
-            *tile = V::load_some(from.first.add(row * from.stride), width);
+        // Loops of constant length keep the tile in registers.
+        for (row, tile) in tile.iter_mut().enumerate() {
+            if row < height {
+                *tile = V::load_some(from.first.add(row * from.stride), width);
+            }
         }
-        for (row, tile) in V::transpose(tile).into_iter().enumerate().take(width) {
-            tile.store_some(to.first.add(row * to.stride), written);
+        for (row, tile) in V::transpose(tile).into_iter().enumerate() {
+            if row < width {
+                tile.store_some(to.first.add(row * to.stride), written);
+            }
         }
     }
 }
