@@ -8,8 +8,8 @@
 
 mod arena;
 mod compile;
-mod graph;
 mod gradients;
+mod graph;
 mod run;
 
 pub use gradients::Gradients;

@@ -53,18 +53,18 @@ mod upsample;
 mod executor;
 
 mod correlate;
-mod normalise;
 mod geometry;
 mod heads;
+mod normalise;
 mod packing;
 mod simd;
 mod source;
 mod sums;
 mod tile;
-mod transpose;
-mod vector;
 mod tiled;
 mod tiled_gradient;
+mod transpose;
+mod vector;
 mod weight_gradient;
 mod winograd;
 
@@ -78,9 +78,11 @@ pub mod reference;
 
 pub use attention::attention;
 pub use conv::{Conv2d, Padding, conv2d};
-pub use executor::{DrawMask, Executor, Gradients, Graph, Use, Value};
 pub use elementwise::{add, concat_channels, dropout, silu};
+pub use executor::{DrawMask, Executor, Gradients, Graph, Use, Value};
 pub use linear::linear;
 pub use norm::{Activation, group_norm};
-pub use training::{AdamW, Averaged, adamw_step, ema_update, optimise, scale_in_place, sum_of_squares};
+pub use training::{
+    AdamW, Averaged, adamw_step, ema_update, optimise, scale_in_place, sum_of_squares,
+};
 pub use upsample::upsample_nearest_2x;

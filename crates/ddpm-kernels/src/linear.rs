@@ -5,8 +5,7 @@ use rayon::prelude::*;
 
 use crate::affine::{self, Affine};
 use crate::correlate::{Bias, Correlation, Output};
-use crate::packing::{Packed, Slabs, Weights};
-use crate::processor::Level;
+use crate::packing::{Packed, Weights};
 use crate::source::{Layout, Part, Source, Window};
 use crate::storage::{Shared, written};
 use crate::tile::LANES;
@@ -162,9 +161,13 @@ impl Linear {
     /// Each row times the weights, plus a bias.
     fn rows_times(&self, x: &[f32], weights: Weights<'_>, bias: Option<Bias<'_>>) -> Vec<f32> {
         let (inputs, outputs) = (weights.inputs.0, weights.outputs.0);
-        let width = self.rows.min(WIDTH);
-        let slabs = Slabs::new(Level::current(), (inputs, outputs, 1), width);
-        let packed = Packed::new(weights, &[0], slabs);
+        let window = Images {
+            first: 0,
+            count: 1,
+            width: self.rows.min(WIDTH),
+        }
+        .window();
+        let packed = Packed::new(weights, &[0], &window);
         let write = |y: &mut [_]| {
             let memory = Shared::uninitialised(y);
             for images in self.images() {

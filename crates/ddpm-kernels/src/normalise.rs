@@ -67,7 +67,10 @@ fn channel_statistics(plane: &[f32], to: &mut [[f64; 2]]) {
     let squares = lane_squares(plane, &rounded);
     for (lane, to) in to.iter_mut().enumerate() {
         let offset = mean[lane] - f64::from(rounded[lane]); // Σ (x - rounded)² = Σ (x - mean)² + n offset²
-        *to = [mean[lane], (squares[lane] - pixels * offset * offset).max(0.0)];
+        *to = [
+            mean[lane],
+            (squares[lane] - pixels * offset * offset).max(0.0),
+        ];
     }
 }
 
@@ -79,14 +82,27 @@ fn together(channels: &[[f64; 2]], pixels: f64, eps: f64) -> [f32; 2] {
         .iter()
         .map(|[of, squares]| squares + pixels * (of - mean) * (of - mean))
         .sum::<f64>();
-    [mean as f32, (1.0 / (squares / (count * pixels) + eps).sqrt()) as f32]
+    [
+        mean as f32,
+        (1.0 / (squares / (count * pixels) + eps).sqrt()) as f32,
+    ]
 }
 
 /// Factor and offset of every channel of every image, as `source::Affine` wants them: γ' / s and β' - μ γ' / s.
-pub(crate) fn coefficients(statistics: &[[f32; 2]], affinity: Affinity<'_>, batch: usize, groups: usize, into: &mut [f32]) {
+pub(crate) fn coefficients(
+    statistics: &[[f32; 2]],
+    affinity: Affinity<'_>,
+    batch: usize,
+    groups: usize,
+    into: &mut [f32],
+) {
     let channels = affinity.gamma.len();
     let blocks = channels.div_ceil(LANES);
-    for (task, into) in into.chunks_exact_mut(2 * LANES).enumerate().take(batch * blocks) {
+    for (task, into) in into
+        .chunks_exact_mut(2 * LANES)
+        .enumerate()
+        .take(batch * blocks)
+    {
         let (image, block) = (task / blocks, task % blocks);
         into.fill(0.0);
         for channel in block * LANES..channels.min((block + 1) * LANES) {
@@ -132,7 +148,11 @@ impl Backward<'_> {
     /// # Safety
     /// Nothing else touches the gradients of the parts while this runs.
     #[allow(unsafe_code)] // gradients are shared by the tasks
-    pub(crate) unsafe fn run(&self, g: &mut [f32], parts: &[Option<PartGradient<'_>>]) -> ChannelSums {
+    pub(crate) unsafe fn run(
+        &self,
+        g: &mut [f32],
+        parts: &[Option<PartGradient<'_>>],
+    ) -> ChannelSums {
         let blocks = self.x.blocks();
         let plane_length = self.x.height * self.x.width * LANES;
         let mut sums = vec![[0f32; 2]; self.batch * blocks * LANES];
@@ -141,20 +161,25 @@ impl Backward<'_> {
             .enumerate()
             .for_each(|(task, (g, sums))| self.channel_sums(task / blocks, task % blocks, g, sums));
         let means = self.group_means(&sums);
-        g.par_chunks(plane_length).enumerate().for_each(|(task, g)| {
-            let (image, block) = (task / blocks, task % blocks);
-            let (part, first) = self.part(block);
-            let Some(part) = &parts[part] else {
-                return;
-            };
-            let start = part.image * image + first * plane_length;
-            // SAFETY: the plane is this task's, by the caller's promise nobody else's, and `at` has seen that it is there.
-            let dx = unsafe {
-                std::slice::from_raw_parts_mut(part.memory.at(start, plane_length), plane_length)
-            };
-            let lines = self.lines(image, block, &means);
-            input_gradient(dx, g, plane(self.x, image, block), &lines, part.accumulate);
-        });
+        g.par_chunks(plane_length)
+            .enumerate()
+            .for_each(|(task, g)| {
+                let (image, block) = (task / blocks, task % blocks);
+                let (part, first) = self.part(block);
+                let Some(part) = &parts[part] else {
+                    return;
+                };
+                let start = part.image * image + first * plane_length;
+                // SAFETY: the plane is this task's, by the caller's promise nobody else's, and `at` has seen that it is there.
+                let dx = unsafe {
+                    std::slice::from_raw_parts_mut(
+                        part.memory.at(start, plane_length),
+                        plane_length,
+                    )
+                };
+                let lines = self.lines(image, block, &means);
+                input_gradient(dx, g, plane(self.x, image, block), &lines, part.accumulate);
+            });
         sums
     }
 
@@ -168,12 +193,16 @@ impl Backward<'_> {
         let mut means = [0f32; LANES];
         let mut inverses = [0f32; LANES];
         for channel in self.channels(block) {
-            [means[channel % LANES], inverses[channel % LANES]] = self.statistics_of(image, channel);
+            [means[channel % LANES], inverses[channel % LANES]] =
+                self.statistics_of(image, channel);
         }
         let of_g = lane_sums(g);
         let of_g_x = lane_products(g, x, &means);
         for (lane, sums) in sums.iter_mut().enumerate() {
-            *sums = [of_g[lane] as f32, (of_g_x[lane] * f64::from(inverses[lane])) as f32];
+            *sums = [
+                of_g[lane] as f32,
+                (of_g_x[lane] * f64::from(inverses[lane])) as f32,
+            ];
         }
     }
 
@@ -338,7 +367,12 @@ pub(crate) fn lanes(x: &[f32], y: &[f32], f: impl Fn(f32, f32, usize) -> f32) ->
     let mut total = [0f64; LANES];
     for (x, y) in x.chunks(RUN * LANES).zip(y.chunks(RUN * LANES)) {
         let mut sums = [0f32; LANES];
-        for (x, y) in x.as_chunks::<LANES>().0.iter().zip(y.as_chunks::<LANES>().0) {
+        for (x, y) in x
+            .as_chunks::<LANES>()
+            .0
+            .iter()
+            .zip(y.as_chunks::<LANES>().0)
+        {
             for lane in 0..LANES {
                 sums[lane] += f(x[lane], y[lane], lane);
             }

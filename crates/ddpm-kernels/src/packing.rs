@@ -155,34 +155,45 @@ impl Packed {
         let shape = self.shape;
         let memory = Shared::new(&mut self.data);
         let blocks = shape.inputs.div_ceil(LANES);
-        (0..blocks * shape.output_blocks()).into_par_iter().for_each(|task| {
-            let (input, block) = (task % blocks * LANES, task / blocks);
-            let (slab, column) = (block / shape.columns, block % shape.columns);
-            let row = shape.columns_of(slab) * LANES;
-            let count = LANES.min(shape.inputs - input);
-            let mut kernels = [0f32; LANES * 9 * LANES];
-            pack_block(weights, taps, (input, block * LANES), LANES, &mut kernels[..count * 9 * LANES]);
-            let mut by_input = [0f32; LANES * 9 * LANES];
-            for (tap, from) in kernels[..count * 9 * LANES].chunks(count * LANES).enumerate() {
-                for (input, from) in from.chunks(LANES).enumerate() {
-                    by_input[(input * 9 + tap) * LANES..][..LANES].copy_from_slice(from);
+        (0..blocks * shape.output_blocks())
+            .into_par_iter()
+            .for_each(|task| {
+                let (input, block) = (task % blocks * LANES, task / blocks);
+                let (slab, column) = (block / shape.columns, block % shape.columns);
+                let row = shape.columns_of(slab) * LANES;
+                let count = LANES.min(shape.inputs - input);
+                let mut kernels = [0f32; LANES * 9 * LANES];
+                pack_block(
+                    weights,
+                    taps,
+                    (input, block * LANES),
+                    LANES,
+                    &mut kernels[..count * 9 * LANES],
+                );
+                let mut by_input = [0f32; LANES * 9 * LANES];
+                for (tap, from) in kernels[..count * 9 * LANES]
+                    .chunks(count * LANES)
+                    .enumerate()
+                {
+                    for (input, from) in from.chunks(LANES).enumerate() {
+                        by_input[(input * 9 + tap) * LANES..][..LANES].copy_from_slice(from);
+                    }
                 }
-            }
-            let start = shape.start(slab) + input * row + column * LANES;
-            let last = (POSITIONS - 1) * shape.length() + (count - 1) * row + LANES;
-            let it = Kernels {
-                count,
-                taps: by_input.as_mut_ptr(),
-                positions: memory.at(start, last),
-                position: shape.length(),
-                input: row,
-            };
-            #[allow(unsafe_code)]
-            // SAFETY: `at` has seen that all positions of these inputs lie in memory; these lanes are this task's.
-            unsafe {
-                winograd::weights(level, &it);
-            }
-        });
+                let start = shape.start(slab) + input * row + column * LANES;
+                let last = (POSITIONS - 1) * shape.length() + (count - 1) * row + LANES;
+                let it = Kernels {
+                    count,
+                    taps: by_input.as_mut_ptr(),
+                    positions: memory.at(start, last),
+                    position: shape.length(),
+                    input: row,
+                };
+                #[allow(unsafe_code)]
+                // SAFETY: `at` has seen that all positions of these inputs lie in memory; these lanes are this task's.
+                unsafe {
+                    winograd::weights(level, &it);
+                }
+            });
     }
 
     /// One slab; of transformed weights that of one position.

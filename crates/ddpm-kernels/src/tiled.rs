@@ -40,7 +40,8 @@ impl Correlation<'_> {
             rows = rows.div_ceil(2);
         }
         let wanted = if threads == 1 { 1 } else { 2 * threads };
-        let chunks = |images: usize, rows: usize| batch.div_ceil(images) * height.div_ceil(TILE * rows);
+        let chunks =
+            |images: usize, rows: usize| batch.div_ceil(images) * height.div_ceil(TILE * rows);
         while images > 1 && images * of_image > LEAST && chunks(images, rows) < wanted {
             images = images.div_ceil(2);
         }
@@ -96,7 +97,15 @@ impl Correlation<'_> {
         with_scratch(together * layout.block, |x| {
             for first in (0..blocks).step_by(together) {
                 let some = first..(first + together).min(blocks);
-                gather(self.source, &window, &layout, task.images.clone(), task.rows.start, some.clone(), x);
+                gather(
+                    self.source,
+                    &window,
+                    &layout,
+                    task.images.clone(),
+                    task.rows.start,
+                    some.clone(),
+                    x,
+                );
                 for (block, x) in some.zip(x.chunks(layout.block)) {
                     for row in 0..grid.images * grid.rows {
                         let (image, row_of_image) = (row / grid.rows, row % grid.rows);
@@ -160,7 +169,15 @@ impl Correlation<'_> {
     }
 
     /// From products to outputs, with all that is added.
-    fn transform_products(&self, task: &Task, level: Level, grid: Grid, m: &[f32], result: &mut [f32], output: Output<'_>) {
+    fn transform_products(
+        &self,
+        task: &Task,
+        level: Level,
+        grid: Grid,
+        m: &[f32],
+        result: &mut [f32],
+        output: Output<'_>,
+    ) {
         let (shape, tiles, width) = (self.weights.shape, grid.tiles(), self.window.width);
         let m_position = m.len() / POSITIONS;
         let mut first_of_task = 0;
@@ -181,14 +198,17 @@ impl Correlation<'_> {
                             (output.memory.at(start, last), output.row, output.pixel)
                         }
                         _ => {
-                            let place = ((column * grid.images + i) * task.rows.len() + first_row) * width;
+                            let place =
+                                ((column * grid.images + i) * task.rows.len() + first_row) * width;
                             (result[place * LANES..].as_mut_ptr(), width * LANES, LANES)
                         }
                     };
                     let it = Outputs {
                         tiles: Tiles {
                             count: grid.columns,
-                            from: m[((first_of_task + column) * tiles + row * grid.columns) * LANES..].as_ptr(),
+                            from: m
+                                [((first_of_task + column) * tiles + row * grid.columns) * LANES..]
+                                .as_ptr(),
                             from_stride: m_position,
                             to,
                             to_stride: stride,
@@ -199,7 +219,9 @@ impl Correlation<'_> {
                         bias: self.bias.map_or(std::ptr::null(), |bias| {
                             bias.data[image * bias.image + block * bias.block..].as_ptr()
                         }),
-                        plus: self.plus.map_or(std::ptr::null(), |plus| plus.0.wrapping_add(start)),
+                        plus: self
+                            .plus
+                            .map_or(std::ptr::null(), |plus| plus.0.wrapping_add(start)),
                         scale: self.scale,
                     };
                     #[allow(unsafe_code)]

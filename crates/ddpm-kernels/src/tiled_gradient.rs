@@ -29,7 +29,10 @@ impl WeightGradient<'_> {
         let images = (TRANSFORMED / (per_tile * of_image)).clamp(1, self.batch);
         let tiles = images * of_image;
         let of_position = slabs.length() * inputs;
-        let (v_length, z_length) = (POSITIONS * inputs * tiles * LANES, POSITIONS * outputs * tiles * LANES);
+        let (v_length, z_length) = (
+            POSITIONS * inputs * tiles * LANES,
+            POSITIONS * outputs * tiles * LANES,
+        );
         with_scratch(v_length + z_length + POSITIONS * of_position, |scratch| {
             let (v, rest) = scratch.split_at_mut(v_length);
             let (z, sums) = rest.split_at_mut(z_length);
@@ -37,14 +40,36 @@ impl WeightGradient<'_> {
             for first in (0..self.batch).step_by(images) {
                 let some = first..(first + images).min(self.batch);
                 let tiles = some.len() * of_image;
-                let (v, z) = (&mut v[..POSITIONS * inputs * tiles * LANES], &mut z[..POSITIONS * outputs * tiles * LANES]);
-                transform(level, (self.source, self.window), Domain::Input, some.clone(), v);
-                transform(level, (self.dy, &identity(self.window)), Domain::Gradient, some, z);
-                sums.par_chunks_mut(of_position).enumerate().with_max_len(1).for_each(|(position, sums)| {
-                    let (v_length, z_length) = (inputs * tiles * LANES, outputs * tiles * LANES);
-                    let (v, z) = (&v[position * v_length..][..v_length], &z[position * z_length..][..z_length]);
-                    multiply(level, &slabs, (inputs, tiles), v, z, sums);
-                });
+                let (v, z) = (
+                    &mut v[..POSITIONS * inputs * tiles * LANES],
+                    &mut z[..POSITIONS * outputs * tiles * LANES],
+                );
+                transform(
+                    level,
+                    (self.source, self.window),
+                    Domain::Input,
+                    some.clone(),
+                    v,
+                );
+                transform(
+                    level,
+                    (self.dy, &identity(self.window)),
+                    Domain::Gradient,
+                    some,
+                    z,
+                );
+                sums.par_chunks_mut(of_position)
+                    .enumerate()
+                    .with_max_len(1)
+                    .for_each(|(position, sums)| {
+                        let (v_length, z_length) =
+                            (inputs * tiles * LANES, outputs * tiles * LANES);
+                        let (v, z) = (
+                            &v[position * v_length..][..v_length],
+                            &z[position * z_length..][..z_length],
+                        );
+                        multiply(level, &slabs, (inputs, tiles), v, z, sums);
+                    });
             }
             (0..inputs).into_par_iter().for_each(|block| {
                 self.from_positions(level, &slabs, (block, inputs), sums, target);
@@ -65,7 +90,10 @@ impl WeightGradient<'_> {
         let outputs = self.dy.channels();
         let mut taps = [0f32; LANES * 9 * LANES];
         for output in (0..outputs).step_by(LANES) {
-            let (slab, column) = (output / LANES / slabs.columns, output / LANES % slabs.columns);
+            let (slab, column) = (
+                output / LANES / slabs.columns,
+                output / LANES % slabs.columns,
+            );
             let row = slabs.columns_of(slab) * LANES;
             let start = slab_start(slabs, slab, block, blocks) + column * LANES;
             let it = Kernels {
@@ -113,7 +141,13 @@ enum Domain {
 }
 
 /// Transforms all channels of some images: `[positions, blocks, tiles, LANES]`.
-fn transform(level: Level, (source, window): (&Source<'_>, &Window), domain: Domain, images: std::ops::Range<usize>, to: &mut [f32]) {
+fn transform(
+    level: Level,
+    (source, window): (&Source<'_>, &Window),
+    domain: Domain,
+    images: std::ops::Range<usize>,
+    to: &mut [f32],
+) {
     let window = whole_tiles(window);
     let layout = window.layout(1, window.height);
     let (rows, columns) = (window.height / TILE, window.width / TILE);
@@ -149,7 +183,14 @@ fn transform(level: Level, (source, window): (&Source<'_>, &Window), domain: Dom
 }
 
 /// Adds v zᵀ over the tiles, for every block of inputs and slab of outputs.
-fn multiply(level: Level, slabs: &Slabs, (blocks, tiles): (usize, usize), v: &[f32], z: &[f32], sums: &mut [f32]) {
+fn multiply(
+    level: Level,
+    slabs: &Slabs,
+    (blocks, tiles): (usize, usize),
+    v: &[f32],
+    z: &[f32],
+    sums: &mut [f32],
+) {
     let inputs = outer_shape(level).0;
     for tile in (0..tiles).step_by(RUN) {
         for slab in 0..slabs.count() {

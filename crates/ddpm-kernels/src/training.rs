@@ -85,7 +85,11 @@ pub fn optimise(
 ) -> Result<()> {
     let count = parameters.len();
     let lists = [m.len(), v.len(), gradients.len()];
-    if lists.into_iter().chain(averages.iter().map(|a| a.tensors.len())).any(|length| length != count) {
+    if lists
+        .into_iter()
+        .chain(averages.iter().map(|a| a.tensors.len()))
+        .any(|length| length != count)
+    {
         bail!("optimise: the lists differ in length, expected {count} each");
     }
     for i in 0..count {
@@ -109,7 +113,13 @@ pub fn optimise(
             in_place("optimise", "m", &m[i], |m| {
                 in_place("optimise", "v", &v[i], |v| {
                     with_all(&of, Vec::new(), &mut |averages| {
-                        optimise_slices((&mut *p, &mut *m, &mut *v), g, factor as f32, adamw, averages);
+                        optimise_slices(
+                            (&mut *p, &mut *m, &mut *v),
+                            g,
+                            factor as f32,
+                            adamw,
+                            averages,
+                        );
                     })
                 })
             })
@@ -132,7 +142,10 @@ fn with_all(
         return Ok(());
     };
     in_place("optimise", "ema", tensor, |ema| {
-        let mut all: Vec<AverageSlice<'_>> = open.iter_mut().map(|(decay, open)| (*decay, &mut **open)).collect();
+        let mut all: Vec<AverageSlice<'_>> = open
+            .iter_mut()
+            .map(|(decay, open)| (*decay, &mut **open))
+            .collect();
         all.push((*decay, ema));
         with_all(rest, all, work)
     })
@@ -147,7 +160,8 @@ fn optimise_slices(
     averages: &mut [AverageSlice<'_>],
 ) {
     let numbers = Numbers::of(adamw);
-    let mut of_chunks: Vec<Vec<AverageSlice<'_>>> = (0..p.len().div_ceil(CHUNK)).map(|_| Vec::new()).collect();
+    let mut of_chunks: Vec<Vec<AverageSlice<'_>>> =
+        (0..p.len().div_ceil(CHUNK)).map(|_| Vec::new()).collect();
     for (decay, average) in averages {
         for (of_chunk, average) in of_chunks.iter_mut().zip(average.chunks_mut(CHUNK)) {
             of_chunk.push((*decay, average));

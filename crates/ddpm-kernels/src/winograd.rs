@@ -9,9 +9,9 @@
 use crate::processor::Level;
 use crate::source::Window;
 use crate::tile::LANES;
-use crate::vector::{Portable, Vector};
 #[cfg(target_arch = "x86_64")]
 use crate::vector::{Avx2, Avx512};
+use crate::vector::{Portable, Vector};
 
 /// Rows and columns of outputs of a tile.
 pub(crate) const TILE: usize = 4;
@@ -33,10 +33,26 @@ const G: [[f32; 3]; SPAN] = {
     let (of_p, of_q) = (2.0 * p * p * (p * p - q * q), 2.0 * q * q * (q * q - p * p));
     [
         [(1.0 / (p * p * q * q)) as f32, 0.0, 0.0],
-        [(1.0 / of_p) as f32, (p / of_p) as f32, (p * p / of_p) as f32],
-        [(1.0 / of_p) as f32, (-p / of_p) as f32, (p * p / of_p) as f32],
-        [(1.0 / of_q) as f32, (q / of_q) as f32, (q * q / of_q) as f32],
-        [(1.0 / of_q) as f32, (-q / of_q) as f32, (q * q / of_q) as f32],
+        [
+            (1.0 / of_p) as f32,
+            (p / of_p) as f32,
+            (p * p / of_p) as f32,
+        ],
+        [
+            (1.0 / of_p) as f32,
+            (-p / of_p) as f32,
+            (p * p / of_p) as f32,
+        ],
+        [
+            (1.0 / of_q) as f32,
+            (q / of_q) as f32,
+            (q * q / of_q) as f32,
+        ],
+        [
+            (1.0 / of_q) as f32,
+            (-q / of_q) as f32,
+            (q * q / of_q) as f32,
+        ],
         [0.0, 0.0, 1.0],
     ]
 };
@@ -60,7 +76,10 @@ pub(crate) fn kernel(window: &Window) -> Option<[usize; 9]> {
     let first = *window.offsets.iter().min()?;
     let mut kernel = [0; 9];
     for (index, tap) in kernel.iter_mut().enumerate() {
-        let offset = (first.0 + (index / 3) as isize, first.1 + (index % 3) as isize);
+        let offset = (
+            first.0 + (index / 3) as isize,
+            first.1 + (index % 3) as isize,
+        );
         *tap = window.offsets.iter().position(|other| *other == offset)?;
     }
     Some(kernel)
@@ -183,12 +202,14 @@ mod body {
             let even_q = d[4].fused(V::splat(-PP), d[2]);
             let odd_q = d[3].fused(V::splat(-PP), d[1]).mul(V::splat(Q));
             [
-                d[4].fused(V::splat(-BOTH), d[2]).fused(V::splat(PRODUCT), d[0]),
+                d[4].fused(V::splat(-BOTH), d[2])
+                    .fused(V::splat(PRODUCT), d[0]),
                 even_p.add(odd_p),
                 even_p.sub(odd_p),
                 even_q.add(odd_q),
                 even_q.sub(odd_q),
-                d[5].fused(V::splat(-BOTH), d[3]).fused(V::splat(PRODUCT), d[1]),
+                d[5].fused(V::splat(-BOTH), d[3])
+                    .fused(V::splat(PRODUCT), d[1]),
             ]
         }
     }
@@ -204,7 +225,8 @@ mod body {
                 m[0].add(even_p).add(even_q),
                 odd_p.mul(V::splat(P)).fused(V::splat(Q), odd_q),
                 even_p.mul(V::splat(PP)).fused(V::splat(QQ), even_q),
-                m[5].fused(V::splat(PP * P), odd_p).fused(V::splat(QQ * Q), odd_q),
+                m[5].fused(V::splat(PP * P), odd_p)
+                    .fused(V::splat(QQ * Q), odd_q),
             ]
         }
     }
@@ -261,7 +283,8 @@ mod body {
                     .fused(V::splat(G[1][0]), even_p)
                     .fused(V::splat(G[3][0]), even_q),
                 odd_p.mul(V::splat(G[1][1])).fused(V::splat(G[3][1]), odd_q),
-                m[5].fused(V::splat(G[1][2]), even_p).fused(V::splat(G[3][2]), even_q),
+                m[5].fused(V::splat(G[1][2]), even_p)
+                    .fused(V::splat(G[3][2]), even_q),
             ]
         }
     }
@@ -274,13 +297,24 @@ mod body {
                 let from = it.from.add(tile * TILE * LANES);
                 let mut half = [[V::zero(); SPAN]; SPAN];
                 for (column, half) in half.iter_mut().enumerate() {
-                    let pixel = |row: usize| V::load(from.add(row * it.from_stride + column * LANES));
+                    let pixel =
+                        |row: usize| V::load(from.add(row * it.from_stride + column * LANES));
                     *half = b([pixel(0), pixel(1), pixel(2), pixel(3), pixel(4), pixel(5)]);
                 }
                 for row in 0..SPAN {
-                    let line = b([half[0][row], half[1][row], half[2][row], half[3][row], half[4][row], half[5][row]]);
+                    let line = b([
+                        half[0][row],
+                        half[1][row],
+                        half[2][row],
+                        half[3][row],
+                        half[4][row],
+                        half[5][row],
+                    ]);
                     for (column, value) in line.into_iter().enumerate() {
-                        value.store(it.to.add((row * SPAN + column) * it.to_stride + tile * LANES));
+                        value.store(
+                            it.to
+                                .add((row * SPAN + column) * it.to_stride + tile * LANES),
+                        );
                     }
                 }
             }
@@ -295,13 +329,17 @@ mod body {
                 let from = it.from.add(tile * TILE * LANES);
                 let mut half = [[V::zero(); SPAN]; TILE];
                 for (column, half) in half.iter_mut().enumerate() {
-                    let pixel = |row: usize| V::load(from.add(row * it.from_stride + column * LANES));
+                    let pixel =
+                        |row: usize| V::load(from.add(row * it.from_stride + column * LANES));
                     *half = a([pixel(0), pixel(1), pixel(2), pixel(3)]);
                 }
                 for row in 0..SPAN {
                     let line = a([half[0][row], half[1][row], half[2][row], half[3][row]]);
                     for (column, value) in line.into_iter().enumerate() {
-                        value.store(it.to.add((row * SPAN + column) * it.to_stride + tile * LANES));
+                        value.store(
+                            it.to
+                                .add((row * SPAN + column) * it.to_stride + tile * LANES),
+                        );
                     }
                 }
             }
@@ -312,18 +350,37 @@ mod body {
     pub(super) unsafe fn output<V: Vector>(it: &Outputs) {
         // SAFETY: the caller's promise.
         unsafe {
-            let bias = if it.bias.is_null() { V::zero() } else { V::load(it.bias) };
+            let bias = if it.bias.is_null() {
+                V::zero()
+            } else {
+                V::load(it.bias)
+            };
             let scale = V::splat(it.scale);
             for tile in 0..it.tiles.count {
                 let from = it.tiles.from.add(tile * LANES);
                 let mut half = [[V::zero(); TILE]; SPAN];
                 for (column, half) in half.iter_mut().enumerate() {
-                    let position = |row: usize| V::load(from.add((row * SPAN + column) * it.tiles.from_stride));
-                    *half = a_transposed([position(0), position(1), position(2), position(3), position(4), position(5)]);
+                    let position = |row: usize| {
+                        V::load(from.add((row * SPAN + column) * it.tiles.from_stride))
+                    };
+                    *half = a_transposed([
+                        position(0),
+                        position(1),
+                        position(2),
+                        position(3),
+                        position(4),
+                        position(5),
+                    ]);
                 }
                 for row in 0..it.rows {
-                    let line =
-                        a_transposed([half[0][row], half[1][row], half[2][row], half[3][row], half[4][row], half[5][row]]);
+                    let line = a_transposed([
+                        half[0][row],
+                        half[1][row],
+                        half[2][row],
+                        half[3][row],
+                        half[4][row],
+                        half[5][row],
+                    ]);
                     for (column, value) in line.into_iter().enumerate() {
                         let column = tile * TILE + column;
                         if column >= it.columns {
@@ -372,12 +429,26 @@ mod body {
                 let taps = it.taps.add(input * 9 * LANES);
                 let mut half = [[V::zero(); 3]; SPAN];
                 for (column, half) in half.iter_mut().enumerate() {
-                    let position = |row: usize| V::load(from.add((row * SPAN + column) * it.position));
-                    *half = g_transposed([position(0), position(1), position(2), position(3), position(4), position(5)]);
+                    let position =
+                        |row: usize| V::load(from.add((row * SPAN + column) * it.position));
+                    *half = g_transposed([
+                        position(0),
+                        position(1),
+                        position(2),
+                        position(3),
+                        position(4),
+                        position(5),
+                    ]);
                 }
                 for row in 0..3 {
-                    let line =
-                        g_transposed([half[0][row], half[1][row], half[2][row], half[3][row], half[4][row], half[5][row]]);
+                    let line = g_transposed([
+                        half[0][row],
+                        half[1][row],
+                        half[2][row],
+                        half[3][row],
+                        half[4][row],
+                        half[5][row],
+                    ]);
                     for (column, value) in line.into_iter().enumerate() {
                         value.store(taps.add((row * 3 + column) * LANES));
                     }

@@ -63,7 +63,13 @@ impl Adam {
             weight_decay: self.weight_decay,
             step: self.step as u64,
         };
-        optimise((parameters, &self.m, &self.v), gradients, factor, &step, averages)?;
+        optimise(
+            (parameters, &self.m, &self.v),
+            gradients,
+            factor,
+            &step,
+            averages,
+        )?;
         Ok(())
     }
 }

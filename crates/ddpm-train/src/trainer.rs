@@ -99,7 +99,11 @@ impl Trainer {
             names.push(name);
             parameters.push(tensor.detach().copy()?);
         }
-        let named: Vec<_> = names.iter().cloned().zip(parameters.iter().cloned()).collect();
+        let named: Vec<_> = names
+            .iter()
+            .cloned()
+            .zip(parameters.iter().cloned())
+            .collect();
         let network = UNet::new(&config, &named)?;
         let shapes: Vec<Vec<usize>> = parameters.iter().map(|p| p.dims().to_vec()).collect();
         let copy = |rate: &f64| {
@@ -250,7 +254,10 @@ impl Trainer {
         averages: Vec<Average>,
         images: u64,
     ) -> Result<()> {
-        self.parameters = raw.iter().map(Tensor::copy).collect::<candle_core::Result<_>>()?;
+        self.parameters = raw
+            .iter()
+            .map(Tensor::copy)
+            .collect::<candle_core::Result<_>>()?;
         self.network = UNet::new(&self.config, &self.raw_weights())?;
         self.adam.m = adam.m;
         self.adam.v = adam.v;
@@ -315,17 +322,25 @@ impl Trainer {
                 .into_iter()
                 .map(f64::from)
                 .collect();
-            let bad: Vec<u64> = images.iter().zip(&losses).filter(|(_, l)| !l.is_finite()).map(|(i, _)| *i).collect();
+            let bad: Vec<u64> = images
+                .iter()
+                .zip(&losses)
+                .filter(|(_, l)| !l.is_finite())
+                .map(|(i, _)| *i)
+                .collect();
             if !bad.is_empty() {
                 return Err(self.loss_not_finite(bad, &output)?);
             }
             let store = (per_image.sum_all()? / batch as f64)?.backward()?;
             let gradient = store.get(&output).cloned();
-            gradient.ok_or_else(|| candle_core::Error::Msg("the loss does not depend on the network".into()).into())
+            gradient.ok_or_else(|| {
+                candle_core::Error::Msg("the loss does not depend on the network".into()).into()
+            })
         };
         let times = self.objective.network_times(&examples.t);
         let sum = (gradients, !gathered.losses.is_empty());
-        self.network.learn(&x_t, &times, &dropout, sum, gradient_of)?;
+        self.network
+            .learn(&x_t, &times, &dropout, sum, gradient_of)?;
         gathered.losses.extend(losses);
         gathered.t.extend(&examples.t);
         Ok(())
@@ -357,8 +372,13 @@ impl Trainer {
             tensors: &average.weights,
         });
         let averages: Vec<Averaged<'_>> = averages.collect();
-        self.adam
-            .step(&self.parameters, &self.gradients, factor, learning_rate, &averages)?;
+        self.adam.step(
+            &self.parameters,
+            &self.gradients,
+            factor,
+            learning_rate,
+            &averages,
+        )?;
         self.images += gathered.losses.len() as u64;
         Ok(Report {
             step: self.adam.step,

@@ -106,7 +106,11 @@ impl Engine {
             None => {
                 planned.truncate(KEPT - 1);
                 let (graph, output) = record(it.config, it.network, key.size, key.dropout)?;
-                let used = if training { Use::Training } else { Use::Inference };
+                let used = if training {
+                    Use::Training
+                } else {
+                    Use::Inference
+                };
                 let executor = Executor::new(graph, &output, used).map_err(crate::Error::from)?;
                 Planned { key, executor }
             }

@@ -39,7 +39,9 @@ impl Record {
         activation: Activation,
     ) -> Result<Value> {
         let (groups, affine) = ((norm.groups, norm.eps), (norm.gamma, norm.beta));
-        Ok(self.0.group_norm(x, groups, affine, scale_shift, activation)?)
+        Ok(self
+            .0
+            .group_norm(x, groups, affine, scale_shift, activation)?)
     }
 }
 
@@ -93,7 +95,13 @@ impl Operations for Record {
         Ok(x.clone())
     }
 
-    fn attention(&mut self, query: &Value, key: &Value, value: &Value, heads: usize) -> Result<Value> {
+    fn attention(
+        &mut self,
+        query: &Value,
+        key: &Value,
+        value: &Value,
+        heads: usize,
+    ) -> Result<Value> {
         Ok(self.0.attention(query, key, value, heads)?)
     }
 

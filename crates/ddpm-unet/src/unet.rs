@@ -156,18 +156,32 @@ impl UNet {
             places: self.network.dropouts,
         });
         let inputs = self.inputs(&x, &sinusoids);
-        self.engine.learn(&inputs, dropout.as_ref(), (gradients, accumulate), gradient_of)
+        self.engine.learn(
+            &inputs,
+            dropout.as_ref(),
+            (gradients, accumulate),
+            gradient_of,
+        )
     }
 
     /// The gradients by candle's graph.
-    fn by_graph(&self, output: &Tensor, gradient: &Tensor, gradients: &mut Gradients, accumulate: bool) -> Result<()> {
+    fn by_graph(
+        &self,
+        output: &Tensor,
+        gradient: &Tensor,
+        gradients: &mut Gradients,
+        accumulate: bool,
+    ) -> Result<()> {
         let store = (output * gradient)?.sum_all()?.backward()?;
         for (index, weight) in self.weights.iter().enumerate() {
             match store.get(weight) {
                 Some(found) => gradients.set(index, &found.to_device(&Device::Cpu)?, accumulate)?,
                 None => {
                     let name = &self.network.parameters[index].name;
-                    return Err(candle_core::Error::Msg(format!("`{name}` got no gradient: it is no variable")).into());
+                    return Err(candle_core::Error::Msg(format!(
+                        "`{name}` got no gradient: it is no variable"
+                    ))
+                    .into());
                 }
             }
         }

@@ -25,7 +25,10 @@ pub(super) fn places(buffers: &[Buffer]) -> (Vec<usize>, usize) {
     for index in order {
         let buffer = &buffers[index];
         let mut place = 0usize;
-        for &other in placed.iter().filter(|&&other| buffers[other].lives_with(buffer)) {
+        for &other in placed
+            .iter()
+            .filter(|&&other| buffers[other].lives_with(buffer))
+        {
             if places[other] >= place.saturating_add(buffer.length) {
                 break;
             }
@@ -47,13 +50,19 @@ mod tests {
     fn buffers_that_live_together_lie_apart_and_others_share() {
         let mut state = 1u64;
         let mut random = |below: usize| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) as usize % below
         };
         let buffers: Vec<Buffer> = (0..200)
             .map(|_| {
                 let first = random(100);
-                Buffer { length: 16 * (1 + random(50)), first, last: first + random(20) }
+                Buffer {
+                    length: 16 * (1 + random(50)),
+                    first,
+                    last: first + random(20),
+                }
             })
             .collect();
         let (places, length) = places(&buffers);
@@ -61,10 +70,21 @@ mod tests {
             assert!(places[i] + a.length <= length);
             for (j, b) in buffers.iter().enumerate().take(i) {
                 let apart = places[i] + a.length <= places[j] || places[j] + b.length <= places[i];
-                assert!(apart || !a.lives_with(b), "{a:?} at {} and {b:?} at {}", places[i], places[j]);
+                assert!(
+                    apart || !a.lives_with(b),
+                    "{a:?} at {} and {b:?} at {}",
+                    places[i],
+                    places[j]
+                );
             }
         }
-        let alive = |step| buffers.iter().filter(|b| b.first <= step && step <= b.last).map(|b| b.length).sum::<usize>();
+        let alive = |step| {
+            buffers
+                .iter()
+                .filter(|b| b.first <= step && step <= b.last)
+                .map(|b| b.length)
+                .sum::<usize>()
+        };
         let least = (0..120).map(alive).max().unwrap();
         assert!(length < 2 * least, "{length} for {least}");
     }

@@ -22,35 +22,98 @@ pub(super) enum Place {
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     /// Takes in the vectors.
-    Vectors { node: usize, to: Id },
+    Vectors {
+        node: usize,
+        to: Id,
+    },
     /// Draws a mask.
-    Mask { mask: usize },
+    Mask {
+        mask: usize,
+    },
     /// Statistics and coefficients of a normalisation.
-    Normalise { norm: usize },
-    Convolve { node: usize, to: Place },
-    Attend { node: usize, to: Id },
-    Sum { node: usize, to: Id },
-    Copy { node: usize, to: Id },
+    Normalise {
+        norm: usize,
+    },
+    Convolve {
+        node: usize,
+        to: Place,
+    },
+    Attend {
+        node: usize,
+        to: Id,
+    },
+    Sum {
+        node: usize,
+        to: Id,
+    },
+    Copy {
+        node: usize,
+        to: Id,
+    },
     /// g = g scale.
-    Scale { g: Place, scale: f32 },
+    Scale {
+        g: Place,
+        scale: f32,
+    },
     /// The sums of g over pixels: the gradient of the bias, and of the vector if there is one.
-    BiasGradient { node: usize, g: Place, vector: Option<Sink> },
-    WeightGradient { node: usize, g: Place },
+    BiasGradient {
+        node: usize,
+        g: Place,
+        vector: Option<Sink>,
+    },
+    WeightGradient {
+        node: usize,
+        g: Place,
+    },
     /// The gradient of some of the channels that a convolution reads, from `first`.
-    InputGradient { node: usize, g: Place, first: usize, channels: usize, to: Sink },
+    InputGradient {
+        node: usize,
+        g: Place,
+        first: usize,
+        channels: usize,
+        to: Sink,
+    },
     /// Sums 2 by 2 pixels.
-    Downsample { from: Id, to: Id, shape: Shape },
+    Downsample {
+        from: Id,
+        to: Id,
+        shape: Shape,
+    },
     /// Through dropout.
-    MaskGradient { mask: usize, g: Id },
+    MaskGradient {
+        mask: usize,
+        g: Id,
+    },
     /// Through SiLU alone.
-    SiluGradient { value: Value, g: Id },
+    SiluGradient {
+        value: Value,
+        g: Id,
+    },
     /// Through normalisation and SiLU, to each part; and to scale and shift.
-    NormGradient { value: Value, g: Id, to: Vec<Option<Sink>>, vectors: Option<Sink> },
+    NormGradient {
+        value: Value,
+        g: Id,
+        to: Vec<Option<Sink>>,
+        vectors: Option<Sink>,
+    },
     /// Some blocks of channels of g to a part's gradient.
-    Part { g: Id, shape: Shape, first: usize, part: Shape, to: Sink },
-    AttentionGradient { node: usize, g: Place, to: [Id; 3] },
+    Part {
+        g: Id,
+        shape: Shape,
+        first: usize,
+        part: Shape,
+        to: Sink,
+    },
+    AttentionGradient {
+        node: usize,
+        g: Place,
+        to: [Id; 3],
+    },
     /// to += from.
-    Add { from: Id, to: Id },
+    Add {
+        from: Id,
+        to: Id,
+    },
 }
 
 /// A gradient that a step writes, or adds to.
@@ -128,7 +191,11 @@ struct Compiler<'a> {
 
 impl Compiler<'_> {
     fn buffer(&mut self, length: usize) -> Id {
-        self.buffers.push(Buffer { length, first: usize::MAX, last: 0 });
+        self.buffers.push(Buffer {
+            length,
+            first: usize::MAX,
+            last: 0,
+        });
         self.buffers.len() - 1
     }
 
@@ -147,7 +214,10 @@ impl Compiler<'_> {
                 let to = if node == self.output {
                     Place::Outside
                 } else {
-                    match convolve.residual.filter(|&residual| self.ends_here(residual, node)) {
+                    match convolve
+                        .residual
+                        .filter(|&residual| self.ends_here(residual, node))
+                    {
                         Some(residual) => self.results[residual].unwrap_or(Place::Outside),
                         None => Place::Buffer(self.buffer(shape.length())),
                     }
@@ -180,9 +250,19 @@ impl Compiler<'_> {
     /// Whether a result may be overwritten by the node that adds it: nothing else reads it then or later.
     fn ends_here(&self, residual: usize, node: usize) -> bool {
         let graph = self.graph;
-        let reads = |other: &super::graph::Node| other.op.reads().iter().filter(|&&read| read == residual).count();
+        let reads = |other: &super::graph::Node| {
+            other
+                .op
+                .reads()
+                .iter()
+                .filter(|&&read| read == residual)
+                .count()
+        };
         let readers = graph.nodes.iter().map(reads).sum::<usize>();
-        let normalised = graph.norms.iter().any(|norm| norm.parts.contains(&residual));
+        let normalised = graph
+            .norms
+            .iter()
+            .any(|norm| norm.parts.contains(&residual));
         let buffer = matches!(self.results[residual], Some(Place::Buffer(_)));
         readers == 1 && !normalised && buffer && reads(&graph.nodes[node]) == 1
     }
@@ -212,19 +292,27 @@ impl Compiler<'_> {
             Op::Images | Op::Vectors | Op::Absorbed => {}
             Op::Convolve(convolve) => {
                 if convolve.scale != 1.0 {
-                    self.backward.push(Step::Scale { g, scale: convolve.scale });
+                    self.backward.push(Step::Scale {
+                        g,
+                        scale: convolve.scale,
+                    });
                 }
                 let vector = convolve.vector.map(|vector| self.sink(vector));
                 self.backward.push(Step::BiasGradient { node, g, vector });
                 self.backward.push(Step::WeightGradient { node, g });
                 self.reached[convolve.weight] = true;
-                convolve.bias.into_iter().for_each(|bias| self.reached[bias] = true);
+                convolve
+                    .bias
+                    .into_iter()
+                    .for_each(|bias| self.reached[bias] = true);
                 self.input_gradient(node, &convolve.from, g);
                 if let Some(residual) = convolve.residual {
                     self.hand_on(residual, g);
                 }
             }
-            Op::Attend { query, key, value, .. } => {
+            Op::Attend {
+                query, key, value, ..
+            } => {
                 let to = [(); 3].map(|()| self.buffer(shape.length()));
                 self.backward.push(Step::AttentionGradient { node, g, to });
                 for (node, id) in [query, key, value].into_iter().zip(to) {
@@ -237,7 +325,13 @@ impl Compiler<'_> {
                 }
                 if let Place::Buffer(id) = g {
                     let to = self.sink(*a);
-                    self.backward.push(Step::Part { g: id, shape, first: 0, part: shape, to });
+                    self.backward.push(Step::Part {
+                        g: id,
+                        shape,
+                        first: 0,
+                        part: shape,
+                        to,
+                    });
                 }
                 self.hand_on(*b, g);
             }
@@ -256,11 +350,17 @@ impl Compiler<'_> {
     /// Where a contribution to a node's gradient goes.
     fn sink(&mut self, node: usize) -> Sink {
         if let Some(Place::Buffer(id)) = self.gradients[node] {
-            return Sink { id, accumulate: true };
+            return Sink {
+                id,
+                accumulate: true,
+            };
         }
         let id = self.buffer(self.graph.nodes[node].shape.length());
         self.gradients[node] = Some(Place::Buffer(id));
-        Sink { id, accumulate: false }
+        Sink {
+            id,
+            accumulate: false,
+        }
     }
 
     /// Gives a gradient that nobody reads any more to a node: as its own, or to be added.
@@ -270,7 +370,9 @@ impl Compiler<'_> {
         }
         match (self.gradients[node], g) {
             (None, Place::Buffer(_)) => self.gradients[node] = Some(g),
-            (Some(Place::Buffer(to)), Place::Buffer(from)) => self.backward.push(Step::Add { from, to }),
+            (Some(Place::Buffer(to)), Place::Buffer(from)) => {
+                self.backward.push(Step::Add { from, to })
+            }
             _ => {}
         }
     }
@@ -286,7 +388,13 @@ impl Compiler<'_> {
                 let channels = self.graph.nodes[part].shape.channels;
                 if self.needs_gradient(part) {
                     let to = self.sink(part);
-                    self.backward.push(Step::InputGradient { node, g, first, channels, to });
+                    self.backward.push(Step::InputGradient {
+                        node,
+                        g,
+                        first,
+                        channels,
+                        to,
+                    });
                 }
                 first += channels;
             }
@@ -308,7 +416,12 @@ impl Compiler<'_> {
         let found = self.waiting.iter().position(|(value, ..)| value == from);
         let index = found.unwrap_or_else(|| {
             let (_, height, width) = self.graph.size(from);
-            let shape = Shape { channels, height, width, ..self.graph.nodes[from.parts[0]].shape };
+            let shape = Shape {
+                channels,
+                height,
+                width,
+                ..self.graph.nodes[from.parts[0]].shape
+            };
             let id = self.buffer(shape.length());
             self.waiting.push((from.clone(), id, self.readers(from)));
             self.waiting.len() - 1
@@ -316,8 +429,17 @@ impl Compiler<'_> {
         let (_, id, to_come) = &mut self.waiting[index];
         *to_come -= 1;
         let (id, last) = (*id, *to_come == 0);
-        let to = Sink { id, accumulate: found.is_some() };
-        self.backward.push(Step::InputGradient { node, g, first: 0, channels, to });
+        let to = Sink {
+            id,
+            accumulate: found.is_some(),
+        };
+        self.backward.push(Step::InputGradient {
+            node,
+            g,
+            first: 0,
+            channels,
+            to,
+        });
         if last {
             self.waiting.swap_remove(index);
             self.through(from, id, from.upsampled);
@@ -332,7 +454,10 @@ impl Compiler<'_> {
 
     /// From the gradient of a value to those of its parts.
     fn through(&mut self, value: &Value, mut g: Id, upsampled: bool) {
-        let shape = Shape { channels: self.graph.channels(value), ..self.graph.nodes[value.parts[0]].shape };
+        let shape = Shape {
+            channels: self.graph.channels(value),
+            ..self.graph.nodes[value.parts[0]].shape
+        };
         if upsampled || value.upsampled {
             let to = self.buffer(shape.length());
             self.backward.push(Step::Downsample { from: g, to, shape });
@@ -346,13 +471,24 @@ impl Compiler<'_> {
             self.reached[norm.gamma] = true;
             self.reached[norm.beta] = true;
             let vectors = norm.scale_shift.map(|vectors| self.sink(vectors));
-            let to = value.parts.iter().map(|&part| self.needs_gradient(part).then(|| self.sink(part)));
+            let to = value
+                .parts
+                .iter()
+                .map(|&part| self.needs_gradient(part).then(|| self.sink(part)));
             let to = to.collect();
-            self.backward.push(Step::NormGradient { value: value.clone(), g, to, vectors });
+            self.backward.push(Step::NormGradient {
+                value: value.clone(),
+                g,
+                to,
+                vectors,
+            });
             return;
         }
         if value.silu {
-            self.backward.push(Step::SiluGradient { value: value.clone(), g });
+            self.backward.push(Step::SiluGradient {
+                value: value.clone(),
+                g,
+            });
         }
         if let [part] = *value.parts {
             return self.hand_on(part, Place::Buffer(g));
@@ -362,7 +498,13 @@ impl Compiler<'_> {
             let of_part = self.graph.nodes[part].shape;
             if self.needs_gradient(part) {
                 let to = self.sink(part);
-                self.backward.push(Step::Part { g, shape, first, part: of_part, to });
+                self.backward.push(Step::Part {
+                    g,
+                    shape,
+                    first,
+                    part: of_part,
+                    to,
+                });
             }
             first += of_part.channels;
         }
@@ -394,7 +536,11 @@ impl Compiler<'_> {
         let of = |node: usize| self.results[node];
         let of_value = |value: &Value| {
             let mut nodes = value.parts.clone();
-            nodes.extend(value.norm.and_then(|norm| self.graph.norms[norm].scale_shift));
+            nodes.extend(
+                value
+                    .norm
+                    .and_then(|norm| self.graph.norms[norm].scale_shift),
+            );
             nodes
         };
         let mut nodes: Vec<usize> = Vec::new();
@@ -434,7 +580,12 @@ impl Compiler<'_> {
                 nodes.extend(of_value(value));
                 places.push(Place::Buffer(*g));
             }
-            Step::NormGradient { value, g, to, vectors } => {
+            Step::NormGradient {
+                value,
+                g,
+                to,
+                vectors,
+            } => {
                 nodes.extend(of_value(value));
                 places.push(Place::Buffer(*g));
                 let sinks = to.iter().flatten().chain(vectors);

@@ -23,7 +23,10 @@ impl Gradients {
             (start, shape.clone())
         };
         let places = shapes.iter().map(place).collect();
-        Gradients { data: Aligned::zeros(end), places }
+        Gradients {
+            data: Aligned::zeros(end),
+            places,
+        }
     }
 
     /// How many there are.
@@ -39,13 +42,15 @@ impl Gradients {
     /// One gradient.
     pub fn get(&self, index: usize) -> Option<&[f32]> {
         let (start, shape) = self.places.get(index)?;
-        self.data.get(*start..start + shape.iter().product::<usize>())
+        self.data
+            .get(*start..start + shape.iter().product::<usize>())
     }
 
     /// One gradient, to be changed.
     pub fn get_mut(&mut self, index: usize) -> Option<&mut [f32]> {
         let (start, shape) = self.places.get(index)?;
-        self.data.get_mut(*start..start + shape.iter().product::<usize>())
+        self.data
+            .get_mut(*start..start + shape.iter().product::<usize>())
     }
 
     /// One gradient as a tensor of its own.
@@ -54,7 +59,9 @@ impl Gradients {
     /// No gradient of this number.
     pub fn tensor(&self, index: usize) -> Result<Tensor> {
         match (self.get(index), self.places.get(index)) {
-            (Some(data), Some((_, shape))) => Tensor::from_slice(data, shape.as_slice(), &Device::Cpu),
+            (Some(data), Some((_, shape))) => {
+                Tensor::from_slice(data, shape.as_slice(), &Device::Cpu)
+            }
             _ => bail!("gradients: there is no number {index} of {}", self.len()),
         }
     }
@@ -66,7 +73,10 @@ impl Gradients {
     pub fn set(&mut self, index: usize, gradient: &Tensor, accumulate: bool) -> Result<()> {
         let expected = self.places.get(index).map(|(_, shape)| shape.clone());
         if expected.as_deref() != Some(gradient.dims()) {
-            bail!("gradients: number {index} is {:?}, expected {expected:?}", gradient.dims());
+            bail!(
+                "gradients: number {index} is {:?}, expected {expected:?}",
+                gradient.dims()
+            );
         }
         let gradient = gradient.detach().contiguous()?;
         let from = view("gradients", "gradient", &gradient)?;

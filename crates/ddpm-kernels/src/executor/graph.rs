@@ -78,7 +78,11 @@ pub(super) enum Op {
         heads: usize,
     },
     /// (a + b) scale.
-    Sum { a: usize, b: usize, scale: f32 },
+    Sum {
+        a: usize,
+        b: usize,
+        scale: f32,
+    },
     /// A value that something else than a convolution needs.
     Copy(Value),
     /// Nothing: a convolution that went on with a residual as another node.
@@ -131,7 +135,15 @@ impl Graph {
     /// The images `[B, C, H, W]` that the network is given.
     pub fn images(&mut self, channels: usize, height: usize, width: usize) -> Value {
         let images = self.batch;
-        self.node(Op::Images, Shape { images, channels, height, width })
+        self.node(
+            Op::Images,
+            Shape {
+                images,
+                channels,
+                height,
+                width,
+            },
+        )
     }
 
     /// The vectors `[B, C]` that the network is given.
@@ -144,11 +156,21 @@ impl Graph {
     ///
     /// # Errors
     /// Shapes that do not fit.
-    pub fn conv2d(&mut self, x: &Value, weight: usize, bias: usize, vector: Option<&Value>, conv: Conv2d) -> Result<Value> {
+    pub fn conv2d(
+        &mut self,
+        x: &Value,
+        weight: usize,
+        bias: usize,
+        vector: Option<&Value>,
+        conv: Conv2d,
+    ) -> Result<Value> {
         self.check("conv2d", &[x])?;
         let (inputs, height, width) = self.size(x);
         let [outputs, i, kernel_height, kernel_width] = *self.parameters[weight].as_slice() else {
-            bail!("conv2d: weight has shape {:?}, expected four dimensions", self.parameters[weight]);
+            bail!(
+                "conv2d: weight has shape {:?}, expected four dimensions",
+                self.parameters[weight]
+            );
         };
         if i != inputs || self.parameters[bias] != [outputs] || conv.groups != 1 {
             bail!(
@@ -164,7 +186,10 @@ impl Graph {
                 let node = self.stored(vector);
                 let expected = self.vector_shape(outputs);
                 if self.nodes[node].shape != expected {
-                    bail!("conv2d: the vector has {:?}, expected {expected:?}", self.nodes[node].shape);
+                    bail!(
+                        "conv2d: the vector has {:?}, expected {expected:?}",
+                        self.nodes[node].shape
+                    );
                 }
                 Some(node)
             }
@@ -195,10 +220,17 @@ impl Graph {
         self.check("linear", &[x])?;
         let (inputs, height, width) = self.size(x);
         let [outputs, i] = *self.parameters[weight].as_slice() else {
-            bail!("linear: weight has shape {:?}, expected two dimensions", self.parameters[weight]);
+            bail!(
+                "linear: weight has shape {:?}, expected two dimensions",
+                self.parameters[weight]
+            );
         };
         if i != inputs || self.parameters[bias] != [outputs] {
-            bail!("linear: weight {:?} and bias {:?} do not fit {inputs} channels", self.parameters[weight], self.parameters[bias]);
+            bail!(
+                "linear: weight {:?} and bias {:?} do not fit {inputs} channels",
+                self.parameters[weight],
+                self.parameters[bias]
+            );
         }
         let shape = Shape {
             channels: outputs,
@@ -231,20 +263,32 @@ impl Graph {
         activation: Activation,
     ) -> Result<Value> {
         self.check("group_norm", &[x])?;
-        let x = if x.is_untouched() { x.clone() } else { self.copied(x) };
+        let x = if x.is_untouched() {
+            x.clone()
+        } else {
+            self.copied(x)
+        };
         let channels = self.channels(&x);
         if groups == 0 || channels % groups != 0 {
             bail!("group_norm: {channels} channels do not divide into {groups} groups");
         }
         if self.parameters[gamma] != [channels] || self.parameters[beta] != [channels] {
-            bail!("group_norm: gamma {:?} and beta {:?}, expected [{channels}]", self.parameters[gamma], self.parameters[beta]);
+            bail!(
+                "group_norm: gamma {:?} and beta {:?}, expected [{channels}]",
+                self.parameters[gamma],
+                self.parameters[beta]
+            );
         }
         let scale_shift = match scale_shift {
             None => None,
             Some(vectors) => {
                 let node = self.stored(vectors);
                 if self.nodes[node].shape != self.vector_shape(2 * channels) {
-                    bail!("group_norm: scale and shift have {:?}, expected {} channels", self.nodes[node].shape, 2 * channels);
+                    bail!(
+                        "group_norm: scale and shift have {:?}, expected {} channels",
+                        self.nodes[node].shape,
+                        2 * channels
+                    );
                 }
                 Some(node)
             }
@@ -265,7 +309,11 @@ impl Graph {
 
     /// x / (1 + e^-x)
     pub fn silu(&mut self, x: &Value) -> Value {
-        let x = if x.silu || x.mask.is_some() || x.upsampled { self.copied(x) } else { x.clone() };
+        let x = if x.silu || x.mask.is_some() || x.upsampled {
+            self.copied(x)
+        } else {
+            x.clone()
+        };
         Value { silu: true, ..x }
     }
 
@@ -276,18 +324,34 @@ impl Graph {
     pub fn add(&mut self, x: &Value, y: &Value) -> Result<Value> {
         self.check("add", &[x, y])?;
         if self.size(x) != self.size(y) {
-            bail!("add: {:?} and {:?} (channels, height, width), expected the same", self.size(x), self.size(y));
+            bail!(
+                "add: {:?} and {:?} (channels, height, width), expected the same",
+                self.size(x),
+                self.size(y)
+            );
         }
         let (x, y) = (self.stored(x), self.stored(y));
         let (first, last) = (x.min(y), x.max(y));
         let shape = self.nodes[x].shape;
         let op = match &self.nodes[last].op {
-            Op::Convolve(convolve) if convolve.residual.is_none() && convolve.scale == 1.0 && first != last && !self.is_used(last) => {
-                let convolve = Convolve { residual: Some(first), ..convolve.clone() };
+            Op::Convolve(convolve)
+                if convolve.residual.is_none()
+                    && convolve.scale == 1.0
+                    && first != last
+                    && !self.is_used(last) =>
+            {
+                let convolve = Convolve {
+                    residual: Some(first),
+                    ..convolve.clone()
+                };
                 self.nodes[last].op = Op::Absorbed;
                 Op::Convolve(convolve)
             }
-            _ => Op::Sum { a: x, b: y, scale: 1.0 },
+            _ => Op::Sum {
+                a: x,
+                b: y,
+                scale: 1.0,
+            },
         };
         Ok(self.node(op, shape))
     }
@@ -301,11 +365,20 @@ impl Graph {
         let x = self.stored(x);
         let factor = (1.0 / divisor) as f32;
         let op = match &self.nodes[x].op {
-            Op::Convolve(convolve) if !self.is_used(x) => {
-                Op::Convolve(Convolve { scale: convolve.scale * factor, ..convolve.clone() })
-            }
-            Op::Sum { a, b, scale } if !self.is_used(x) => Op::Sum { a: *a, b: *b, scale: scale * factor },
-            _ => Op::Sum { a: x, b: x, scale: 0.5 * factor },
+            Op::Convolve(convolve) if !self.is_used(x) => Op::Convolve(Convolve {
+                scale: convolve.scale * factor,
+                ..convolve.clone()
+            }),
+            Op::Sum { a, b, scale } if !self.is_used(x) => Op::Sum {
+                a: *a,
+                b: *b,
+                scale: scale * factor,
+            },
+            _ => Op::Sum {
+                a: x,
+                b: x,
+                scale: 0.5 * factor,
+            },
         };
         let shape = self.nodes[x].shape;
         if !op.reads().contains(&x) {
@@ -318,18 +391,36 @@ impl Graph {
     ///
     /// # Errors
     /// Shapes that differ, heads that do not divide the channels.
-    pub fn attention(&mut self, query: &Value, key: &Value, value: &Value, heads: usize) -> Result<Value> {
+    pub fn attention(
+        &mut self,
+        query: &Value,
+        key: &Value,
+        value: &Value,
+        heads: usize,
+    ) -> Result<Value> {
         self.check("attention", &[query, key, value])?;
         let (query, key, value) = (self.stored(query), self.stored(key), self.stored(value));
         let shape = self.nodes[query].shape;
-        if self.nodes[key].shape != shape || self.nodes[value].shape != shape || heads == 0 || !shape.channels.is_multiple_of(heads) {
+        if self.nodes[key].shape != shape
+            || self.nodes[value].shape != shape
+            || heads == 0
+            || !shape.channels.is_multiple_of(heads)
+        {
             bail!(
                 "attention: {shape:?}, {:?} and {:?} in {heads} heads",
                 self.nodes[key].shape,
                 self.nodes[value].shape
             );
         }
-        Ok(self.node(Op::Attend { query, key, value, heads }, shape))
+        Ok(self.node(
+            Op::Attend {
+                query,
+                key,
+                value,
+                heads,
+            },
+            shape,
+        ))
     }
 
     /// a then b along channels.
@@ -340,10 +431,20 @@ impl Graph {
         self.check("concat_channels", &[a, b])?;
         let ((_, a_height, a_width), (_, b_height, b_width)) = (self.size(a), self.size(b));
         if (a_height, a_width) != (b_height, b_width) {
-            bail!("concat_channels: {a_height} by {a_width} and {b_height} by {b_width} pixels, expected the same");
+            bail!(
+                "concat_channels: {a_height} by {a_width} and {b_height} by {b_width} pixels, expected the same"
+            );
         }
-        let a = if a.is_untouched() { a.clone() } else { self.copied(a) };
-        let b = if b.is_untouched() { b.clone() } else { self.copied(b) };
+        let a = if a.is_untouched() {
+            a.clone()
+        } else {
+            self.copied(a)
+        };
+        let b = if b.is_untouched() {
+            b.clone()
+        } else {
+            self.copied(b)
+        };
         let joined = Value {
             parts: a.parts.iter().chain(&b.parts).copied().collect(),
             ..a
@@ -359,8 +460,15 @@ impl Graph {
 
     /// Each pixel becomes 2 by 2.
     pub fn upsample_nearest_2x(&mut self, x: &Value) -> Value {
-        let x = if x.upsampled { self.copied(x) } else { x.clone() };
-        Value { upsampled: true, ..x }
+        let x = if x.upsampled {
+            self.copied(x)
+        } else {
+            x.clone()
+        };
+        Value {
+            upsampled: true,
+            ..x
+        }
     }
 
     /// Dropout at a place of the network.
@@ -368,13 +476,20 @@ impl Graph {
         if self.rate == 0.0 {
             return x.clone();
         }
-        let x = if x.mask.is_some() || x.upsampled { self.copied(x) } else { x.clone() };
+        let x = if x.mask.is_some() || x.upsampled {
+            self.copied(x)
+        } else {
+            x.clone()
+        };
         let shape = Shape {
             channels: self.channels(&x),
             ..self.nodes[x.parts[0]].shape
         };
         self.masks.push(Mask { place, shape });
-        Value { mask: Some(self.masks.len() - 1), ..x }
+        Value {
+            mask: Some(self.masks.len() - 1),
+            ..x
+        }
     }
 
     /// Channels, height and width of a value.
@@ -385,12 +500,19 @@ impl Graph {
     }
 
     pub(super) fn channels(&self, x: &Value) -> usize {
-        x.parts.iter().map(|&part| self.nodes[part].shape.channels).sum()
+        x.parts
+            .iter()
+            .map(|&part| self.nodes[part].shape.channels)
+            .sum()
     }
 
     /// The node that is this value; a new one if none is.
     pub(super) fn stored(&mut self, x: &Value) -> usize {
-        if x.is_untouched() && x.parts.len() == 1 { x.parts[0] } else { self.copied(x).parts[0] }
+        if x.is_untouched() && x.parts.len() == 1 {
+            x.parts[0]
+        } else {
+            self.copied(x).parts[0]
+        }
     }
 
     /// Refuses what [`Graph::add`] has used up.
@@ -405,7 +527,15 @@ impl Graph {
     fn copied(&mut self, x: &Value) -> Value {
         let (channels, height, width) = self.size(x);
         let images = self.nodes[x.parts[0]].shape.images;
-        self.node(Op::Copy(x.clone()), Shape { images, channels, height, width })
+        self.node(
+            Op::Copy(x.clone()),
+            Shape {
+                images,
+                channels,
+                height,
+                width,
+            },
+        )
     }
 
     fn node(&mut self, op: Op, shape: Shape) -> Value {
@@ -441,7 +571,9 @@ impl Op {
                 reads.extend(convolve.residual);
                 reads
             }
-            Op::Attend { query, key, value, .. } => vec![*query, *key, *value],
+            Op::Attend {
+                query, key, value, ..
+            } => vec![*query, *key, *value],
             Op::Sum { a, b, .. } => vec![*a, *b],
             Op::Copy(value) => value.parts.clone(),
         }

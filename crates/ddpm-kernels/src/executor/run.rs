@@ -11,7 +11,9 @@ use super::gradients::Gradients;
 use super::graph::{Convolve, Graph, Op, Shape, Value};
 use crate::aligned::Aligned;
 use crate::correlate::{Addend, Bias, Correlation, Output};
-use crate::heads::{Heads, Order, View as HeadsView, ViewMut as HeadsViewMut, attend, attend_backward};
+use crate::heads::{
+    Heads, Order, View as HeadsView, ViewMut as HeadsViewMut, attend, attend_backward,
+};
 use crate::normalise::{self, Affinity, Backward, PartGradient};
 use crate::packing::{Packed, Weights};
 use crate::simd::{per_processor, sigmoid};
@@ -63,15 +65,27 @@ impl Executor {
         let program = compile(&mut graph, output, used == Use::Training)?;
         let norms = graph.norms.iter().map(|norm| {
             let shape = graph.nodes[norm.parts[0]].shape;
-            let channels: usize = norm.parts.iter().map(|&part| graph.nodes[part].shape.channels).sum();
+            let channels: usize = norm
+                .parts
+                .iter()
+                .map(|&part| graph.nodes[part].shape.channels)
+                .sum();
             NormState {
                 statistics: vec![[0.0; 2]; shape.images * norm.groups.count],
                 coefficients: Aligned::zeros(shape.images * channels.div_ceil(LANES) * 2 * LANES),
             }
         });
         let norms = norms.collect();
-        let masks = graph.masks.iter().map(|mask| vec![0; mask.shape.length()]).collect();
-        let per_node = if used == Use::Inference { graph.nodes.len() } else { 1 };
+        let masks = graph
+            .masks
+            .iter()
+            .map(|mask| vec![0; mask.shape.length()])
+            .collect();
+        let per_node = if used == Use::Inference {
+            graph.nodes.len()
+        } else {
+            1
+        };
         Ok(Executor {
             arena: Aligned::zeros(program.arena),
             norms,
@@ -93,7 +107,10 @@ impl Executor {
     pub fn memory(mut graph: Graph, output: &Value, used: Use) -> Result<u64> {
         let program = compile(&mut graph, output, used == Use::Training)?;
         let masks = graph.masks.iter().map(|mask| mask.shape.length() as u64);
-        Ok(masks.fold(4u64.saturating_mul(program.arena as u64), u64::saturating_add))
+        Ok(masks.fold(
+            4u64.saturating_mul(program.arena as u64),
+            u64::saturating_add,
+        ))
     }
 
     /// Lays the weights out anew at the next forward pass: they have changed.
@@ -117,13 +134,20 @@ impl Executor {
     ) -> Result<Tensor> {
         self.check(parameters, Some(images), Some(vectors))?;
         let (images, vectors) = (images.contiguous()?, vectors.contiguous()?);
-        let guards = parameters.iter().map(|p| view("executor", "parameter", p)).collect::<Result<Vec<_>>>()?;
+        let guards = parameters
+            .iter()
+            .map(|p| view("executor", "parameter", p))
+            .collect::<Result<Vec<_>>>()?;
         let parameters: Vec<&[f32]> = guards.iter().map(Deref::deref).collect();
         let images = view("executor", "images", &images)?;
         let vectors = view("executor", "vectors", &vectors)?;
         let (shape, length) = self.output_shape();
         let mut output = vec![0f32; length];
-        let memory = Memory { floats: Shared::new(&mut self.arena), places: &self.program.places, lengths: &self.program.lengths };
+        let memory = Memory {
+            floats: Shared::new(&mut self.arena),
+            places: &self.program.places,
+            lengths: &self.program.lengths,
+        };
         let outside = Shared::new(&mut output);
         let mut pass = Pass {
             graph: &self.graph,
@@ -174,18 +198,34 @@ impl Executor {
         self.check(parameters, Some(images), None)?;
         let expected = self.output_shape().0;
         if gradient.dims() != expected || gradient.dtype() != DType::F32 {
-            bail!("executor: the gradient is {:?} {:?}, expected F32 {expected:?}", gradient.dtype(), gradient.dims());
+            bail!(
+                "executor: the gradient is {:?} {:?}, expected F32 {expected:?}",
+                gradient.dtype(),
+                gradient.dims()
+            );
         }
-        if !gradients.shapes().eq(self.graph.parameters.iter().map(Vec::as_slice)) {
+        if !gradients
+            .shapes()
+            .eq(self.graph.parameters.iter().map(Vec::as_slice))
+        {
             bail!("executor: the gradients are of other parameters than the network's");
         }
         let (images, gradient) = (images.contiguous()?, gradient.contiguous()?);
-        let guards = parameters.iter().map(|p| view("executor", "parameter", p)).collect::<Result<Vec<_>>>()?;
+        let guards = parameters
+            .iter()
+            .map(|p| view("executor", "parameter", p))
+            .collect::<Result<Vec<_>>>()?;
         let parameters: Vec<&[f32]> = guards.iter().map(Deref::deref).collect();
         let images = view("executor", "images", &images)?;
         let gradient = view("executor", "gradient", &gradient)?;
-        let starts: Vec<usize> = (0..gradients.len()).map(|index| gradients.start(index)).collect();
-        let memory = Memory { floats: Shared::new(&mut self.arena), places: &self.program.places, lengths: &self.program.lengths };
+        let starts: Vec<usize> = (0..gradients.len())
+            .map(|index| gradients.start(index))
+            .collect();
+        let memory = Memory {
+            floats: Shared::new(&mut self.arena),
+            places: &self.program.places,
+            lengths: &self.program.lengths,
+        };
         let outside = Shared::new(&mut []);
         let mut pass = Pass {
             graph: &self.graph,
@@ -214,32 +254,60 @@ impl Executor {
     }
 
     fn output_shape(&self) -> ([usize; 4], usize) {
-        let shape = self.program.forward.iter().rev().find_map(|step| match step {
-            Step::Convolve { node, to: Place::Outside } => Some(self.graph.nodes[*node].shape),
-            _ => None,
-        });
+        let shape = self
+            .program
+            .forward
+            .iter()
+            .rev()
+            .find_map(|step| match step {
+                Step::Convolve {
+                    node,
+                    to: Place::Outside,
+                } => Some(self.graph.nodes[*node].shape),
+                _ => None,
+            });
         let dims = shape.map_or([0; 4], |s| [s.images, s.channels, s.height, s.width]);
         (dims, dims.iter().product())
     }
 
-    fn check(&self, parameters: &[Tensor], images: Option<&Tensor>, vectors: Option<&Tensor>) -> Result<()> {
+    fn check(
+        &self,
+        parameters: &[Tensor],
+        images: Option<&Tensor>,
+        vectors: Option<&Tensor>,
+    ) -> Result<()> {
         if parameters.len() != self.graph.parameters.len() {
-            bail!("executor: {} parameters, expected {}", parameters.len(), self.graph.parameters.len());
+            bail!(
+                "executor: {} parameters, expected {}",
+                parameters.len(),
+                self.graph.parameters.len()
+            );
         }
-        for (index, (parameter, shape)) in parameters.iter().zip(&self.graph.parameters).enumerate() {
+        for (index, (parameter, shape)) in parameters.iter().zip(&self.graph.parameters).enumerate()
+        {
             if parameter.dims() != shape.as_slice() {
-                bail!("executor: parameter {index} is {:?}, expected {shape:?}", parameter.dims());
+                bail!(
+                    "executor: parameter {index} is {:?}, expected {shape:?}",
+                    parameter.dims()
+                );
             }
         }
         for node in &self.graph.nodes {
             let s = node.shape;
             let (name, tensor, expected) = match node.op {
-                Op::Images => ("images", images, vec![s.images, s.channels, s.height, s.width]),
+                Op::Images => (
+                    "images",
+                    images,
+                    vec![s.images, s.channels, s.height, s.width],
+                ),
                 Op::Vectors => ("vectors", vectors, vec![s.width, s.channels]),
                 _ => continue,
             };
             if let Some(tensor) = tensor.filter(|tensor| tensor.dims() != expected) {
-                bail!("executor: {name} are {:?}, expected {expected:?}", tensor.dims());
+                bail!(
+                    "executor: {name} are {:?}, expected {expected:?}",
+                    tensor.dims()
+                );
             }
         }
         Ok(())
@@ -249,7 +317,11 @@ impl Executor {
 impl std::fmt::Debug for Executor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (nodes, megabytes) = (self.graph.nodes.len(), self.arena.len() >> 18);
-        write!(f, "Executor of {nodes} nodes in {megabytes} MiB for {:?}", self.used)
+        write!(
+            f,
+            "Executor of {nodes} nodes in {megabytes} MiB for {:?}",
+            self.used
+        )
     }
 }
 
@@ -292,7 +364,11 @@ impl Found<'_> {
         let to = self.memory.at(self.starts[parameter] + index, 1);
         // SAFETY: `at` has seen that it lies in memory, and only the calling thread writes here.
         unsafe {
-            let before = if self.written[parameter] { to.read() } else { 0.0 };
+            let before = if self.written[parameter] {
+                to.read()
+            } else {
+                0.0
+            };
             to.write(before + value);
         }
     }
@@ -340,7 +416,8 @@ impl<'a> Pass<'a> {
         let to = &mut self.masks[mask];
         for (image, plain) in plain.chunks(shape.channels * pixels).enumerate() {
             for (channel, plain) in plain.chunks(pixels).enumerate() {
-                let start = image * shape.image() + channel / LANES * pixels * LANES + channel % LANES;
+                let start =
+                    image * shape.image() + channel / LANES * pixels * LANES + channel % LANES;
                 let to = to[start..].iter_mut().step_by(LANES);
                 to.zip(plain).for_each(|(to, kept)| *to = *kept);
             }
@@ -355,7 +432,13 @@ impl<'a> Pass<'a> {
         let affinity = self.affinity(norm);
         let state = &mut self.norms[norm];
         normalise::statistics(&source, images, recorded.groups, &mut state.statistics);
-        normalise::coefficients(&state.statistics, affinity, images, recorded.groups.count, &mut state.coefficients);
+        normalise::coefficients(
+            &state.statistics,
+            affinity,
+            images,
+            recorded.groups.count,
+            &mut state.coefficients,
+        );
     }
 
     fn convolve(&mut self, node: usize, to: Place) {
@@ -368,15 +451,30 @@ impl<'a> Pass<'a> {
         let bias = self.bias(convolve, shape, slot);
         let source = self.source(&convolve.from);
         let output = match to {
-            Place::Buffer(_) => Output::whole(&self.memory.floats, Layout::Blocked, (shape.channels, shape.height, shape.width)),
-            Place::Outside => Output::whole(self.outside, Layout::Plain, (shape.channels, shape.height, shape.width)),
+            Place::Buffer(_) => Output::whole(
+                &self.memory.floats,
+                Layout::Blocked,
+                (shape.channels, shape.height, shape.width),
+            ),
+            Place::Outside => Output::whole(
+                self.outside,
+                Layout::Plain,
+                (shape.channels, shape.height, shape.width),
+            ),
         };
         let start = self.start(to);
-        let plus = convolve.residual.map(|residual| match self.results[residual] {
-            // Addresses are counted from the output's beginning, as the output itself.
-            Some(place @ Place::Buffer(_)) => Addend(self.memory.floats.at(self.start(place), shape.length()).wrapping_sub(start)),
-            _ => Addend(std::ptr::null()),
-        });
+        let plus = convolve
+            .residual
+            .map(|residual| match self.results[residual] {
+                // Addresses are counted from the output's beginning, as the output itself.
+                Some(place @ Place::Buffer(_)) => Addend(
+                    self.memory
+                        .floats
+                        .at(self.start(place), shape.length())
+                        .wrapping_sub(start),
+                ),
+                _ => Addend(std::ptr::null()),
+            });
         let correlation = Correlation {
             batch: shape.images,
             source: &source,
@@ -420,10 +518,12 @@ impl<'a> Pass<'a> {
     /// The bias in blocks; with a vector the sums of both, for each image.
     fn bias(&mut self, convolve: &Convolve, shape: Shape, slot: usize) -> Option<Bias<'a>> {
         let bias = self.parameters[convolve.bias?];
-        let vector = convolve.vector.and_then(|vector| match self.results[vector] {
-            Some(Place::Buffer(id)) => Some(self.memory.read(id)),
-            _ => None,
-        });
+        let vector = convolve
+            .vector
+            .and_then(|vector| match self.results[vector] {
+                Some(Place::Buffer(id)) => Some(self.memory.read(id)),
+                _ => None,
+            });
         let images = if vector.is_some() { shape.images } else { 1 };
         let length = shape.blocks() * images * LANES;
         let to = &mut self.biases[slot];
@@ -439,7 +539,11 @@ impl<'a> Pass<'a> {
         }
         // SAFETY: the slot's memory stays as it is until the next step.
         let data = unsafe { std::slice::from_raw_parts(to.as_ptr(), length) };
-        Some(Bias { data, image: if vector.is_some() { LANES } else { 0 }, block: images * LANES })
+        Some(Bias {
+            data,
+            image: if vector.is_some() { LANES } else { 0 },
+            block: images * LANES,
+        })
     }
 
     fn attend(&mut self, node: usize, to: Id) {
@@ -461,7 +565,10 @@ impl<'a> Pass<'a> {
         let (a, b) = (a.parts[0], b.parts[0]);
         let to = self.memory.write(to);
         if a.layout == Layout::Blocked && b.layout == Layout::Blocked {
-            let pieces = to.par_chunks_mut(CHUNK).zip(a.data.par_chunks(CHUNK)).zip(b.data.par_chunks(CHUNK));
+            let pieces = to
+                .par_chunks_mut(CHUNK)
+                .zip(a.data.par_chunks(CHUNK))
+                .zip(b.data.par_chunks(CHUNK));
             pieces.for_each(|((to, a), b)| scaled_sum(to, a, b, scale));
         }
     }
@@ -473,12 +580,27 @@ impl<'a> Pass<'a> {
         };
         let shape = self.graph.nodes[node].shape;
         let source = self.source(value);
-        let identity = crate::source::Window { stride: 1, offsets: vec![(0, 0)], height: shape.height, width: shape.width };
+        let identity = crate::source::Window {
+            stride: 1,
+            offsets: vec![(0, 0)],
+            height: shape.height,
+            width: shape.width,
+        };
         let layout = identity.layout(1, shape.height);
         let to = self.memory.write(to);
-        to.par_chunks_mut(shape.image()).enumerate().for_each(|(image, to)| {
-            crate::source::gather(&source, &identity, &layout, image..image + 1, 0, 0..shape.blocks(), to);
-        });
+        to.par_chunks_mut(shape.image())
+            .enumerate()
+            .for_each(|(image, to)| {
+                crate::source::gather(
+                    &source,
+                    &identity,
+                    &layout,
+                    image..image + 1,
+                    0,
+                    0..shape.blocks(),
+                    to,
+                );
+            });
     }
 }
 
@@ -489,34 +611,63 @@ impl Pass<'_> {
             Step::Scale { g, scale, .. } => {
                 if let Place::Buffer(id) = g {
                     let scale = *scale;
-                    self.memory.write(*id).par_chunks_mut(CHUNK).for_each(|g| g.iter_mut().for_each(|g| *g *= scale));
+                    self.memory
+                        .write(*id)
+                        .par_chunks_mut(CHUNK)
+                        .for_each(|g| g.iter_mut().for_each(|g| *g *= scale));
                 }
             }
             Step::BiasGradient { node, g, vector } => self.bias_gradient(*node, *g, *vector, found),
             Step::WeightGradient { node, g } => self.weight_gradient(*node, *g, found),
-            Step::InputGradient { node, g, first, channels, to } => {
+            Step::InputGradient {
+                node,
+                g,
+                first,
+                channels,
+                to,
+            } => {
                 self.input_gradient(*node, *g, (*first, *channels), *to);
             }
             Step::Downsample { from, to, shape } => self.downsample(*from, *to, *shape),
             Step::MaskGradient { mask, g } => {
                 let scale = self.mask_scale();
                 let g = self.memory.write(*g).par_chunks_mut(CHUNK);
-                g.zip(self.masks[*mask].par_chunks(CHUNK)).for_each(|(g, kept)| drop_gradient(g, kept, scale));
+                g.zip(self.masks[*mask].par_chunks(CHUNK))
+                    .for_each(|(g, kept)| drop_gradient(g, kept, scale));
             }
             Step::SiluGradient { value, g } => self.silu_gradient(value, *g),
-            Step::NormGradient { value, g, to, vectors } => self.norm_gradient(value, *g, to, *vectors, found),
-            Step::Part { g, shape, first, part, to } => self.part(*g, *shape, *first, *part, *to),
+            Step::NormGradient {
+                value,
+                g,
+                to,
+                vectors,
+            } => self.norm_gradient(value, *g, to, *vectors, found),
+            Step::Part {
+                g,
+                shape,
+                first,
+                part,
+                to,
+            } => self.part(*g, *shape, *first, *part, *to),
             Step::AttentionGradient { node, g, to } => self.attention_gradient(*node, *g, *to),
             Step::Add { from, to } => {
                 let (from, to) = (self.memory.read(*from), self.memory.write(*to));
-                to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| crate::simd::add_assign(to, from));
+                to.par_chunks_mut(CHUNK)
+                    .zip(from.par_chunks(CHUNK))
+                    .for_each(|(to, from)| crate::simd::add_assign(to, from));
             }
             _ => {} // only the forward pass has others
         }
     }
 
     /// Sums over pixels of each channel of each image; over the images they are the gradient of the bias.
-    fn bias_gradient(&mut self, node: usize, g: Place, vector: Option<Sink>, found: &mut Found<'_>) {
+    fn bias_gradient(
+        &mut self,
+        node: usize,
+        g: Place,
+        vector: Option<Sink>,
+        found: &mut Found<'_>,
+    ) {
         let Op::Convolve(Convolve { bias, .. }) = &self.graph.nodes[node].op else {
             return;
         };
@@ -571,7 +722,13 @@ impl Pass<'_> {
     }
 
     /// The gradient of some of the channels that a convolution reads: its weights turned round over the gradient.
-    fn input_gradient(&mut self, node: usize, g: Place, (first, channels): (usize, usize), to: Sink) {
+    fn input_gradient(
+        &mut self,
+        node: usize,
+        g: Place,
+        (first, channels): (usize, usize),
+        to: Sink,
+    ) {
         let Op::Convolve(convolve) = &self.graph.nodes[node].op else {
             return;
         };
@@ -585,7 +742,11 @@ impl Pass<'_> {
         let dy = self.gradient_source(node, g);
         let mut packed = std::mem::take(&mut self.packed[0]);
         let place = self.memory.places[to.id];
-        let whole = Output::whole(&self.memory.floats, Layout::Blocked, (channels, geometry.height, geometry.width));
+        let whole = Output::whole(
+            &self.memory.floats,
+            Layout::Blocked,
+            (channels, geometry.height, geometry.width),
+        );
         for share in geometry.backward() {
             packed.fill(turned, &share.taps, &share.window);
             let correlation = Correlation {
@@ -614,10 +775,12 @@ impl Pass<'_> {
     fn downsample(&mut self, from: Id, to: Id, shape: Shape) {
         let (from, to) = (self.memory.read(from), self.memory.write(to));
         let row = shape.width * LANES;
-        to.par_chunks_mut(row).zip(from.par_chunks(4 * row)).for_each(|(to, from)| {
-            let (upper, lower) = from.split_at(2 * row);
-            sum_of_four(to, upper, lower);
-        });
+        to.par_chunks_mut(row)
+            .zip(from.par_chunks(4 * row))
+            .for_each(|(to, from)| {
+                let (upper, lower) = from.split_at(2 * row);
+                sum_of_four(to, upper, lower);
+            });
     }
 
     fn silu_gradient(&mut self, value: &Value, g: Id) {
@@ -625,15 +788,26 @@ impl Pass<'_> {
         let shape = self.graph.nodes[value.parts[0]].shape;
         let plane = shape.height * shape.width * LANES;
         let blocks = x.blocks();
-        self.memory.write(g).par_chunks_mut(plane).enumerate().for_each(|(task, g)| {
-            let (image, block) = (task / blocks, task % blocks);
-            let (part, first) = normalise::part_of(&x, block);
-            let part = &x.parts[part];
-            silu_gradient(g, &part.data[part.image * image + first * plane..][..plane]);
-        });
+        self.memory
+            .write(g)
+            .par_chunks_mut(plane)
+            .enumerate()
+            .for_each(|(task, g)| {
+                let (image, block) = (task / blocks, task % blocks);
+                let (part, first) = normalise::part_of(&x, block);
+                let part = &x.parts[part];
+                silu_gradient(g, &part.data[part.image * image + first * plane..][..plane]);
+            });
     }
 
-    fn norm_gradient(&mut self, value: &Value, g: Id, to: &[Option<Sink>], vectors: Option<Sink>, found: &mut Found<'_>) {
+    fn norm_gradient(
+        &mut self,
+        value: &Value,
+        g: Id,
+        to: &[Option<Sink>],
+        vectors: Option<Sink>,
+        found: &mut Found<'_>,
+    ) {
         let Some(norm) = value.norm else {
             return;
         };
@@ -651,15 +825,21 @@ impl Pass<'_> {
             coefficients: &state.coefficients,
             affinity,
         };
-        let shared: Vec<Option<Shared<'_>>> =
-            to.iter().map(|sink| sink.map(|sink| Shared::new(self.memory.write(sink.id)))).collect();
-        let parts = shared.iter().zip(to).zip(&value.parts).map(|((memory, sink), &part)| {
-            Some(PartGradient {
-                memory: memory.as_ref()?,
-                image: self.graph.nodes[part].shape.image(),
-                accumulate: sink.as_ref()?.accumulate,
-            })
-        });
+        let shared: Vec<Option<Shared<'_>>> = to
+            .iter()
+            .map(|sink| sink.map(|sink| Shared::new(self.memory.write(sink.id))))
+            .collect();
+        let parts = shared
+            .iter()
+            .zip(to)
+            .zip(&value.parts)
+            .map(|((memory, sink), &part)| {
+                Some(PartGradient {
+                    memory: memory.as_ref()?,
+                    image: self.graph.nodes[part].shape.image(),
+                    accumulate: sink.as_ref()?.accumulate,
+                })
+            });
         let parts: Vec<Option<PartGradient<'_>>> = parts.collect();
         // SAFETY: the plan gives each gradient a place of its own.
         let sums = unsafe { backward.run(self.memory.write(g), &parts) };
@@ -690,19 +870,29 @@ impl Pass<'_> {
     fn part(&mut self, g: Id, shape: Shape, first: usize, part: Shape, to: Sink) {
         let (g, to_data) = (self.memory.read(g), self.memory.write(to.id));
         let pixels = shape.height * shape.width;
-        to_data.par_chunks_mut(part.image()).enumerate().for_each(|(image, to_data)| {
-            for channel in 0..part.blocks() * LANES {
-                let from = first + channel;
-                let inside = channel < part.channels;
-                let from = &g[image * shape.image() + from / LANES * pixels * LANES * usize::from(inside)..];
-                let lane = (first + channel) % LANES;
-                let to_data = to_data[channel / LANES * pixels * LANES + channel % LANES..].iter_mut().step_by(LANES);
-                for (pixel, to_data) in to_data.take(pixels).enumerate() {
-                    let value = if inside { from[pixel * LANES + lane] } else { 0.0 };
-                    *to_data = value + if to.accumulate { *to_data } else { 0.0 };
+        to_data
+            .par_chunks_mut(part.image())
+            .enumerate()
+            .for_each(|(image, to_data)| {
+                for channel in 0..part.blocks() * LANES {
+                    let from = first + channel;
+                    let inside = channel < part.channels;
+                    let from = &g[image * shape.image()
+                        + from / LANES * pixels * LANES * usize::from(inside)..];
+                    let lane = (first + channel) % LANES;
+                    let to_data = to_data[channel / LANES * pixels * LANES + channel % LANES..]
+                        .iter_mut()
+                        .step_by(LANES);
+                    for (pixel, to_data) in to_data.take(pixels).enumerate() {
+                        let value = if inside {
+                            from[pixel * LANES + lane]
+                        } else {
+                            0.0
+                        };
+                        *to_data = value + if to.accumulate { *to_data } else { 0.0 };
+                    }
                 }
-            }
-        });
+            });
     }
 
     fn attention_gradient(&mut self, node: usize, g: Place, to: [Id; 3]) {
@@ -764,8 +954,14 @@ impl<'a> Pass<'a> {
     fn source<'s>(&'s self, value: &Value) -> Source<'s> {
         let coefficients = value.norm.map(|norm| &*self.norms[norm].coefficients);
         Source {
-            affine: (coefficients.is_some() || value.silu).then_some(Affine { coefficients, silu: value.silu }),
-            mask: value.mask.map(|mask| Mask { kept: &self.masks[mask], scale: self.mask_scale() }),
+            affine: (coefficients.is_some() || value.silu).then_some(Affine {
+                coefficients,
+                silu: value.silu,
+            }),
+            mask: value.mask.map(|mask| Mask {
+                kept: &self.masks[mask],
+                scale: self.mask_scale(),
+            }),
             upsampled: value.upsampled,
             ..self.parts(&value.parts)
         }
@@ -779,7 +975,12 @@ impl<'a> Pass<'a> {
     fn gradient_source(&self, node: usize, g: Place) -> Source<'a> {
         let shape = self.graph.nodes[node].shape;
         let part = match g {
-            Place::Buffer(id) => Part { data: self.memory.read(id), layout: Layout::Blocked, channels: shape.channels, image: shape.image() },
+            Place::Buffer(id) => Part {
+                data: self.memory.read(id),
+                layout: Layout::Blocked,
+                channels: shape.channels,
+                image: shape.image(),
+            },
             Place::Outside => Part {
                 data: self.gradient,
                 layout: Layout::Plain,
@@ -795,15 +996,23 @@ impl<'a> Pass<'a> {
         Affinity {
             gamma: self.parameters[norm.gamma],
             beta: self.parameters[norm.beta],
-            scale_shift: norm.scale_shift.and_then(|vectors| match self.results[vectors] {
-                Some(Place::Buffer(id)) => Some(self.memory.read(id)),
-                _ => None,
-            }),
+            scale_shift: norm
+                .scale_shift
+                .and_then(|vectors| match self.results[vectors] {
+                    Some(Place::Buffer(id)) => Some(self.memory.read(id)),
+                    _ => None,
+                }),
         }
     }
 
     fn heads(&self, node: usize) -> Option<(Heads, [HeadsView<'_>; 3])> {
-        let Op::Attend { query, key, value, heads } = self.graph.nodes[node].op else {
+        let Op::Attend {
+            query,
+            key,
+            value,
+            heads,
+        } = self.graph.nodes[node].op
+        else {
             return None;
         };
         let shape = self.graph.nodes[node].shape;
@@ -828,12 +1037,21 @@ impl<'a> Pass<'a> {
 
 impl Pass<'_> {
     fn heads_of(&self, id: Id, shape: Shape) -> HeadsView<'_> {
-        HeadsView { data: self.memory.read(id), order: Order::Blocked, image: shape.image() }
+        HeadsView {
+            data: self.memory.read(id),
+            order: Order::Blocked,
+            image: shape.image(),
+        }
     }
 
     fn heads_to(&self, id: Id, shape: Shape) -> HeadsViewMut<'_> {
         let start = self.memory.places[id];
-        HeadsViewMut { memory: &self.memory.floats, start, order: Order::Blocked, image: shape.image() }
+        HeadsViewMut {
+            memory: &self.memory.floats,
+            start,
+            order: Order::Blocked,
+            image: shape.image(),
+        }
     }
 }
 
@@ -844,19 +1062,24 @@ const CHUNK: usize = 1 << 14;
 fn image_sums(x: &Source<'_>, shape: Shape) -> Vec<f64> {
     let pixels = shape.height * shape.width;
     let mut sums = vec![0f64; shape.images * shape.blocks() * LANES];
-    sums.par_chunks_mut(LANES).enumerate().for_each(|(task, sums)| {
-        let (image, block) = (task / shape.blocks(), task % shape.blocks());
-        let part = &x.parts[0];
-        if part.layout == Layout::Blocked {
-            let plane = &part.data[part.image * image + block * pixels * LANES..][..pixels * LANES];
-            sums.copy_from_slice(&normalise::lane_sums(plane));
-        } else {
-            let channels = block * LANES..shape.channels.min((block + 1) * LANES);
-            for (sum, channel) in sums.iter_mut().zip(channels) {
-                *sum = crate::simd::sum(&part.data[part.image * image + channel * pixels..][..pixels]);
+    sums.par_chunks_mut(LANES)
+        .enumerate()
+        .for_each(|(task, sums)| {
+            let (image, block) = (task / shape.blocks(), task % shape.blocks());
+            let part = &x.parts[0];
+            if part.layout == Layout::Blocked {
+                let plane =
+                    &part.data[part.image * image + block * pixels * LANES..][..pixels * LANES];
+                sums.copy_from_slice(&normalise::lane_sums(plane));
+            } else {
+                let channels = block * LANES..shape.channels.min((block + 1) * LANES);
+                for (sum, channel) in sums.iter_mut().zip(channels) {
+                    *sum = crate::simd::sum(
+                        &part.data[part.image * image + channel * pixels..][..pixels],
+                    );
+                }
             }
-        }
-    });
+        });
     sums
 }
 

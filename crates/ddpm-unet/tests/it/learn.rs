@@ -16,8 +16,12 @@ fn settings() -> UNetSettings {
 
 /// Norm of the difference, over the norm of what is expected plus a thousandth of the largest such norm.
 fn differences(actual: &[Vec<f32>], expected: &[Vec<f32>]) -> Vec<f64> {
-    let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-    let norms: Vec<f64> = expected.iter().map(|x| norm(&mut x.iter().copied())).collect();
+    let norm =
+        |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    let norms: Vec<f64> = expected
+        .iter()
+        .map(|x| norm(&mut x.iter().copied()))
+        .collect();
     let largest = norms.iter().copied().fold(0.0, f64::max);
     let pairs = actual.iter().zip(expected).zip(norms);
     pairs
@@ -41,14 +45,30 @@ fn check(name: &str, config: &UNetConfig, [batch, height, width]: [usize; 3]) {
     let x = formula(&format!("input.{name}"), &[batch, channels, height, width]);
     let time: Vec<f64> = (0..batch).map(|image| (37 * image + 5) as f64).collect();
     let images: Vec<u64> = (0..batch as u64).map(|image| image + 11).collect();
-    let dropout = DropoutAddress { seed: 3, step: 2, images: &images };
+    let dropout = DropoutAddress {
+        seed: 3,
+        step: 2,
+        images: &images,
+    };
 
     let output = network.forward_train(&x, &time, &dropout).unwrap();
     let weight = formula("output.weight", output.dims());
-    let store = (&output * &weight).unwrap().sum_all().unwrap().backward().unwrap();
-    let expected: Vec<Vec<f32>> = weights.iter().map(|(_, tensor)| numbers(store.get(tensor).unwrap())).collect();
+    let store = (&output * &weight)
+        .unwrap()
+        .sum_all()
+        .unwrap()
+        .backward()
+        .unwrap();
+    let expected: Vec<Vec<f32>> = weights
+        .iter()
+        .map(|(_, tensor)| numbers(store.get(tensor).unwrap()))
+        .collect();
 
-    let shapes: Vec<Vec<usize>> = config.parameters().into_iter().map(|(_, shape)| shape).collect();
+    let shapes: Vec<Vec<usize>> = config
+        .parameters()
+        .into_iter()
+        .map(|(_, shape)| shape)
+        .collect();
     let mut gradients = Gradients::zeros(&shapes);
     let mut planned = None;
     for accumulate in [false, true] {
@@ -56,23 +76,52 @@ fn check(name: &str, config: &UNetConfig, [batch, height, width]: [usize; 3]) {
             planned = Some(output.clone());
             Ok::<_, Error>(weight.clone())
         };
-        network.learn(&x, &time, &dropout, (&mut gradients, accumulate), gradient_of).unwrap();
+        network
+            .learn(
+                &x,
+                &time,
+                &dropout,
+                (&mut gradients, accumulate),
+                gradient_of,
+            )
+            .unwrap();
         let times = if accumulate { 2.0 } else { 1.0 };
         let found: Vec<Vec<f32>> = (0..gradients.len())
-            .map(|index| gradients.get(index).unwrap().iter().map(|g| g / times).collect())
+            .map(|index| {
+                gradients
+                    .get(index)
+                    .unwrap()
+                    .iter()
+                    .map(|g| g / times)
+                    .collect()
+            })
             .collect();
-        for (difference, (parameter, _)) in differences(&found, &expected).into_iter().zip(&weights) {
-            assert!(difference < 2e-5, "{name}: {parameter} differs by {difference:e}");
+        for (difference, (parameter, _)) in differences(&found, &expected).into_iter().zip(&weights)
+        {
+            assert!(
+                difference < 2e-5,
+                "{name}: {parameter} differs by {difference:e}"
+            );
         }
     }
     let (planned, output) = (numbers(&planned.unwrap()), numbers(&output.detach()));
     let difference = differences(&[planned], &[output])[0];
-    assert!(difference < 1e-5, "{name}: the output differs by {difference:e}");
+    assert!(
+        difference < 1e-5,
+        "{name}: the output differs by {difference:e}"
+    );
 }
 
 #[test]
 fn every_kind_of_network_learns_what_candles_graph_says() {
-    for case in ["ho", "openai", "uneven", "divided_middle", "attention_groups", "heads_that_do_not_fill_the_width"] {
+    for case in [
+        "ho",
+        "openai",
+        "uneven",
+        "divided_middle",
+        "attention_groups",
+        "heads_that_do_not_fill_the_width",
+    ] {
         let config = golden_config(case);
         let side = 1 << (config.settings().block_out_channels.len() - 1);
         check(case, &config, [3, 4 * side, 3 * side]);
@@ -81,7 +130,10 @@ fn every_kind_of_network_learns_what_candles_graph_says() {
 
 #[test]
 fn dropout_and_odd_channels_too() {
-    let with = UNetSettings { dropout: 0.2, ..settings() };
+    let with = UNetSettings {
+        dropout: 0.2,
+        ..settings()
+    };
     check("dropout", &UNetConfig::new(with).unwrap(), [2, 6, 10]);
     let shifted = UNetSettings {
         dropout: 0.3,
@@ -92,7 +144,8 @@ fn dropout_and_odd_channels_too() {
         norm_num_groups: 3,
         ..UNetSettings::ho()
     };
-    let config = UNetConfig::new(shifted.with_levels(&[(9, false), (21, true), (33, false)])).unwrap();
+    let config =
+        UNetConfig::new(shifted.with_levels(&[(9, false), (21, true), (33, false)])).unwrap();
     check("odd", &config, [1, 12, 4]);
 }
 
@@ -102,12 +155,24 @@ fn an_error_of_the_loss_comes_back_and_nothing_is_written() {
     let config = UNetConfig::new(settings()).unwrap();
     let weights: Vec<(String, Tensor)> = formula_weights(&config).into_iter().collect();
     let network = UNet::new(&config, &weights).unwrap();
-    let shapes: Vec<Vec<usize>> = config.parameters().into_iter().map(|(_, shape)| shape).collect();
+    let shapes: Vec<Vec<usize>> = config
+        .parameters()
+        .into_iter()
+        .map(|(_, shape)| shape)
+        .collect();
     let mut gradients = Gradients::zeros(&shapes);
     let x = Tensor::zeros((1, 3, 4, 4), candle_core::DType::F32, &Device::Cpu).unwrap();
-    let dropout = DropoutAddress { seed: 1, step: 0, images: &[0] };
+    let dropout = DropoutAddress {
+        seed: 1,
+        step: 0,
+        images: &[0],
+    };
     let refused = |_: &Tensor| Err(Error::Json("no".into()));
-    let error = network.learn(&x, &[1.0], &dropout, (&mut gradients, false), refused).unwrap_err();
+    let error = network
+        .learn(&x, &[1.0], &dropout, (&mut gradients, false), refused)
+        .unwrap_err();
     assert!(error.to_string().contains("no"), "{error}");
-    assert!((0..gradients.len()).all(|index| gradients.get(index).unwrap().iter().all(|&g| g == 0.0)));
+    assert!(
+        (0..gradients.len()).all(|index| gradients.get(index).unwrap().iter().all(|&g| g == 0.0))
+    );
 }
