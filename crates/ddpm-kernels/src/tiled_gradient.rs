@@ -72,13 +72,13 @@ impl WeightGradient<'_> {
                     });
             }
             (0..inputs).into_par_iter().for_each(|block| {
-                self.from_positions(level, &slabs, (block, inputs), sums, target);
+                self.kernels_of(level, &slabs, (block, inputs), sums, target);
             });
         });
     }
 
     /// The gradients of the kernels of one block of inputs.
-    fn from_positions(
+    fn kernels_of(
         &self,
         level: Level,
         slabs: &Slabs,

@@ -302,14 +302,7 @@ mod body {
                     *half = b([pixel(0), pixel(1), pixel(2), pixel(3), pixel(4), pixel(5)]);
                 }
                 for row in 0..SPAN {
-                    let line = b([
-                        half[0][row],
-                        half[1][row],
-                        half[2][row],
-                        half[3][row],
-                        half[4][row],
-                        half[5][row],
-                    ]);
+                    let line = b(half.map(|column| column[row]));
                     for (column, value) in line.into_iter().enumerate() {
                         value.store(
                             it.to
@@ -334,7 +327,7 @@ mod body {
                     *half = a([pixel(0), pixel(1), pixel(2), pixel(3)]);
                 }
                 for row in 0..SPAN {
-                    let line = a([half[0][row], half[1][row], half[2][row], half[3][row]]);
+                    let line = a(half.map(|column| column[row]));
                     for (column, value) in line.into_iter().enumerate() {
                         value.store(
                             it.to
@@ -373,14 +366,7 @@ mod body {
                     ]);
                 }
                 for row in 0..it.rows {
-                    let line = a_transposed([
-                        half[0][row],
-                        half[1][row],
-                        half[2][row],
-                        half[3][row],
-                        half[4][row],
-                        half[5][row],
-                    ]);
+                    let line = a_transposed(half.map(|column| column[row]));
                     for (column, value) in line.into_iter().enumerate() {
                         let column = tile * TILE + column;
                         if column >= it.columns {
@@ -411,7 +397,7 @@ mod body {
                     *half = g([tap(0), tap(1), tap(2)]);
                 }
                 for row in 0..SPAN {
-                    let line = g([half[0][row], half[1][row], half[2][row]]);
+                    let line = g(half.map(|column| column[row]));
                     for (column, value) in line.into_iter().enumerate() {
                         value.store(to.add((row * SPAN + column) * it.position));
                     }
@@ -441,14 +427,7 @@ mod body {
                     ]);
                 }
                 for row in 0..3 {
-                    let line = g_transposed([
-                        half[0][row],
-                        half[1][row],
-                        half[2][row],
-                        half[3][row],
-                        half[4][row],
-                        half[5][row],
-                    ]);
+                    let line = g_transposed(half.map(|column| column[row]));
                     for (column, value) in line.into_iter().enumerate() {
                         value.store(taps.add((row * 3 + column) * LANES));
                     }

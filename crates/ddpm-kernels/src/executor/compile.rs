@@ -52,7 +52,7 @@ pub(super) enum Step {
     },
     /// g = g scale.
     Scale {
-        g: Place,
+        g: Id,
         scale: f32,
     },
     /// The sums of g over pixels: the gradient of the bias, and of the vector if there is one.
@@ -143,7 +143,10 @@ pub(super) fn compile(graph: &mut Graph, output: &Value, training: bool) -> Resu
     let output = graph.stored(output);
     let alone = |node: &super::graph::Node| !node.op.reads().contains(&output);
     match &graph.nodes[output].op {
-        Op::Convolve(convolve) if convolve.residual.is_none() && graph.nodes.iter().all(alone) => {}
+        Op::Convolve(convolve)
+            if convolve.residual.is_none()
+                && convolve.scale == 1.0
+                && graph.nodes.iter().all(alone) => {}
         _ => bail!("the last operation of a network must be a convolution that nothing else reads"),
     }
     let mut compiler = Compiler {
@@ -291,12 +294,7 @@ impl Compiler<'_> {
         match &graph.nodes[node].op {
             Op::Images | Op::Vectors | Op::Absorbed => {}
             Op::Convolve(convolve) => {
-                if convolve.scale != 1.0 {
-                    self.backward.push(Step::Scale {
-                        g,
-                        scale: convolve.scale,
-                    });
-                }
+                self.scale(g, convolve.scale);
                 let vector = convolve.vector.map(|vector| self.sink(vector));
                 self.backward.push(Step::BiasGradient { node, g, vector });
                 self.backward.push(Step::WeightGradient { node, g });
@@ -320,9 +318,7 @@ impl Compiler<'_> {
                 }
             }
             Op::Sum { a, b, scale } => {
-                if *scale != 1.0 {
-                    self.backward.push(Step::Scale { g, scale: *scale });
-                }
+                self.scale(g, *scale);
                 if let Place::Buffer(id) = g {
                     let to = self.sink(*a);
                     self.backward.push(Step::Part {
@@ -340,6 +336,15 @@ impl Compiler<'_> {
                     self.through(value, id, false);
                 }
             }
+        }
+    }
+
+    /// The gradient of a sum that is scaled. (The last operation, whose gradient comes from outside, is not.)
+    fn scale(&mut self, g: Place, scale: f32) {
+        if let Place::Buffer(g) = g
+            && scale != 1.0
+        {
+            self.backward.push(Step::Scale { g, scale });
         }
     }
 
@@ -560,7 +565,7 @@ impl Compiler<'_> {
                 nodes.extend(self.graph.nodes[*node].op.reads());
                 places.push(Place::Buffer(*to));
             }
-            Step::Scale { g, .. } => places.push(*g),
+            Step::Scale { g, .. } => places.push(Place::Buffer(*g)),
             Step::BiasGradient { g, vector, .. } => {
                 places.push(*g);
                 places.extend(vector.map(|sink| Place::Buffer(sink.id)));

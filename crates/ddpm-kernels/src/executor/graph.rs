@@ -269,7 +269,7 @@ impl Graph {
             self.copied(x)
         };
         let channels = self.channels(&x);
-        if groups == 0 || channels % groups != 0 {
+        if groups == 0 || !channels.is_multiple_of(groups) {
             bail!("group_norm: {channels} channels do not divide into {groups} groups");
         }
         if self.parameters[gamma] != [channels] || self.parameters[beta] != [channels] {

@@ -608,15 +608,11 @@ impl<'a> Pass<'a> {
 impl Pass<'_> {
     fn backward_step(&mut self, step: &Step, found: &mut Found<'_>) {
         match step {
-            Step::Scale { g, scale, .. } => {
-                if let Place::Buffer(id) = g {
-                    let scale = *scale;
-                    self.memory
-                        .write(*id)
-                        .par_chunks_mut(CHUNK)
-                        .for_each(|g| g.iter_mut().for_each(|g| *g *= scale));
-                }
-            }
+            Step::Scale { g, scale } => self
+                .memory
+                .write(*g)
+                .par_chunks_mut(CHUNK)
+                .for_each(|g| g.iter_mut().for_each(|g| *g *= scale)),
             Step::BiasGradient { node, g, vector } => self.bias_gradient(*node, *g, *vector, found),
             Step::WeightGradient { node, g } => self.weight_gradient(*node, *g, found),
             Step::InputGradient {
