@@ -12,8 +12,8 @@ use crate::tile::{LANES, Outer, outer_shape, outer_tile};
 use crate::weight_gradient::{Target, WeightGradient};
 use crate::winograd::{self, Kernels, POSITIONS, TILE, Tiles, whole_tiles};
 
-/// Floats of transformed pixels at a time: they stay in the last cache.
-const TRANSFORMED: usize = 1 << 22;
+/// Floats of transformed pixels at a time: they stay in the second-level cache.
+const TRANSFORMED: usize = 1 << 18;
 /// Tiles that the sums run over before they leave the registers: their pixels stay in the first-level cache.
 const RUN: usize = 112;
 

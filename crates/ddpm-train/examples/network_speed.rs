@@ -180,7 +180,7 @@ fn contend(work: &str, folder: &Path, output: &Path) -> Outcome<()> {
     };
     match work {
         "evaluate" => {
-            let network = UNet::new(&unet, &weights)?.detached();
+            let network = UNet::new(&unet, &weights)?.frozen();
             drop(weights);
             let (x_t, time) = (file.read_f32("x_t")?, objective.network_times(&examples.t));
             let first = network.forward(&x_t, &time)?.flatten_all()?.to_vec1()?;
