@@ -42,6 +42,22 @@ pub enum Error {
     /// An integer below 0 was asked for.
     #[error("there is no integer below 0 to draw")]
     BelowZero,
+    /// Integers from an empty range were asked for.
+    #[error("there is no integer in {low}..{high} to draw")]
+    Integers {
+        /// The least.
+        low: i64,
+        /// One more than the greatest.
+        high: i64,
+    },
+    /// A permutation of too many integers.
+    #[error("a permutation of {n} integers: at most {most} are put in PyTorch's order")]
+    Order {
+        /// How many were asked for.
+        n: usize,
+        /// How many are possible.
+        most: usize,
+    },
     /// Noise for a tensor without an axis of images.
     #[error("noise is drawn for batches: a tensor of at least one axis was expected, not a scalar")]
     Scalar,

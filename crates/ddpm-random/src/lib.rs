@@ -65,14 +65,22 @@
 //! Logarithm, cosine and sine are polynomials of this crate, in f64 without fused operations, and
 //! within 1e-11 of the truth: every bit is the same on every processor and system. All of it is
 //! held to published answers and to literal numbers by tests.
+//!
+//! # PyTorch's numbers
+//!
+//! [`TorchGenerator`] is the exception without addresses: PyTorch's CPU generator after
+//! `torch.manual_seed`, bit for bit, for images that equal those of PyTorch programs seed for seed.
 
 mod address;
 mod box_muller;
+mod cephes;
 mod draw;
 mod error;
+mod mt19937;
 mod noise;
 mod permutation;
 mod philox;
+mod torch;
 
 pub use address::Stream;
 pub use draw::{
@@ -81,3 +89,4 @@ pub use draw::{
 pub use error::{Error, Result};
 pub use noise::{FixedNoise, SampleNoise, sample_start};
 pub use permutation::Permutation;
+pub use torch::TorchGenerator;

@@ -100,7 +100,7 @@ fn image_numbers(first: u64, n: usize) -> Result<Vec<u64>> {
     Ok(images)
 }
 
-fn to_core(error: Error) -> ddpm_core::Error {
+pub(crate) fn to_core(error: Error) -> ddpm_core::Error {
     match error {
         Error::Tensor(error) => ddpm_core::Error::Tensor(error),
         error => ddpm_core::Error::Noise(Box::new(error)),
