@@ -20,6 +20,16 @@ pub enum Error {
         /// What would have been right.
         expected: &'static str,
     },
+    /// More or fewer steps than a walk over levels can have.
+    #[error("{asked} steps of a schedule of {steps}: expected 1..={most}")]
+    StepCount {
+        /// How many were asked for.
+        asked: usize,
+        /// How many the schedule of training has.
+        steps: usize,
+        /// The most that this sampler can make of them.
+        most: usize,
+    },
     /// The network answered with another shape than it was asked about.
     #[error("the network was given {given:?} and returned {returned:?}, expected the same shape")]
     OutputShape {

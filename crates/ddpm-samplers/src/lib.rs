@@ -1,6 +1,6 @@
 //! Every way to walk from x_T back to x_0: one file an algorithm.
 //!
-//! A [`Walk`] is an iterator: each `next()` asks the network once and yields a [`Step`] with the time just used, the images after
+//! A [`Walk`] is an iterator: each `next()` asks the network once ([`heun`]: twice) and yields a [`Step`] with the time just used, the images after
 //! it and the images that the network has in mind. Progress bars and films are consumers. Walks know a
 //! [`Denoiser`](ddpm_core::Denoiser) and a [`NoiseSource`](ddpm_core::NoiseSource), no network and no random generator, and they
 //! detach what they keep, so that a walk over weights in training holds no graph.
@@ -10,8 +10,13 @@
 //! | ancestral sampling | Ho et al. 2020, algorithm 2 | [`ancestral`] |
 //! | DDIM | Song et al. 2021, equations 12 and 16 | [`ddim`], [`ddim_with`] |
 //! | DDIM inversion | Song et al. 2021, section 4.3 | [`ddim_inversion`] |
+//! | DPM-Solver, DPM-Solver++, SDE-DPM-Solver++ | Lu et al. 2022 | [`dpm_solver`] |
+//! | Euler | Karras et al. 2022, equation 3 | [`euler`] |
+//! | Euler, ancestral | Crowson's k-diffusion | [`euler_ancestral`] |
+//! | Heun | Karras et al. 2022, algorithm 1 | [`heun`] |
 //!
 //! [`Process`] is what all of them share: a schedule, full or respaced, what the network predicts, how x_0-hat is clipped.
+//! The last four walk over [`Levels`] of noise, which are made from a process with the schedule of training.
 //! [`SchedulerConfig`] reads and writes it as diffusers' `scheduler_config.json`; [`Sampler`] and [`SamplerKind`] choose by name.
 //!
 //! ```
@@ -55,6 +60,16 @@ mod ddim;
 
 mod ddim_inversion;
 
+mod levels;
+
+mod dpm_solver;
+
+mod euler;
+
+mod euler_ancestral;
+
+mod heun;
+
 mod sampler;
 
 mod config;
@@ -65,7 +80,12 @@ pub use ancestral::ancestral;
 pub use config::{Betas, SchedulerConfig};
 pub use ddim::{DdimSettings, Direction, Landing, ddim, ddim_with};
 pub use ddim_inversion::{ddim_inversion, ddim_inversion_with};
+pub use dpm_solver::{DpmAlgorithm, DpmSecondOrder, DpmSettings, dpm_solver};
 pub use error::{Error, Result};
+pub use euler::euler;
+pub use euler_ancestral::euler_ancestral;
+pub use heun::heun;
+pub use levels::{Curve, End, LevelChoice, Levels, Rounding};
 pub use process::{Clip, Process};
 pub use sampler::{Sampler, SamplerKind};
 pub use walk::{Step, Walk};

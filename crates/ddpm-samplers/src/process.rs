@@ -60,9 +60,20 @@ impl Clip {
 impl Process {
     /// The network's output for x at t.
     pub(crate) fn ask(&self, denoiser: &dyn Denoiser, x: &Tensor, t: Timestep) -> Result<Answer> {
+        self.ask_at(denoiser, x, t, self.schedule.network_time(t))
+    }
+
+    /// The network's output for x at t, when the network is told `time`.
+    pub(crate) fn ask_at(
+        &self,
+        denoiser: &dyn Denoiser,
+        x: &Tensor,
+        t: Timestep,
+        time: f64,
+    ) -> Result<Answer> {
         let images = x.dims().first().copied().unwrap_or(0);
         let t = vec![t; images];
-        let times = self.schedule.network_times(&t)?;
+        let times = vec![time; images];
         // Detached, so that weights that are being trained do not keep the graph of the whole walk alive.
         let output = denoiser.predict(x, &times)?.detach();
         match output.dims() == x.dims() {

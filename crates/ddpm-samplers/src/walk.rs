@@ -7,9 +7,8 @@ use std::vec::IntoIter;
 
 /// A walk of any algorithm: lazily evaluated, one [`Step`] for each step of the schedule; after an error it has ended.
 pub struct Walk<'a> {
-    schedule: &'a Schedule,
-    /// The steps still to do, in order.
-    left: IntoIter<Timestep>,
+    /// The steps still to do, in order, each with the time that the network is told.
+    left: IntoIter<(Timestep, f64)>,
     x: Tensor,
     /// Why the walk must not begin; told in place of its first step.
     refusal: Option<Error>,
@@ -21,7 +20,7 @@ pub struct Walk<'a> {
 pub struct Step {
     /// The step of the walk's schedule just done; x is now at the level before it, or after it for an inversion.
     pub t: Timestep,
-    /// The network time just used, on the schedule of training.
+    /// The network time just used, on the schedule of training; between two of its steps for some walks over [`Levels`](crate::Levels).
     pub time: f64,
     /// The images after the step: `[B, C, H, W]`.
     pub x: Tensor,
@@ -46,7 +45,7 @@ impl<'a> Walk<'a> {
         rule: impl FnMut(&Tensor, Timestep) -> Result<Moved> + 'a,
     ) -> Self {
         let steps = process.schedule.timesteps().rev();
-        Walk::over(process, steps, x_t_last, rule)
+        Walk::over(with_times(&process.schedule, steps), x_t_last, rule)
     }
 
     /// From x_0 up to x_T: the steps 1, ..., T.
@@ -55,18 +54,18 @@ impl<'a> Walk<'a> {
         x_0: &Tensor,
         rule: impl FnMut(&Tensor, Timestep) -> Result<Moved> + 'a,
     ) -> Self {
-        Walk::over(process, process.schedule.timesteps(), x_0, rule)
+        let steps = process.schedule.timesteps();
+        Walk::over(with_times(&process.schedule, steps), x_0, rule)
     }
 
-    fn over(
-        process: &'a Process,
-        steps: impl Iterator<Item = Timestep>,
+    /// Over these steps, each with the time that the network is told.
+    pub(crate) fn over(
+        steps: Vec<(Timestep, f64)>,
         x: &Tensor,
         rule: impl FnMut(&Tensor, Timestep) -> Result<Moved> + 'a,
     ) -> Self {
         Walk {
-            schedule: &process.schedule,
-            left: steps.collect::<Vec<_>>().into_iter(),
+            left: steps.into_iter(),
             x: x.detach(),
             refusal: None,
             rule: Box::new(rule),
@@ -80,7 +79,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Does the step t; nothing that is kept or yielded holds a graph.
-    fn step(&mut self, t: Timestep) -> Result<Step> {
+    fn step(&mut self, t: Timestep, time: f64) -> Result<Step> {
         if let Some(refusal) = self.refusal.take() {
             return Err(refusal);
         }
@@ -88,19 +87,23 @@ impl<'a> Walk<'a> {
         self.x = moved.x.detach();
         Ok(Step {
             t,
-            time: self.schedule.network_time(t),
+            time,
             x: self.x.clone(),
             x_0_hat: moved.x_0_hat.detach(),
         })
     }
 }
 
+fn with_times(schedule: &Schedule, steps: impl Iterator<Item = Timestep>) -> Vec<(Timestep, f64)> {
+    steps.map(|t| (t, schedule.network_time(t))).collect()
+}
+
 impl Iterator for Walk<'_> {
     type Item = Result<Step>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let t = self.left.next()?;
-        let step = self.step(t);
+        let (t, time) = self.left.next()?;
+        let step = self.step(t, time);
         if step.is_err() {
             self.left = IntoIter::default();
         }

@@ -9,6 +9,7 @@
 
 mod config;
 mod diffusers;
+mod levels;
 mod oracles;
 mod walks;
 

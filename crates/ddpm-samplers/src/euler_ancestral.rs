@@ -1,0 +1,37 @@
+//! Euler's method below each level, and noise back up to it: `sample_euler_ancestral` of Crowson's k-diffusion.
+
+use crate::levels::{Level, straight};
+use crate::walk::{Moved, Noise};
+use crate::{Levels, Walk};
+use candle_core::Tensor;
+use ddpm_core::{Denoiser, NoiseSource};
+
+/// Walks down the levels by Euler's steps that overshoot to sigma_down, and adds noise of sigma_up: diffusers'
+/// `EulerAncestralDiscreteScheduler`, `sample_euler_ancestral` of Crowson's k-diffusion with eta = 1.
+///
+/// With sigma the level of the step and sigma' the next, sigma_down = sigma'^2 / sigma and sigma_up^2 = sigma'^2 - sigma_down^2.
+/// The same as DDIM with eta = 1 over the same levels. The last step draws no noise where it ends at the clean image.
+///
+/// # Shapes
+/// `x_t_last` (x_T, standard normal): `[B, C, H, W]`.
+pub fn euler_ancestral<'a>(
+    levels: &'a Levels,
+    denoiser: &'a dyn Denoiser,
+    x_t_last: &Tensor,
+    noise: &'a mut dyn NoiseSource,
+) -> Walk<'a> {
+    let mut noise = Noise::new(noise);
+    Walk::over(levels.walk(), x_t_last, move |x, t| {
+        let x = levels.begin(x, t)?;
+        let (from, to) = levels.step(t);
+        let x_0_hat = levels.x_0_hat(denoiser, &x, t)?;
+        let mean = straight(&x, &x_0_hat, (from, to), (to.sigma / from.sigma).powi(2))?;
+        let x = noise.around(mean, to.signal() * sigma_up(from, to))?;
+        Ok(Moved { x, x_0_hat })
+    })
+}
+
+/// The noise that takes sigma_down back up to the level `to`; never negative, since levels fall.
+fn sigma_up(from: Level, to: Level) -> f64 {
+    to.sigma * (1.0 - (to.sigma / from.sigma).powi(2)).max(0.0).sqrt()
+}
