@@ -16,6 +16,7 @@ use crate::heads::{
 };
 use crate::normalise::{self, Affinity, Backward, PartGradient};
 use crate::packing::{Packed, Weights};
+use crate::processor::Level;
 use crate::simd::{per_processor, sigmoid};
 use crate::source::{Affine, Layout, Mask, Part, Source};
 use crate::storage::{Shared, view};
@@ -42,8 +43,8 @@ pub struct Executor {
     /// In inference the weights of each node, in training those of the step.
     packed: Vec<Packed>,
     biases: Vec<Aligned>,
-    /// In inference, whether the node's weights are laid out.
-    fresh: Vec<bool>,
+    /// In inference, the level of the processor that the node's weights are laid out for, if they are.
+    laid_out: Vec<Option<Level>>,
 }
 
 /// What a normalisation found out in the forward pass.
@@ -92,7 +93,7 @@ impl Executor {
             masks,
             packed: vec![Packed::default(); per_node],
             biases: vec![Aligned::default(); per_node],
-            fresh: vec![false; per_node],
+            laid_out: vec![None; per_node],
             graph,
             program,
             used,
@@ -115,7 +116,7 @@ impl Executor {
 
     /// Lays the weights out anew at the next forward pass: they have changed.
     pub fn refresh(&mut self) {
-        self.fresh.fill(false);
+        self.laid_out.fill(None);
     }
 
     /// The forward pass.
@@ -158,7 +159,7 @@ impl Executor {
             masks: &mut self.masks,
             packed: &mut self.packed,
             biases: &mut self.biases,
-            fresh: &mut self.fresh,
+            laid_out: &mut self.laid_out,
             parameters: &parameters,
             images: &images,
             outside: &outside,
@@ -236,7 +237,7 @@ impl Executor {
             masks: &mut self.masks,
             packed: &mut self.packed,
             biases: &mut self.biases,
-            fresh: &mut self.fresh,
+            laid_out: &mut self.laid_out,
             parameters: &parameters,
             images: &images,
             outside: &outside,
@@ -384,7 +385,7 @@ struct Pass<'a> {
     masks: &'a mut [Vec<u8>],
     packed: &'a mut [Packed],
     biases: &'a mut [Aligned],
-    fresh: &'a mut [bool],
+    laid_out: &'a mut [Option<Level>],
     parameters: &'a [&'a [f32]],
     images: &'a [f32],
     /// Where the output goes.
@@ -495,8 +496,9 @@ impl<'a> Pass<'a> {
     /// The weights of a convolution, laid out; they have to be put back.
     fn pack(&mut self, node: usize, convolve: &Convolve, slot: usize) -> Packed {
         let mut packed = std::mem::take(&mut self.packed[slot]);
-        let done = std::mem::replace(&mut self.fresh[slot], self.used == Use::Inference);
-        if !done {
+        let level = Some(Level::current());
+        let before = std::mem::replace(&mut self.laid_out[slot], level);
+        if self.used == Use::Training || before != level {
             let weights = self.weights(node, convolve);
             let taps: Vec<usize> = (0..convolve.geometry.taps()).collect();
             packed.fill(weights, &taps, &convolve.geometry.forward());

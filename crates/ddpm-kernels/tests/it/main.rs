@@ -8,3 +8,4 @@ mod support;
 mod threads;
 mod torch;
 mod training;
+mod winograd;
