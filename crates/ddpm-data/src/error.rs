@@ -10,7 +10,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[non_exhaustive]
 pub enum Error {
     /// The name is no data set that this version reads.
-    #[error("data set `{spec}`: {why}; this version reads digits, mnist and fashion-mnist")]
+    #[error(
+        "data set `{spec}`: {why}; this version reads digits, mnist, fashion-mnist and cifar10"
+    )]
     Spec {
         /// What was asked for.
         spec: String,
@@ -29,7 +31,7 @@ pub enum Error {
     },
     /// A folder has some of a data set's files but not this one.
     #[error(
-        "{}: `{file}` or `{file}.gz` expected beside {}, which is there: the data set `{name}` has four files",
+        "{}: {expected} expected beside {}, which is there: the data set `{name}` has {files} files",
         .folder.display(),
         .present.display()
     )]
@@ -38,8 +40,10 @@ pub enum Error {
         name: String,
         /// Where the file should be.
         folder: PathBuf,
-        /// Its name, without `.gz`.
-        file: String,
+        /// The names it may have, in words.
+        expected: String,
+        /// How many files the data set has, in words.
+        files: &'static str,
         /// One of the files that are there.
         present: PathBuf,
     },

@@ -4,22 +4,16 @@
 //! dimension as a big-endian u32, then the values, last dimension fastest. Whether a file is gzipped is told from its
 //! first bytes, not from its name. What a header promises is never allocated before the bytes are there.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::io::BufRead;
+use std::path::Path;
 
-use flate2::bufread::MultiGzDecoder;
-
-use crate::{Error, Result};
+use crate::Result;
+use crate::reader::{Reader, open};
 
 /// Magic number of a file of images: u8, three dimensions.
 const IMAGES: u32 = 0x0000_0803;
 /// Magic number of a file of labels: u8, one dimension.
 const LABELS: u32 = 0x0000_0801;
-/// The first two bytes of every gzip file.
-const GZIP: [u8; 2] = [0x1f, 0x8b];
-/// How many bytes memory grows by while a file is read.
-const PIECE: usize = 1 << 20;
 
 /// The images of one IDX file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,18 +51,20 @@ pub(crate) fn images_from(
     path: &Path,
     size: Option<(usize, usize)>,
 ) -> Result<Images> {
-    let mut reader = IdxReader::new(file, path)?;
-    reader.magic(IMAGES)?;
-    let n = reader.dimension("one image or more", |n| n > 0)?;
+    let mut reader = Reader::new(file, path)?;
+    magic(&mut reader, IMAGES)?;
+    let n = dimension(&mut reader, "one image or more", |n| n > 0)?;
     let height = match size {
-        Some((height, _)) => reader.dimension(&format!("{height} rows"), |rows| rows == height)?,
-        None => reader.dimension("one row or more", |rows| rows > 0)?,
+        Some((height, _)) => dimension(&mut reader, &format!("{height} rows"), |rows| {
+            rows == height
+        })?,
+        None => dimension(&mut reader, "one row or more", |rows| rows > 0)?,
     };
     let width = match size {
-        Some((_, width)) => {
-            reader.dimension(&format!("{width} columns"), |columns| columns == width)?
-        }
-        None => reader.dimension("one column or more", |columns| columns > 0)?,
+        Some((_, width)) => dimension(&mut reader, &format!("{width} columns"), |columns| {
+            columns == width
+        })?,
+        None => dimension(&mut reader, "one column or more", |columns| columns > 0)?,
     };
     let bytes = (n as u128) * (height as u128) * (width as u128);
     let what = format!("{n} images of {height}x{width}, {bytes} bytes");
@@ -84,11 +80,11 @@ pub(crate) fn images_from(
 
 /// As [`read_labels`], from any bytes; `path` is what errors call them.
 pub(crate) fn labels_from(file: impl BufRead, path: &Path, classes: u32) -> Result<Vec<u32>> {
-    let mut reader = IdxReader::new(file, path)?;
-    reader.magic(LABELS)?;
-    let n = reader.dimension("one label or more", |n| n > 0)?;
+    let mut reader = Reader::new(file, path)?;
+    magic(&mut reader, LABELS)?;
+    let n = dimension(&mut reader, "one label or more", |n| n > 0)?;
     let what = format!("{n} labels");
-    let first = reader.offset;
+    let first = reader.offset();
     let values = reader.values(n as u64, &what)?;
     reader.end(&what)?;
     let labels: Vec<u32> = values.into_iter().map(u32::from).collect();
@@ -104,140 +100,45 @@ pub(crate) fn labels_from(file: impl BufRead, path: &Path, classes: u32) -> Resu
     }
 }
 
-fn open(path: &Path) -> Result<BufReader<File>> {
-    match File::open(path) {
-        Ok(file) => Ok(BufReader::new(file)),
-        Err(source) => Err(Error::Open {
-            path: path.to_owned(),
-            source,
-        }),
+/// That the file begins with the magic number of its kind.
+fn magic(reader: &mut Reader<'_>, expected: u32) -> Result<()> {
+    let found = number(reader, "an IDX magic number")?;
+    if found == expected {
+        return Ok(());
+    }
+    let what = match found {
+        IMAGES => " (a file of images)",
+        LABELS => " (a file of labels)",
+        _ if found.to_be_bytes()[0] == b'<' => " (a web page, by its first character)",
+        _ => "",
+    };
+    let kind = if expected == IMAGES {
+        "images"
+    } else {
+        "labels"
+    };
+    let expected = format!("the magic number {expected:#010x} of an IDX file of {kind}");
+    Err(reader.format(0, expected, format!("{found:#010x}{what}")))
+}
+
+/// The next dimension, which must pass the test that `expected` puts into words.
+fn dimension(
+    reader: &mut Reader<'_>,
+    expected: &str,
+    fits: impl Fn(usize) -> bool,
+) -> Result<usize> {
+    let place = reader.offset();
+    let found = number(reader, expected)?;
+    match usize::try_from(found) {
+        Ok(n) if fits(n) => Ok(n),
+        _ => Err(reader.format(place, expected.to_owned(), found.to_string())),
     }
 }
 
-/// A file being read: its bytes (unpacked), and how many came before.
-struct IdxReader<'a> {
-    bytes: Box<dyn Read + 'a>,
-    path: PathBuf,
-    gzip: bool,
-    offset: u64,
-}
-
-impl<'a> IdxReader<'a> {
-    fn new(mut file: impl BufRead + 'a, path: &Path) -> Result<Self> {
-        let read_error = |source| Error::Read {
-            path: path.to_owned(),
-            offset: 0,
-            gzip: false,
-            source,
-        };
-        let gzip = file.fill_buf().map_err(read_error)?.starts_with(&GZIP);
-        let bytes: Box<dyn Read + 'a> = if gzip {
-            Box::new(MultiGzDecoder::new(file))
-        } else {
-            Box::new(file)
-        };
-        Ok(Self {
-            bytes,
-            path: path.to_owned(),
-            gzip,
-            offset: 0,
-        })
-    }
-
-    fn magic(&mut self, expected: u32) -> Result<()> {
-        let found = self.number("an IDX magic number")?;
-        if found == expected {
-            return Ok(());
-        }
-        let what = match found {
-            IMAGES => " (a file of images)",
-            LABELS => " (a file of labels)",
-            _ if found.to_be_bytes()[0] == b'<' => " (a web page, by its first character)",
-            _ => "",
-        };
-        let kind = if expected == IMAGES {
-            "images"
-        } else {
-            "labels"
-        };
-        let expected = format!("the magic number {expected:#010x} of an IDX file of {kind}");
-        Err(self.format(0, expected, format!("{found:#010x}{what}")))
-    }
-
-    /// The next dimension, which must pass the test that `expected` puts into words.
-    fn dimension(&mut self, expected: &str, fits: impl Fn(usize) -> bool) -> Result<usize> {
-        let place = self.offset;
-        let found = self.number(expected)?;
-        match usize::try_from(found) {
-            Ok(n) if fits(n) => Ok(n),
-            _ => Err(self.format(place, expected.to_owned(), found.to_string())),
-        }
-    }
-
-    /// A big-endian u32.
-    fn number(&mut self, what: &str) -> Result<u32> {
-        let bytes = self.values(4, what)?;
-        Ok(bytes
-            .iter()
-            .fold(0, |number, &byte| number << 8 | u32::from(byte)))
-    }
-
-    /// The next `n` bytes. Memory grows with the bytes that are there, not with the number promised.
-    fn values(&mut self, n: u64, what: &str) -> Result<Vec<u8>> {
-        let start = self.offset;
-        let mut values = Vec::new();
-        while (values.len() as u64) < n {
-            let piece = (n - values.len() as u64).min(PIECE as u64);
-            if values.try_reserve(piece as usize).is_err() {
-                return Err(Error::Memory {
-                    path: self.path.clone(),
-                    bytes: n,
-                });
-            }
-            let read = (&mut self.bytes).take(piece).read_to_end(&mut values);
-            self.offset = start + values.len() as u64;
-            let read = read.map_err(|source| self.read_error(source))?;
-            if read == 0 {
-                let found = format!("the end of the file after {} of {n} bytes", values.len());
-                return Err(self.format(self.offset, what.to_owned(), found));
-            }
-        }
-        Ok(values)
-    }
-
-    /// That nothing follows. For a gzipped file this also reads its checksum.
-    fn end(&mut self, what: &str) -> Result<()> {
-        let mut one = Vec::new();
-        (&mut self.bytes)
-            .take(1)
-            .read_to_end(&mut one)
-            .map_err(|source| self.read_error(source))?;
-        if one.is_empty() {
-            return Ok(());
-        }
-        Err(self.format(
-            self.offset,
-            format!("the end of the file after {what}"),
-            "more bytes".to_owned(),
-        ))
-    }
-
-    fn read_error(&self, source: std::io::Error) -> Error {
-        Error::Read {
-            path: self.path.clone(),
-            offset: self.offset,
-            gzip: self.gzip,
-            source,
-        }
-    }
-
-    fn format(&self, offset: u64, expected: String, found: String) -> Error {
-        Error::Format {
-            path: self.path.clone(),
-            offset,
-            gzip: self.gzip,
-            expected,
-            found,
-        }
-    }
+/// A big-endian u32.
+fn number(reader: &mut Reader<'_>, what: &str) -> Result<u32> {
+    let bytes = reader.values(4, what)?;
+    Ok(bytes
+        .iter()
+        .fold(0, |number, &byte| number << 8 | u32::from(byte)))
 }

@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | `digits` | 1,497 + 300, 8x8x1 | inside this crate: no file, no network |
 //! | `mnist`, `fashion-mnist` | 60,000 + 10,000, 28x28x1 | IDX files ([`idx`]), gzipped or not |
+//! | `cifar10` | 50,000 + 10,000, 32x32x3 | six binary batches ([`cifar`]) in a folder or in their `.tar.gz` |
 //!
 //! ```
 //! use candle_core::Device;
@@ -24,11 +25,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod cifar;
 mod dataset;
 mod error;
 mod feed;
 pub mod idx;
+mod reader;
 mod source;
+mod tar;
 
 pub use dataset::{Dataset, Splits};
 pub use error::{Error, Result};

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Dataset, Error, Result, Splits, idx};
+use crate::{Dataset, Error, Result, Splits, cifar, idx};
 
 /// A data set as it is named on a command line and in settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -19,6 +19,8 @@ pub enum DataSpec {
     Mnist,
     /// Fashion-MNIST (Xiao, Rasul, Vollgraf, 2017): pieces of clothing of 28x28 pixels, in MNIST's format.
     FashionMnist,
+    /// CIFAR-10 (Krizhevsky, 2009): photographs of 32x32 pixels in ten classes.
+    Cifar10,
 }
 
 /// Where Debian's packages `dataset-*` put data sets.
@@ -41,10 +43,11 @@ const FIRST_LABELS: [(DataSpec, [u32; 10]); 2] = [
 ///
 /// # Errors
 /// [`Error::NotFound`] with every place and the commands that would fetch it, [`Error::FileMissing`],
-/// [`Error::OtherDataset`], [`Error::Shape`], and what [`idx`] says of a file.
+/// [`Error::OtherDataset`], [`Error::Shape`], and what [`idx`] or [`cifar`] says of a file.
 pub fn load(spec: &DataSpec, data_dir: Option<&Path>) -> Result<Splits> {
     match spec {
         DataSpec::Digits => digits(),
+        DataSpec::Cifar10 => load_cifar(&places(spec, data_dir)),
         _ => load_idx(*spec, &places(spec, data_dir)),
     }
 }
@@ -77,19 +80,26 @@ pub fn how_to_get(spec: &DataSpec, data_dir: Option<&Path>) -> String {
             "to get it, on Debian or Ubuntu:\n  apt-get install dataset-fashion-mnist\nor put {files}\n\
              they are in the folder data/fashion of https://github.com/zalandoresearch/fashion-mnist"
         ),
+        DataSpec::Cifar10 => format!(
+            "to get it (170 MB):\n  mkdir -p {folder}\n  \
+             curl -L -o {folder}/{archive} https://www.cs.toronto.edu/~kriz/{archive}\n\
+             packed or unpacked; it is the binary version that is read, not the one for Python",
+            archive = cifar::ARCHIVE
+        ),
     }
 }
 
 impl DataSpec {
     /// Every data set that has a name.
-    pub const ALL: [Self; 3] = [Self::Digits, Self::Mnist, Self::FashionMnist];
+    pub const ALL: [Self; 4] = [Self::Digits, Self::Mnist, Self::FashionMnist, Self::Cifar10];
 
-    /// The name it is called by: `digits`, `mnist`, `fashion-mnist`.
+    /// The name it is called by: `digits`, `mnist`, `fashion-mnist`, `cifar10`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Digits => "digits",
             Self::Mnist => "mnist",
             Self::FashionMnist => "fashion-mnist",
+            Self::Cifar10 => "cifar10",
         }
     }
 
@@ -109,6 +119,7 @@ impl DataSpec {
                 "Bag",
                 "Ankle boot",
             ],
+            Self::Cifar10 => cifar::CLASSES,
         };
         names.map(str::to_owned).to_vec()
     }
@@ -118,6 +129,7 @@ impl DataSpec {
         match self {
             Self::Digits => (8, 8),
             Self::Mnist | Self::FashionMnist => (28, 28),
+            Self::Cifar10 => (cifar::SIZE, cifar::SIZE),
         }
     }
 }
@@ -129,7 +141,7 @@ impl FromStr for DataSpec {
         if let Some(spec) = Self::ALL.into_iter().find(|spec| spec.name() == text) {
             return Ok(spec);
         }
-        let later = ["cifar10", "tiny-imagenet"].contains(&text)
+        let later = text == "tiny-imagenet"
             || ["folder:", "parquet:", "hub:"]
                 .iter()
                 .any(|prefix| text.starts_with(prefix));
@@ -212,18 +224,14 @@ fn load_idx(spec: DataSpec, places: &[PathBuf]) -> Result<Splits> {
         .iter()
         .find_map(|folder| Some((folder, present(folder)?)))
     else {
-        let data_dir = places.get(1).map(PathBuf::as_path);
-        return Err(Error::NotFound {
-            name: spec.to_string(),
-            looked: places.to_vec(),
-            how_to_get: how_to_get(&spec, data_dir),
-        });
+        return Err(not_found(spec, places));
     };
     let required = |file: &str| {
         find(folder, file).ok_or_else(|| Error::FileMissing {
             name: spec.to_string(),
             folder: folder.clone(),
-            file: file.to_owned(),
+            expected: format!("`{file}` or `{file}.gz`"),
+            files: "four",
             present: present.clone(),
         })
     };
@@ -255,6 +263,86 @@ fn load_idx(spec: DataSpec, places: &[PathBuf]) -> Result<Splits> {
         train: part(0)?,
         test: Some(part(1)?),
     })
+}
+
+/// That none of `places` has the data set.
+fn not_found(spec: DataSpec, places: &[PathBuf]) -> Error {
+    let data_dir = places.get(1).map(PathBuf::as_path);
+    Error::NotFound {
+        name: spec.to_string(),
+        looked: places.to_vec(),
+        how_to_get: how_to_get(&spec, data_dir),
+    }
+}
+
+/// CIFAR-10 in the first of `places` that has a batch, a folder of batches, or the archive.
+fn load_cifar(places: &[PathBuf]) -> Result<Splits> {
+    let spec = DataSpec::Cifar10;
+    let present = |folder: &Path| {
+        cifar::FILES
+            .map(|file| folder.join(file))
+            .into_iter()
+            .find(|path| path.is_file())
+    };
+    let mut found = None;
+    for place in places {
+        let folders = [place.join(cifar::FOLDER), place.clone()];
+        let batch = folders
+            .into_iter()
+            .find_map(|folder| Some((present(&folder)?, folder)));
+        let archive = place.join(cifar::ARCHIVE);
+        if let Some((present, folder)) = batch {
+            found = Some((folder.clone(), cifar_folder(&folder, &present)?));
+        } else if archive.is_file() {
+            found = Some((archive.clone(), cifar::read_archive(&archive)?));
+        }
+        if found.is_some() {
+            break;
+        }
+    }
+    let Some((origin, batches)) = found else {
+        return Err(not_found(spec, places));
+    };
+    let mut parts = [cifar::Batch::default(), cifar::Batch::default()];
+    for (place, batch) in batches.into_iter().enumerate() {
+        parts[place / 5].extend(batch);
+    }
+    let [train, test] = parts;
+    let make = |part: &str, batch: cifar::Batch| {
+        let size = (cifar::SIZE, cifar::SIZE, 3);
+        Dataset::new(
+            &format!("{spec} {part}"),
+            batch.pixels,
+            size,
+            Some(batch.labels),
+            spec.class_names(),
+        )
+    };
+    Ok(Splits {
+        origin: origin.display().to_string(),
+        train: make("train", train)?,
+        test: Some(make("test", test)?),
+    })
+}
+
+/// The six batches of a folder, of which `present` is there.
+fn cifar_folder(folder: &Path, present: &Path) -> Result<Vec<cifar::Batch>> {
+    if let Some(file) = cifar::FILES
+        .iter()
+        .find(|file| !folder.join(file).is_file())
+    {
+        return Err(Error::FileMissing {
+            name: DataSpec::Cifar10.to_string(),
+            folder: folder.to_owned(),
+            expected: format!("`{file}`"),
+            files: "six",
+            present: present.to_owned(),
+        });
+    }
+    cifar::FILES
+        .iter()
+        .map(|file| cifar::read_batch(&folder.join(file)))
+        .collect()
 }
 
 /// The file of this name in a folder: as it is, gzipped, or with the dot that some mirrors put before `idx`.

@@ -5,6 +5,7 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod cifar;
 mod damaged;
 mod files;
 mod order;
