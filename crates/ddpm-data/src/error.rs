@@ -107,6 +107,19 @@ pub enum Error {
         /// What differs from what.
         what: String,
     },
+    /// An image cannot be resized.
+    #[error(
+        "an image of {}x{}x{} in {bytes} bytes to {}x{}: expected sizes of 1 and more, and height x width x channels bytes",
+        .from.0, .from.1, .from.2, .to.0, .to.1
+    )]
+    Resize {
+        /// Its height, width and channels.
+        from: (usize, usize, usize),
+        /// The height and width asked for.
+        to: (usize, usize),
+        /// Bytes of its pixels.
+        bytes: usize,
+    },
     /// An image's number is beyond the data set.
     #[error("data set `{name}`: image {index} asked for, expected less than {len}")]
     Index {

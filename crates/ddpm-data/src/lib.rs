@@ -31,6 +31,7 @@ mod error;
 mod feed;
 pub mod idx;
 mod reader;
+pub mod resize;
 mod source;
 mod tar;
 

@@ -9,6 +9,7 @@ mod cifar;
 mod damaged;
 mod files;
 mod order;
+mod resize;
 
 use std::io::Write;
 
