@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use ddpm_image::PixelMap;
 use sha2::{Digest, Sha256};
 
-use crate::{Error, Result};
+use crate::{Error, Result, Skipped};
 
 /// The parts of a data set.
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ pub struct Splits {
     pub train: Dataset,
     /// What the held-out loss is measured on, where the source has such a part.
     pub test: Option<Dataset>,
+    /// The pictures left out because they could not be read; empty unless that was allowed.
+    pub skipped: Vec<Skipped>,
 }
 
 /// Images of one size, u8, each height x width x channels, one after the other; and a label for each, or none at all.

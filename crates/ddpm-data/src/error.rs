@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::Skipped;
+
 /// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -11,7 +13,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// The name is no data set that this version reads.
     #[error(
-        "data set `{spec}`: {why}; this version reads digits, mnist, fashion-mnist and cifar10"
+        "data set `{spec}`: {why}; this version reads digits, mnist, fashion-mnist, cifar10 and folder:PATH"
     )]
     Spec {
         /// What was asked for.
@@ -107,6 +109,29 @@ pub enum Error {
         /// What differs from what.
         what: String,
     },
+    /// A folder cannot be a data set as it is.
+    #[error("{}: {what}", .folder.display())]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// What is in it and what was expected.
+        what: String,
+    },
+    /// Pictures of a folder cannot be read.
+    #[error(
+        "{}: {} of {pictures} pictures cannot be read; remove them, or allow that they are skipped{}",
+        .folder.display(),
+        .unreadable.len(),
+        named(.unreadable)
+    )]
+    Unreadable {
+        /// The folder.
+        folder: PathBuf,
+        /// How many pictures it has.
+        pictures: usize,
+        /// Those that cannot be read.
+        unreadable: Vec<Skipped>,
+    },
     /// An image cannot be resized.
     #[error(
         "an image of {}x{}x{} in {bytes} bytes to {}x{}: expected sizes of 1 and more, and height x width x channels bytes",
@@ -152,6 +177,20 @@ fn list(places: &[PathBuf]) -> String {
         .map(|place| place.display().to_string())
         .collect();
     shown.join(", ")
+}
+
+/// The first twenty pictures with what is wrong, a line each, and how many more there are.
+fn named(pictures: &[Skipped]) -> String {
+    const SHOWN: usize = 20;
+    let mut lines: String = pictures
+        .iter()
+        .take(SHOWN)
+        .map(|picture| format!("\n  {}: {}", picture.path.display(), picture.why))
+        .collect();
+    if let Some(more @ 1..) = pictures.len().checked_sub(SHOWN) {
+        lines.push_str(&format!("\n  and {more} more"));
+    }
+    lines
 }
 
 fn unpacked(gzip: bool) -> &'static str {

@@ -9,6 +9,7 @@
 //! | `digits` | 1,497 + 300, 8x8x1 | inside this crate: no file, no network |
 //! | `mnist`, `fashion-mnist` | 60,000 + 10,000, 28x28x1 | IDX files ([`idx`]), gzipped or not |
 //! | `cifar10` | 50,000 + 10,000, 32x32x3 | six binary batches ([`cifar`]) in a folder or in their `.tar.gz` |
+//! | `folder:PATH` | as [`Pictures`] says | picture files; [`load_with`] |
 //!
 //! ```
 //! use candle_core::Device;
@@ -29,7 +30,9 @@ pub mod cifar;
 mod dataset;
 mod error;
 mod feed;
+mod folder;
 pub mod idx;
+mod picture;
 mod reader;
 pub mod resize;
 mod source;
@@ -38,4 +41,6 @@ mod tar;
 pub use dataset::{Dataset, Splits};
 pub use error::{Error, Result};
 pub use feed::{Drawn, Feed};
-pub use source::{DataSpec, how_to_get, load, places};
+pub use folder::Skipped;
+pub use picture::{Color, Crop, Pictures};
+pub use source::{DataSpec, how_to_get, load, load_with, places};

@@ -6,10 +6,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Dataset, Error, Result, Splits, cifar, idx};
+use crate::{Dataset, Error, Pictures, Result, Splits, cifar, folder, idx};
 
 /// A data set as it is named on a command line and in settings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 #[non_exhaustive]
 pub enum DataSpec {
@@ -21,7 +21,12 @@ pub enum DataSpec {
     FashionMnist,
     /// CIFAR-10 (Krizhevsky, 2009): photographs of 32x32 pixels in ten classes.
     Cifar10,
+    /// The picture files in this folder and below it, the first sub-folder of each being its class.
+    Folder(PathBuf),
 }
+
+/// What comes before a folder's path.
+const FOLDER: &str = "folder:";
 
 /// Where Debian's packages `dataset-*` put data sets.
 const SYSTEM: &str = "/usr/share/datasets";
@@ -39,22 +44,31 @@ const FIRST_LABELS: [(DataSpec, [u32; 10]); 2] = [
 ///
 /// `data_dir` is where the user keeps data; `None` stands for `$DDPM_DATA`, or `data` where that is not set. The places
 /// looked at are those of [`places`], the first that has any of the files wins. For `digits`, which are inside this crate,
-/// no place is looked at.
+/// and for a folder, no place is looked at.
 ///
 /// # Errors
 /// [`Error::NotFound`] with every place and the commands that would fetch it, [`Error::FileMissing`],
 /// [`Error::OtherDataset`], [`Error::Shape`], and what [`idx`] or [`cifar`] says of a file.
 pub fn load(spec: &DataSpec, data_dir: Option<&Path>) -> Result<Splits> {
+    load_with(spec, data_dir, &Pictures::default())
+}
+
+/// As [`load`], and tells what the pictures of a `folder:` are made into; other data sets are as their files have them.
+///
+/// # Errors
+/// As [`load`]; for a folder, [`Error::Open`], [`Error::Folder`] and [`Error::Unreadable`].
+pub fn load_with(spec: &DataSpec, data_dir: Option<&Path>, pictures: &Pictures) -> Result<Splits> {
     match spec {
+        DataSpec::Folder(path) => folder::load(path, pictures),
         DataSpec::Digits => digits(),
         DataSpec::Cifar10 => load_cifar(&places(spec, data_dir)),
-        _ => load_idx(*spec, &places(spec, data_dir)),
+        _ => load_idx(spec, &places(spec, data_dir)),
     }
 }
 
-/// The folders in which a data set is looked for, in order; none for `digits`, which needs no file.
+/// The folders in which a data set is looked for, in order; none for `digits` and a folder, which are where they are.
 pub fn places(spec: &DataSpec, data_dir: Option<&Path>) -> Vec<PathBuf> {
-    if *spec == DataSpec::Digits {
+    if matches!(spec, DataSpec::Digits | DataSpec::Folder(_)) {
         return Vec::new();
     }
     let data_dir = data_dir.map_or_else(default_data_dir, Path::to_owned);
@@ -75,6 +89,9 @@ pub fn how_to_get(spec: &DataSpec, data_dir: Option<&Path>) -> String {
     );
     match spec {
         DataSpec::Digits => "nothing to get: the digits are inside the program".to_owned(),
+        DataSpec::Folder(path) => {
+            format!("nothing to get: put picture files into {}", path.display())
+        }
         DataSpec::Mnist => format!("to get it, put {files}"),
         DataSpec::FashionMnist => format!(
             "to get it, on Debian or Ubuntu:\n  apt-get install dataset-fashion-mnist\nor put {files}\n\
@@ -90,20 +107,21 @@ pub fn how_to_get(spec: &DataSpec, data_dir: Option<&Path>) -> String {
 }
 
 impl DataSpec {
-    /// Every data set that has a name.
+    /// Every data set that has a name; a folder has only a path.
     pub const ALL: [Self; 4] = [Self::Digits, Self::Mnist, Self::FashionMnist, Self::Cifar10];
 
-    /// The name it is called by: `digits`, `mnist`, `fashion-mnist`, `cifar10`.
+    /// The name it is called by: `digits`, `mnist`, `fashion-mnist`, `cifar10`; `folder` for any folder.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Digits => "digits",
             Self::Mnist => "mnist",
             Self::FashionMnist => "fashion-mnist",
             Self::Cifar10 => "cifar10",
+            Self::Folder(_) => "folder",
         }
     }
 
-    /// What its classes are called, class 0 first.
+    /// What its classes are called, class 0 first; a folder's are known when it has been read.
     pub fn class_names(&self) -> Vec<String> {
         let names = match self {
             Self::Digits | Self::Mnist => ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
@@ -120,17 +138,9 @@ impl DataSpec {
                 "Ankle boot",
             ],
             Self::Cifar10 => cifar::CLASSES,
+            Self::Folder(_) => return Vec::new(),
         };
         names.map(str::to_owned).to_vec()
-    }
-
-    /// Rows and columns of each image.
-    fn size(&self) -> (usize, usize) {
-        match self {
-            Self::Digits => (8, 8),
-            Self::Mnist | Self::FashionMnist => (28, 28),
-            Self::Cifar10 => (cifar::SIZE, cifar::SIZE),
-        }
     }
 }
 
@@ -141,8 +151,17 @@ impl FromStr for DataSpec {
         if let Some(spec) = Self::ALL.into_iter().find(|spec| spec.name() == text) {
             return Ok(spec);
         }
+        if let Some(path) = text.strip_prefix(FOLDER) {
+            return match path {
+                "" => Err(Error::Spec {
+                    spec: text.to_owned(),
+                    why: "no path given".to_owned(),
+                }),
+                _ => Ok(Self::Folder(PathBuf::from(path))),
+            };
+        }
         let later = text == "tiny-imagenet"
-            || ["folder:", "parquet:", "hub:"]
+            || ["parquet:", "hub:"]
                 .iter()
                 .any(|prefix| text.starts_with(prefix));
         let why = if later {
@@ -159,7 +178,10 @@ impl FromStr for DataSpec {
 
 impl fmt::Display for DataSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        match self {
+            Self::Folder(path) => write!(f, "{FOLDER}{}", path.display()),
+            _ => f.write_str(self.name()),
+        }
     }
 }
 
@@ -173,7 +195,7 @@ impl TryFrom<String> for DataSpec {
 
 impl From<DataSpec> for String {
     fn from(spec: DataSpec) -> Self {
-        spec.name().to_owned()
+        spec.to_string()
     }
 }
 
@@ -193,13 +215,10 @@ fn digits() -> Result<Splits> {
                 include_bytes!(concat!("../digits/", $prefix, "-images-idx3-ubyte.gz")).as_slice();
             let labels =
                 include_bytes!(concat!("../digits/", $prefix, "-labels-idx1-ubyte.gz")).as_slice();
-            let spec = DataSpec::Digits;
+            let spec = &DataSpec::Digits;
             let place = |file: &str| Path::new(INSIDE).join(file);
-            let images = idx::images_from(
-                images,
-                &place(concat!($prefix, "-images")),
-                Some(spec.size()),
-            )?;
+            let images =
+                idx::images_from(images, &place(concat!($prefix, "-images")), Some((8, 8)))?;
             let labels = idx::labels_from(labels, &place(concat!($prefix, "-labels")), 10)?;
             assemble(spec, $part, images, labels)?
         }};
@@ -208,11 +227,12 @@ fn digits() -> Result<Splits> {
         origin: INSIDE.to_owned(),
         train: part!("train", "train"),
         test: Some(part!("test", "t10k")),
+        skipped: Vec::new(),
     })
 }
 
 /// The four IDX files in the first of `places` that has any of them.
-fn load_idx(spec: DataSpec, places: &[PathBuf]) -> Result<Splits> {
+fn load_idx(spec: &DataSpec, places: &[PathBuf]) -> Result<Splits> {
     let files = PARTS.map(|(_, prefix)| {
         [
             format!("{prefix}-images-idx3-ubyte"),
@@ -245,7 +265,7 @@ fn load_idx(spec: DataSpec, places: &[PathBuf]) -> Result<Splits> {
         if part == 0 {
             check_first_labels(spec, &labels, &paths[1])?;
         }
-        let images = idx::read_images(&paths[2 * part], Some(spec.size()))?;
+        let images = idx::read_images(&paths[2 * part], Some((28, 28)))?;
         if images.n != labels.len() {
             let (n, m) = (images.n, labels.len());
             let (images, labels) = (paths[2 * part].display(), paths[2 * part + 1].display());
@@ -262,22 +282,23 @@ fn load_idx(spec: DataSpec, places: &[PathBuf]) -> Result<Splits> {
         origin: folder.display().to_string(),
         train: part(0)?,
         test: Some(part(1)?),
+        skipped: Vec::new(),
     })
 }
 
 /// That none of `places` has the data set.
-fn not_found(spec: DataSpec, places: &[PathBuf]) -> Error {
+fn not_found(spec: &DataSpec, places: &[PathBuf]) -> Error {
     let data_dir = places.get(1).map(PathBuf::as_path);
     Error::NotFound {
         name: spec.to_string(),
         looked: places.to_vec(),
-        how_to_get: how_to_get(&spec, data_dir),
+        how_to_get: how_to_get(spec, data_dir),
     }
 }
 
 /// CIFAR-10 in the first of `places` that has a batch, a folder of batches, or the archive.
 fn load_cifar(places: &[PathBuf]) -> Result<Splits> {
-    let spec = DataSpec::Cifar10;
+    let spec = &DataSpec::Cifar10;
     let present = |folder: &Path| {
         cifar::FILES
             .map(|file| folder.join(file))
@@ -322,6 +343,7 @@ fn load_cifar(places: &[PathBuf]) -> Result<Splits> {
         origin: origin.display().to_string(),
         train: make("train", train)?,
         test: Some(make("test", test)?),
+        skipped: Vec::new(),
     })
 }
 
@@ -360,12 +382,12 @@ fn find(folder: &Path, file: &str) -> Option<PathBuf> {
 }
 
 /// Data sets in MNIST's format have the same file names; training on the wrong one would go unnoticed.
-fn check_first_labels(spec: DataSpec, labels: &[u32], path: &Path) -> Result<()> {
+fn check_first_labels(spec: &DataSpec, labels: &[u32], path: &Path) -> Result<()> {
     let found = FIRST_LABELS
         .iter()
         .find(|(_, first)| labels.starts_with(first));
     match found {
-        Some((other, _)) if *other != spec => Err(Error::OtherDataset {
+        Some((other, _)) if other != spec => Err(Error::OtherDataset {
             path: path.to_owned(),
             expected: spec.to_string(),
             found: other.to_string(),
@@ -374,7 +396,7 @@ fn check_first_labels(spec: DataSpec, labels: &[u32], path: &Path) -> Result<()>
     }
 }
 
-fn assemble(spec: DataSpec, part: &str, images: idx::Images, labels: Vec<u32>) -> Result<Dataset> {
+fn assemble(spec: &DataSpec, part: &str, images: idx::Images, labels: Vec<u32>) -> Result<Dataset> {
     let size = (images.height, images.width, 1);
     Dataset::new(
         &format!("{spec} {part}"),
@@ -392,7 +414,7 @@ mod tests {
     #[test]
     fn not_found_names_every_place_and_the_commands() {
         let places = ["/absent/fashion-mnist", "/absent", "/absent/system"].map(PathBuf::from);
-        let message = load_idx(DataSpec::FashionMnist, &places)
+        let message = load_idx(&DataSpec::FashionMnist, &places)
             .unwrap_err()
             .to_string();
         assert_eq!(
@@ -403,7 +425,7 @@ mod tests {
              train-images-idx3-ubyte.gz train-labels-idx1-ubyte.gz t10k-images-idx3-ubyte.gz t10k-labels-idx1-ubyte.gz\n\
              they are in the folder data/fashion of https://github.com/zalandoresearch/fashion-mnist"
         );
-        let message = load_idx(DataSpec::Mnist, &places).unwrap_err().to_string();
+        let message = load_idx(&DataSpec::Mnist, &places).unwrap_err().to_string();
         assert!(message.contains(
             "to get it, put the four original files, gzipped or not, into /absent/mnist:"
         ));

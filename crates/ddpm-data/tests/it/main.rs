@@ -8,6 +8,7 @@
 mod cifar;
 mod damaged;
 mod files;
+mod folder;
 mod order;
 mod resize;
 

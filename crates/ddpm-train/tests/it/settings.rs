@@ -378,7 +378,7 @@ fn data_that_are_no_files_have_no_folder() {
     );
     assert_eq!(
         error("data.name = \"cats\""),
-        "data set `cats`: unknown; this version reads digits, mnist, fashion-mnist and cifar10"
+        "data set `cats`: unknown; this version reads digits, mnist, fashion-mnist, cifar10 and folder:PATH"
     );
     let mnist = tiny("data = { name = \"mnist\", directory = \"somewhere\" }");
     assert_eq!(mnist.data_spec().unwrap(), ddpm_data::DataSpec::Mnist);

@@ -1,0 +1,150 @@
+//! A picture file as an image of the data set: decoded, turned upright, over a background, in one colour mode and size.
+
+use std::io::Cursor;
+
+use image::{DynamicImage, ImageDecoder, ImageReader};
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::resize::{Filter, resize};
+
+/// What pictures are made into. Nothing is guessed from a picture: each gives the same kind of image.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pictures {
+    /// Height and width of every image; left out, all pictures must have the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<(usize, usize)>,
+    /// How a picture of another size is resized.
+    pub filter: Filter,
+    /// What happens to a picture of another shape.
+    pub crop: Crop,
+    /// Three channels or one.
+    pub color: Color,
+    /// What is seen through transparent pixels: red, green, blue.
+    pub background: [u8; 3],
+    /// Leave out pictures that cannot be read, rather than refuse them all.
+    pub skip_unreadable: bool,
+}
+
+/// What happens to a picture whose sides are in another proportion than the image's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Crop {
+    /// It is resized until it covers the image; its middle is kept.
+    #[default]
+    Centre,
+    /// It is stretched, and nothing is lost.
+    Stretch,
+}
+
+/// The values of a pixel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Color {
+    /// Red, green and blue; a grey picture has three equal ones.
+    #[default]
+    Rgb,
+    /// One value: 0.299 red + 0.587 green + 0.114 blue (ITU-R 601), rounded as in Pillow's mode `L`.
+    Grey,
+}
+
+impl Color {
+    /// How many values.
+    pub fn channels(self) -> usize {
+        match self {
+            Self::Rgb => 3,
+            Self::Grey => 1,
+        }
+    }
+}
+
+/// An image on its way: u8, height x width x channels.
+pub(crate) struct Picture {
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) pixels: Vec<u8>,
+}
+
+impl Pictures {
+    /// Decodes a file's bytes: PNG, JPEG, WebP, GIF (its first frame), BMP or TIFF, told by the first bytes.
+    ///
+    /// 16 bits become round(v / 257), palettes their colours; a JPEG's note of how the camera was held is followed. What
+    /// the decoder says is the error.
+    pub(crate) fn decode(&self, bytes: &[u8]) -> image::ImageResult<Picture> {
+        let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
+        let mut decoder = reader.into_decoder()?;
+        let orientation = decoder.orientation()?;
+        let mut picture = DynamicImage::from_decoder(decoder)?;
+        picture.apply_orientation(orientation);
+        let picture = picture.into_rgba8();
+        let (width, height) = (picture.width() as usize, picture.height() as usize);
+        let mut pixels = Vec::with_capacity(width * height * self.color.channels());
+        for rgba in picture.as_raw().chunks_exact(4) {
+            let over = |c: usize| over(rgba[c], self.background[c], rgba[3]);
+            let (red, green, blue) = (over(0), over(1), over(2));
+            match self.color {
+                Color::Rgb => pixels.extend([red, green, blue]),
+                Color::Grey => pixels.push(grey(red, green, blue)),
+            }
+        }
+        Ok(Picture {
+            height,
+            width,
+            pixels,
+        })
+    }
+
+    /// Makes a picture the size that was asked for, if one was.
+    ///
+    /// # Errors
+    /// `Error::Resize` for a size of nothing.
+    pub(crate) fn fit(&self, picture: Picture) -> Result<Picture> {
+        let Some(size) = self.size else {
+            return Ok(picture);
+        };
+        let (from, channels) = ((picture.height, picture.width), self.color.channels());
+        let covering = match self.crop {
+            Crop::Centre if size.0 > 0 && size.1 > 0 => covering(from, size),
+            Crop::Centre | Crop::Stretch => size,
+        };
+        let from = (from.0, from.1, channels);
+        let pixels = resize(&picture.pixels, from, covering, self.filter)?;
+        Ok(middle(&pixels, covering, size, channels))
+    }
+}
+
+/// The smallest size in the proportion of `from` that covers `to`, its longer side rounded down (as torchvision does).
+fn covering(from: (usize, usize), to: (usize, usize)) -> (usize, usize) {
+    if from.1 * to.0 >= from.0 * to.1 {
+        (to.0, from.1 * to.0 / from.0)
+    } else {
+        (from.0 * to.1 / from.1, to.1)
+    }
+}
+
+/// The middle of an image; where that is between two pixels, the one above or to the left.
+fn middle(pixels: &[u8], from: (usize, usize), to: (usize, usize), channels: usize) -> Picture {
+    let (top, left) = ((from.0 - to.0) / 2, (from.1 - to.1) / 2);
+    let mut out = Vec::with_capacity(to.0 * to.1 * channels);
+    for row in pixels.chunks_exact(from.1 * channels).skip(top).take(to.0) {
+        out.extend_from_slice(&row[left * channels..(left + to.1) * channels]);
+    }
+    Picture {
+        height: to.0,
+        width: to.1,
+        pixels: out,
+    }
+}
+
+/// A value seen over a background through alpha, rounded.
+fn over(value: u8, background: u8, alpha: u8) -> u8 {
+    let (value, background, alpha) = (u32::from(value), u32::from(background), u32::from(alpha));
+    ((value * alpha + background * (255 - alpha) + 127) / 255) as u8
+}
+
+/// Pillow's `L`: weights in 65536ths.
+fn grey(red: u8, green: u8, blue: u8) -> u8 {
+    let sum = 19595 * u32::from(red) + 38470 * u32::from(green) + 7471 * u32::from(blue);
+    ((sum + 0x8000) >> 16) as u8
+}
