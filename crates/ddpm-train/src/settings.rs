@@ -35,7 +35,7 @@ pub struct Settings {
 pub struct DataSettings {
     /// The data set, as `--data` takes it.
     pub name: String,
-    /// Where to look for it first, as `--data-dir`; not with `digits`, which are inside the program.
+    /// Where to look for it first, as `--data-dir`; not with `digits` (inside the program) and `folder:PATH`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub directory: Option<PathBuf>,
     /// Show half of the images mirrored (left to right). Wrong for digits and letters.
@@ -578,10 +578,14 @@ impl Settings {
     /// Nothing has that name, or `data.directory` would be ignored.
     pub fn data_spec(&self) -> Result<DataSpec> {
         let spec: DataSpec = self.data.name.parse()?;
-        if spec == DataSpec::Digits && self.data.directory.is_some() {
-            let problem =
-                "(--data-dir) only goes with data that are files: digits are inside the program";
-            return Err(wrong("data.directory", problem.into()));
+        let found_without = match spec {
+            DataSpec::Digits => Some("data that are files: digits are inside the program"),
+            DataSpec::Folder(_) => Some("data that have a name: a folder is where its path says"),
+            _ => None,
+        };
+        if let (Some(why), Some(_)) = (found_without, &self.data.directory) {
+            let problem = format!("(--data-dir) only goes with {why}");
+            return Err(wrong("data.directory", problem));
         }
         Ok(spec)
     }
