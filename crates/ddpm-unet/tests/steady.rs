@@ -30,7 +30,11 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn an_evaluation_allocates_its_result_and_next_to_nothing_else() {
-    let settings = UNetSettings { in_channels: 1, out_channels: 1, ..UNetSettings::ho() };
+    let settings = UNetSettings {
+        in_channels: 1,
+        out_channels: 1,
+        ..UNetSettings::ho()
+    };
     let config = UNetConfig::new(settings.with_levels(&[(32, false), (64, true)])).unwrap();
     let weights = initialise(&config, Initialisation::PyTorch, 1, &Device::Cpu).unwrap();
     let network = UNet::new(&config, &weights).unwrap().frozen();
@@ -43,6 +47,9 @@ fn an_evaluation_allocates_its_result_and_next_to_nothing_else() {
     let first = evaluate();
     evaluate();
     let steady = evaluate();
-    assert!(first > 10_000_000, "the first call lays out weights and activations: {first}");
+    assert!(
+        first > 10_000_000,
+        "the first call lays out weights and activations: {first}"
+    );
     assert!(steady < 500_000, "{steady} bytes were allocated again");
 }

@@ -8,7 +8,9 @@ use crate::support::{numbers, output_and_gradients, values};
 /// The largest difference over the largest value.
 fn error(actual: &Tensor, expected: &Tensor) -> f64 {
     let (actual, expected) = (values(actual), values(expected));
-    let largest = expected.iter().fold(0f64, |largest, x| largest.max(x.abs()));
+    let largest = expected
+        .iter()
+        .fold(0f64, |largest, x| largest.max(x.abs()));
     let differences = actual.iter().zip(&expected).map(|(a, e)| (a - e).abs());
     differences.fold(0.0, f64::max) / largest
 }

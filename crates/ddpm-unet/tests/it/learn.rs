@@ -179,27 +179,52 @@ fn an_error_of_the_loss_comes_back_and_nothing_is_written() {
 }
 
 /// Output and gradients of one pass, as bits.
-fn pass(network: &UNet, x: &Tensor, time: &[f64], config: &UNetConfig) -> (Vec<u32>, Vec<Vec<u32>>) {
+fn pass(
+    network: &UNet,
+    x: &Tensor,
+    time: &[f64],
+    config: &UNetConfig,
+) -> (Vec<u32>, Vec<Vec<u32>>) {
     let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-    let shapes: Vec<Vec<usize>> = config.parameters().into_iter().map(|(_, shape)| shape).collect();
+    let shapes: Vec<Vec<usize>> = config
+        .parameters()
+        .into_iter()
+        .map(|(_, shape)| shape)
+        .collect();
     let mut gradients = Gradients::zeros(&shapes);
     let images: Vec<u64> = (0..time.len() as u64).collect();
-    let dropout = DropoutAddress { seed: 3, step: 2, images: &images };
+    let dropout = DropoutAddress {
+        seed: 3,
+        step: 2,
+        images: &images,
+    };
     let mut output = Vec::new();
     let gradient_of = |y: &Tensor| {
         output = bits(&numbers(y));
         Ok::<_, Error>(formula("output.weight", y.dims()))
     };
-    network.learn(x, time, &dropout, (&mut gradients, false), gradient_of).unwrap();
+    network
+        .learn(x, time, &dropout, (&mut gradients, false), gradient_of)
+        .unwrap();
     let evaluated = numbers(&network.frozen().forward(x, time).unwrap());
     assert_eq!(output, bits(&evaluated), "training and evaluation differ");
-    (output, (0..gradients.len()).map(|index| bits(gradients.get(index).unwrap())).collect())
+    (
+        output,
+        (0..gradients.len())
+            .map(|index| bits(gradients.get(index).unwrap()))
+            .collect(),
+    )
 }
 
 /// A network whose convolutions go by Winograd's tiles and by direct loops, with odd channels and two sizes of tile.
 #[test]
 fn threads_and_place_in_the_batch_change_no_bit_at_any_level() {
-    let settings = UNetSettings { norm_num_groups: 3, in_channels: 1, out_channels: 2, ..UNetSettings::ho() };
+    let settings = UNetSettings {
+        norm_num_groups: 3,
+        in_channels: 1,
+        out_channels: 2,
+        ..UNetSettings::ho()
+    };
     let config = UNetConfig::new(settings.with_levels(&[(18, false), (33, true)])).unwrap();
     let weights: Vec<(String, Tensor)> = formula_weights(&config).into_iter().collect();
     let network = UNet::new(&config, &weights).unwrap();
@@ -211,12 +236,23 @@ fn threads_and_place_in_the_batch_change_no_bit_at_any_level() {
             pool.install(|| pass(&network, &x, &time, &config))
         };
         let once = on(1);
-        assert!(once == on(2) && once == on(7), "{level:?}: threads change the result");
+        assert!(
+            once == on(2) && once == on(7),
+            "{level:?}: threads change the result"
+        );
         let alone = processor::pool(level, 2).unwrap().install(|| {
-            numbers(&network.forward(&x.narrow(0, 1, 1).unwrap(), &time[1..2]).unwrap())
+            numbers(
+                &network
+                    .forward(&x.narrow(0, 1, 1).unwrap(), &time[1..2])
+                    .unwrap(),
+            )
         });
         let alone: Vec<u32> = alone.iter().map(|x| x.to_bits()).collect();
         let each = once.0.len() / 3;
-        assert_eq!(alone, once.0[each..2 * each], "{level:?}: the batch changes an image");
+        assert_eq!(
+            alone,
+            once.0[each..2 * each],
+            "{level:?}: the batch changes an image"
+        );
     }
 }
