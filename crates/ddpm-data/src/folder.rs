@@ -194,7 +194,7 @@ fn same_size(
     Err(Error::Folder {
         folder: folder.to_owned(),
         what: format!(
-            "has pictures of different sizes: {} is {}x{}, {} is {}x{} (height x width); set the size that all shall have",
+            "has pictures of different sizes: {} is {}x{}, {} is {}x{} (height x width); expected one size: resize them first",
             first.display(),
             expected.0,
             expected.1,

@@ -31,8 +31,8 @@ pub struct Images {
 /// Reads a file of images; `size` = (height, width) is what they must be, where that is known.
 ///
 /// # Errors
-/// [`Error::Open`], [`Error::Read`] (also corrupt gzip data), [`Error::Format`] (wrong magic number or size, fewer or more
-/// bytes than the header promises), [`Error::Memory`]; each names file, byte and expectation.
+/// [`Error::Open`](crate::Error::Open), [`Error::Read`](crate::Error::Read) (also corrupt gzip data), [`Error::Format`](crate::Error::Format) (wrong magic number or size, fewer or more
+/// bytes than the header promises), [`Error::Memory`](crate::Error::Memory); each names file, byte and expectation.
 pub fn read_images(path: &Path, size: Option<(usize, usize)>) -> Result<Images> {
     images_from(open(path)?, path, size)
 }
@@ -40,7 +40,7 @@ pub fn read_images(path: &Path, size: Option<(usize, usize)>) -> Result<Images> 
 /// Reads a file of labels, each of which must be less than `classes`.
 ///
 /// # Errors
-/// As [`read_images`], and [`Error::Format`] for a label out of range.
+/// As [`read_images`], and [`Error::Format`](crate::Error::Format) for a label out of range.
 pub fn read_labels(path: &Path, classes: u32) -> Result<Vec<u32>> {
     labels_from(open(path)?, path, classes)
 }

@@ -41,6 +41,42 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Operations one by one leave the graph to candle, which keeps every result. A whole network is faster by plan: a [`Graph`]
+//! records it once, an [`Executor`] carries it out.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use ddpm_kernels::{Activation, Conv2d, Executor, Gradients, Graph, Padding, Use};
+//!
+//! # fn main() -> candle_core::Result<()> {
+//! // Parameters by number: a convolution 3 -> 8, a normalisation, a convolution 8 -> 3.
+//! let shapes = [vec![8, 3, 3, 3], vec![8], vec![8], vec![8], vec![3, 8, 3, 3], vec![3]];
+//! let same = Conv2d::new(1, Padding::same(1));
+//! let mut graph = Graph::new(2, shapes.to_vec(), 0.0);
+//! let x = graph.images(3, 6, 4);
+//! let h = graph.conv2d(&x, 0, 1, None, same)?;
+//! let h = graph.group_norm(&h, (4, 1e-6), (2, 3), None, Activation::Silu)?;
+//! let y = graph.conv2d(&h, 4, 5, None, same)?;
+//! let mut network = Executor::new(graph, &y, Use::Training)?;
+//!
+//! let ones = |shape: &Vec<usize>| Tensor::ones(shape.as_slice(), DType::F32, &Device::Cpu);
+//! let parameters = shapes.iter().map(ones).collect::<candle_core::Result<Vec<_>>>()?;
+//! let images = Tensor::ones((2, 3, 6, 4), DType::F32, &Device::Cpu)?;
+//! let vectors = Tensor::zeros((2, 1), DType::F32, &Device::Cpu)?; // this network has none
+//! let y = network.forward(&parameters, &images, &vectors, &mut |_, _| Ok(()))?;
+//! assert_eq!(y.dims(), [2, 3, 6, 4]);
+//!
+//! let mut gradients = Gradients::zeros(&shapes);
+//! network.backward(&parameters, &images, &y.ones_like()?, &mut gradients, false)?;
+//! assert_eq!(gradients.tensor(5)?.to_vec1::<f32>()?, [48.; 3]); // of the last bias: 2 images of 6 by 4 pixels
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! How it works and what was tried is in `docs/kernels.md`. The files `conv`, `norm`, `linear`, `attention`, `upsample`,
+//! `elementwise` and `training` are candle's side; `source` (pixels), `packing` (weights), `tile` (the two inner loops) and
+//! `vector` (the processor) are what they are made of.
 
 mod attention;
 mod conv;

@@ -142,7 +142,7 @@ fn pictures_of_any_size_become_one() {
     assert_eq!(
         refused(&folder, &Pictures::default()),
         "HERE: has pictures of different sizes: HERE/0.jpg is 8x16, HERE/1.jpg is 16x8 (height x width); \
-         set the size that all shall have"
+         expected one size: resize them first"
     );
     let splits = read(
         folder.path(),

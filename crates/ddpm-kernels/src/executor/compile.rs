@@ -333,7 +333,7 @@ impl Compiler<'_> {
             }
             Op::Copy(value) => {
                 if let Place::Buffer(id) = g {
-                    self.through(value, id, false);
+                    self.through(value, id);
                 }
             }
         }
@@ -447,7 +447,7 @@ impl Compiler<'_> {
         });
         if last {
             self.waiting.swap_remove(index);
-            self.through(from, id, from.upsampled);
+            self.through(from, id);
         }
     }
 
@@ -458,12 +458,12 @@ impl Compiler<'_> {
     }
 
     /// From the gradient of a value to those of its parts.
-    fn through(&mut self, value: &Value, mut g: Id, upsampled: bool) {
+    fn through(&mut self, value: &Value, mut g: Id) {
         let shape = Shape {
             channels: self.graph.channels(value),
             ..self.graph.nodes[value.parts[0]].shape
         };
-        if upsampled || value.upsampled {
+        if value.upsampled {
             let to = self.buffer(shape.length());
             self.backward.push(Step::Downsample { from: g, to, shape });
             g = to;

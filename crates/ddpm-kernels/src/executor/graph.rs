@@ -263,11 +263,8 @@ impl Graph {
         activation: Activation,
     ) -> Result<Value> {
         self.check("group_norm", &[x])?;
-        let x = if x.is_untouched() {
-            x.clone()
-        } else {
-            self.copied(x)
-        };
+        let x = self.in_blocks(x);
+        let x = if x.is_untouched() { x } else { self.copied(&x) };
         let channels = self.channels(&x);
         if groups == 0 || !channels.is_multiple_of(groups) {
             bail!("group_norm: {channels} channels do not divide into {groups} groups");
@@ -309,6 +306,7 @@ impl Graph {
 
     /// x / (1 + e^-x)
     pub fn silu(&mut self, x: &Value) -> Value {
+        let x = &self.in_blocks(x);
         let x = if x.silu || x.mask.is_some() || x.upsampled {
             self.copied(x)
         } else {
@@ -435,6 +433,7 @@ impl Graph {
                 "concat_channels: {a_height} by {a_width} and {b_height} by {b_width} pixels, expected the same"
             );
         }
+        let (a, b) = (&self.in_blocks(a), &self.in_blocks(b));
         let a = if a.is_untouched() {
             a.clone()
         } else {
@@ -460,6 +459,7 @@ impl Graph {
 
     /// Each pixel becomes 2 by 2.
     pub fn upsample_nearest_2x(&mut self, x: &Value) -> Value {
+        let x = &self.in_blocks(x);
         let x = if x.upsampled {
             self.copied(x)
         } else {
@@ -476,6 +476,7 @@ impl Graph {
         if self.rate == 0.0 {
             return x.clone();
         }
+        let x = &self.in_blocks(x);
         let x = if x.mask.is_some() || x.upsampled {
             self.copied(x)
         } else {
@@ -508,10 +509,11 @@ impl Graph {
 
     /// The node that is this value; a new one if none is.
     pub(super) fn stored(&mut self, x: &Value) -> usize {
+        let x = self.in_blocks(x);
         if x.is_untouched() && x.parts.len() == 1 {
             x.parts[0]
         } else {
-            self.copied(x).parts[0]
+            self.copied(&x).parts[0]
         }
     }
 
@@ -522,6 +524,17 @@ impl Graph {
             bail!("{op}: a value that was the last before a sum is used again after it");
         }
         Ok(())
+    }
+
+    /// The value without the images that the network is given: those lie channel by channel, and only a convolution reads
+    /// them so.
+    fn in_blocks(&mut self, x: &Value) -> Value {
+        let given = |&part: &usize| matches!(self.nodes[part].op, Op::Images);
+        if x.parts.iter().any(given) {
+            self.copied(x)
+        } else {
+            x.clone()
+        }
     }
 
     fn copied(&mut self, x: &Value) -> Value {

@@ -1,0 +1,175 @@
+//! A plan of every operation on everything it may be given, against the same operations on candle's graph.
+
+use candle_core::{DType, Result, Tensor, Var};
+use ddpm_kernels::{Activation, Conv2d, Executor, Gradients, Graph, Padding, Use, Value};
+
+use crate::support::{assert_close, numbers};
+
+const SAME: Conv2d = Conv2d::new(1, Padding::same(1));
+
+fn shapes() -> Vec<Vec<usize>> {
+    let shapes: [&[usize]; 14] = [
+        &[3, 3, 3, 3],
+        &[3], // 0: a convolution that keeps the images' channels
+        &[3],
+        &[3], // 2: a normalisation of the images themselves
+        &[6, 9, 1, 1],
+        &[6], // 4: of three times three channels
+        &[12, 4],
+        &[12], // 6: scale and shift from the vectors
+        &[6],
+        &[6], // 8
+        &[6, 6],
+        &[6], // 10: over the pixels
+        &[5, 6, 3, 3],
+        &[5], // 12
+    ];
+    shapes.iter().map(|shape| shape.to_vec()).collect()
+}
+
+/// The images are added, normalised, activated, joined and convolved as they are; sums are divided and used twice.
+fn planned(graph: &mut Graph) -> Result<Value> {
+    let x = graph.images(3, 4, 6);
+    let vectors = graph.vectors(4);
+    let h = graph.conv2d(&x, 0, 1, None, SAME)?;
+    let h = graph.add(&x, &h)?;
+    let h = graph.divide(&h, 2.0)?;
+    let normed = graph.group_norm(&x, (3, 1e-5), (2, 3), None, Activation::Silu)?;
+    let activated = graph.silu(&x);
+    let joined = graph.concat_channels(&h, &normed)?;
+    let joined = graph.concat_channels(&joined, &activated)?;
+    let h = graph.conv2d(&joined, 4, 5, None, Conv2d::new(1, Padding::ZERO))?;
+    let scale_shift = graph.linear(&vectors, 6, 7)?;
+    let normed = graph.group_norm(&h, (2, 1e-5), (8, 9), Some(&scale_shift), Activation::None)?;
+    let query = graph.linear(&normed, 10, 11)?;
+    let mixed = graph.attention(&query, &normed, &h, 2)?;
+    let h = graph.add(&h, &mixed)?;
+    let h = graph.add(&h, &h)?;
+    let h = graph.upsample_nearest_2x(&h);
+    graph.conv2d(&h, 12, 13, None, SAME)
+}
+
+fn by_graph(p: &[Tensor], x: &Tensor, vectors: &Tensor) -> Result<Tensor> {
+    use ddpm_kernels::{
+        add, attention, concat_channels, conv2d, group_norm, linear, silu, upsample_nearest_2x,
+    };
+    let h = (add(x, &conv2d(x, &p[0], Some(&p[1]), SAME)?)? / 2.0)?;
+    let normed = group_norm(x, 3, &p[2], &p[3], 1e-5, Activation::Silu)?;
+    let joined = concat_channels(&concat_channels(&h, &normed)?, &silu(x)?)?;
+    let h = conv2d(&joined, &p[4], Some(&p[5]), Conv2d::new(1, Padding::ZERO))?;
+    let scale_shift = linear(vectors, &p[6], Some(&p[7]))?;
+    let factor = (scale_shift.narrow(1, 0, 6)? + 1.0)?;
+    let gamma = factor.broadcast_mul(&p[8])?;
+    let beta = (factor.broadcast_mul(&p[9])? + scale_shift.narrow(1, 6, 6)?)?;
+    let normed = group_norm(&h, 2, &gamma, &beta, 1e-5, Activation::None)?;
+    let (batch, channels, height, width) = h.dims4()?;
+    let rows = |x: &Tensor| x.flatten_from(2)?.transpose(1, 2)?.contiguous();
+    let heads = |x: &Tensor| x.reshape((batch, (), 2, 3))?.transpose(1, 2)?.contiguous();
+    let query = linear(&rows(&normed)?, &p[10], Some(&p[11]))?;
+    let (query, key, value) = (heads(&query)?, heads(&rows(&normed)?)?, heads(&rows(&h)?)?);
+    let mixed = attention(&query, &key, &value, 1.0 / 3f64.sqrt())?;
+    let mixed = mixed
+        .transpose(1, 2)?
+        .reshape((batch, (), channels))?
+        .transpose(1, 2)?;
+    let h = add(
+        &h,
+        &mixed
+            .contiguous()?
+            .reshape((batch, channels, height, width))?,
+    )?;
+    let h = add(&h, &h)?;
+    conv2d(&upsample_nearest_2x(&h)?, &p[12], Some(&p[13]), SAME)
+}
+
+#[test]
+fn every_operation_reads_whatever_it_is_given() {
+    let (x, vectors) = (numbers((2, 3, 4, 6), 50), numbers((2, 4), 51));
+    let parameters: Vec<Var> = shapes()
+        .iter()
+        .enumerate()
+        .map(|(seed, shape)| Var::from_tensor(&numbers(shape.as_slice(), seed as u64)).unwrap())
+        .collect();
+    let tensors: Vec<Tensor> = parameters.iter().map(|p| p.as_tensor().clone()).collect();
+    let expected = by_graph(&tensors, &x, &vectors).unwrap();
+    let weight = numbers(expected.shape(), 99);
+    let store = (&expected * &weight)
+        .unwrap()
+        .sum_all()
+        .unwrap()
+        .backward()
+        .unwrap();
+
+    let mut graph = Graph::new(2, shapes(), 0.0);
+    let output = planned(&mut graph).unwrap();
+    let mut network = Executor::new(graph.clone(), &output, Use::Training).unwrap();
+    let mut gradients = Gradients::zeros(&shapes());
+    let found = network
+        .forward(&tensors, &x, &vectors, &mut |_, _| Ok(()))
+        .unwrap();
+    network
+        .backward(&tensors, &x, &weight, &mut gradients, false)
+        .unwrap();
+    assert_close("the output", &found, &expected.detach(), 1e-5);
+    for (index, parameter) in parameters.iter().enumerate() {
+        let found = gradients.tensor(index).unwrap();
+        assert_close(
+            &format!("gradient {index}"),
+            &found,
+            store.get(parameter).unwrap(),
+            2e-5,
+        );
+    }
+    let mut evaluated = Executor::new(graph, &output, Use::Inference).unwrap();
+    let evaluated = evaluated
+        .forward(&tensors, &x, &vectors, &mut |_, _| Ok(()))
+        .unwrap();
+    assert_close("the evaluation", &evaluated, &expected.detach(), 1e-5);
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let error = |made: Result<Executor>| made.unwrap_err().to_string();
+    let mut graph = Graph::new(1, vec![vec![3, 3, 3, 3], vec![3], vec![4, 3]], 0.0);
+    let x = graph.images(3, 4, 4);
+    let wrong = graph.conv2d(&x, 2, 1, None, SAME).unwrap_err().to_string();
+    assert!(
+        wrong.contains("weight has shape [4, 3], expected four dimensions"),
+        "{wrong}"
+    );
+    let y = graph.conv2d(&x, 0, 1, None, SAME).unwrap();
+    let unused = error(Executor::new(graph.clone(), &y, Use::Training));
+    assert!(unused.contains("parameter 2 has no influence"), "{unused}");
+    let last = graph.conv2d(&y, 0, 1, None, SAME).unwrap();
+    let sum = graph.add(&y, &last).unwrap();
+    let used_up = graph.silu(&last);
+    let twice = graph.add(&used_up, &x).unwrap_err().to_string();
+    assert!(twice.contains("used again"), "{twice}");
+    let no_convolution = error(Executor::new(graph, &sum, Use::Inference));
+    assert!(
+        no_convolution.contains("must be a convolution"),
+        "{no_convolution}"
+    );
+
+    let mut graph = Graph::new(1, vec![vec![3, 3, 3, 3], vec![3]], 0.0);
+    let x = graph.images(3, 4, 4);
+    let y = graph.conv2d(&x, 0, 1, None, SAME).unwrap();
+    let mut network = Executor::new(graph, &y, Use::Inference).unwrap();
+    let tensors = [numbers((3, 3, 3, 3), 1), numbers(3, 2)];
+    let small = Tensor::zeros((1, 3, 4, 3), DType::F32, &candle_core::Device::Cpu).unwrap();
+    let vectors = numbers((1, 1), 1);
+    let shape = network
+        .forward(&tensors, &small, &vectors, &mut |_, _| Ok(()))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        shape.contains("images are [1, 3, 4, 3], expected [1, 3, 4, 4]"),
+        "{shape}"
+    );
+    let mut gradients = Gradients::zeros(&[vec![3, 3, 3, 3], vec![3]]);
+    let backward = network
+        .backward(&tensors, &small, &small, &mut gradients, false)
+        .unwrap_err()
+        .to_string();
+    assert!(backward.contains("planned for inference"), "{backward}");
+}
