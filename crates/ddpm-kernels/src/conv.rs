@@ -5,6 +5,7 @@ use candle_core::{Result, Shape, Tensor};
 use crate::affine::{self, Affine};
 use crate::aligned::Aligned;
 use crate::correlate::{Bias, Correlation, Output};
+use crate::data_gradient::DataGradient;
 use crate::geometry::Geometry;
 use crate::packing::{Packed, Weights};
 use crate::source::{Layout, Part, Source};
@@ -166,36 +167,18 @@ impl Affine for Convolution {
     fn input_gradient(&self, dy: &[f32], weight: &[f32]) -> Vec<f32> {
         let g = &self.geometry;
         self.filled(self.inputs * g.height * g.width, |group, memory| {
-            let dy = self.outputs_of(dy, group);
-            let weights = self.weights(weight, group);
-            let turned = Weights {
-                inputs: weights.outputs,
-                outputs: weights.inputs,
-                ..weights
+            let gradient = DataGradient {
+                batch: self.batch,
+                geometry: g,
+                dy: &self.outputs_of(dy, group),
+                turned: self.weights(weight, group).turned(0, self.inputs),
+                plus: None,
             };
-            for share in g.backward() {
-                let packed = Packed::new(turned, &share.taps, &share.window);
-                let correlation = Correlation {
-                    batch: self.batch,
-                    source: &dy,
-                    window: &share.window,
-                    weights: &packed,
-                    bias: None,
-                    plus: None,
-                    scale: 1.0,
-                };
-                let whole = self.output(memory, group, (self.inputs, g.height, g.width));
-                let output = Output {
-                    start: whole.start + share.row * whole.row + share.column * whole.pixel,
-                    row: whole.row * g.stride,
-                    pixel: whole.pixel * g.stride,
-                    ..whole
-                };
-                #[allow(unsafe_code)]
-                // SAFETY: the memory is the gradient's, these channels are this group's and these pixels the share's.
-                unsafe {
-                    correlation.run(output);
-                }
+            let output = self.output(memory, group, (self.inputs, g.height, g.width));
+            #[allow(unsafe_code)]
+            // SAFETY: the memory is the gradient's, and these channels are this group's.
+            unsafe {
+                gradient.run(&mut Packed::default(), output);
             }
         })
     }
@@ -237,11 +220,23 @@ impl Affine for Convolution {
 
     fn bias_gradient(&self, dy: &[f32], biases: usize) -> Vec<f32> {
         let channels = self.groups * self.outputs;
-        let sums = channel_sums(dy, self.geometry.output_height * self.geometry.output_width);
-        if biases == sums.len() && self.batch > 1 {
-            return sums.into_iter().map(|sum| sum as f32).collect();
+        let (height, width) = (self.geometry.output_height, self.geometry.output_width);
+        let all = Source::plain(
+            Part {
+                data: dy,
+                layout: Layout::Plain,
+                channels,
+                image: channels * height * width,
+            },
+            height,
+            width,
+        );
+        let sums = channel_sums(&all, self.batch);
+        if biases == self.batch * channels && self.batch > 1 {
+            let of_images = sums.iter().flat_map(|sums| &sums[..channels]);
+            return of_images.map(|&sum| sum as f32).collect();
         }
-        let of = |channel: usize| sums.iter().skip(channel).step_by(channels).sum::<f64>() as f32;
+        let of = |channel: usize| sums.iter().map(|sums| sums[channel]).sum::<f64>() as f32;
         (0..channels).map(of).collect()
     }
 }
@@ -276,12 +271,12 @@ impl Convolution {
     }
 
     fn weights<'a>(&self, weight: &'a [f32], group: usize) -> Weights<'a> {
-        let taps = self.geometry.taps();
-        Weights {
-            data: &weight[group * self.outputs * self.inputs * taps..],
-            inputs: (self.inputs, taps),
-            outputs: (self.outputs, self.inputs * taps),
-        }
+        let (size, taps) = ((self.inputs, self.outputs), self.geometry.taps());
+        Weights::of_kernels(
+            &weight[group * self.outputs * self.inputs * taps..],
+            size,
+            taps,
+        )
     }
 
     fn output<'a>(

@@ -139,16 +139,21 @@ impl Correlation<'_> {
             rows = rows.div_ceil(2);
         }
         parts = parts.max(wanted.div_ceil(chunks(images, rows)).min(slabs));
-        let slabs_of = |part: usize| part * slabs / parts..(part + 1) * slabs / parts;
-        let cut = |start: usize, by: usize, end: usize| start..(start + by).min(end);
-        let mut tasks = Vec::with_capacity(parts * chunks(images, rows));
+        self.cut(parts, images, rows)
+    }
+
+    /// Tasks of so many images and rows and a share of the slabs; those of one share follow each other, so that their
+    /// weights stay in the cache.
+    pub(crate) fn cut(&self, parts: usize, images: usize, rows: usize) -> Vec<Task> {
+        let (batch, height, slabs) = (self.batch, self.window.height, self.weights.shape.count());
+        let mut tasks = Vec::new();
         for part in 0..parts {
             for image in (0..batch).step_by(images) {
                 for row in (0..height).step_by(rows) {
                     tasks.push(Task {
-                        images: cut(image, images, batch),
-                        rows: cut(row, rows, height),
-                        slabs: slabs_of(part),
+                        images: image..(image + images).min(batch),
+                        rows: row..(row + rows).min(height),
+                        slabs: part * slabs / parts..(part + 1) * slabs / parts,
                     });
                 }
             }
@@ -357,7 +362,17 @@ impl Correlation<'_> {
     }
 }
 
-impl Output<'_> {
+impl<'a> Output<'a> {
+    /// Every `stride`-th row and column, from these on.
+    pub(crate) fn every(self, stride: usize, row: usize, column: usize) -> Output<'a> {
+        Output {
+            start: self.start + row * self.row + column * self.pixel,
+            row: self.row * stride,
+            pixel: self.pixel * stride,
+            ..self
+        }
+    }
+
     /// Writes some channels of pixels that lie side by side, from a block.
     fn write(&self, level: Level, start: usize, channels: usize, from: &[f32]) {
         let pixels = from.len() / LANES;

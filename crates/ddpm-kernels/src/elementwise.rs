@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor};
 
-use crate::simd::{per_processor, sigmoid};
+use crate::simd::{per_processor, sigmoid, silu_slope};
 use crate::storage::{in_pieces, slice, tensor_like, view};
 
 /// x / (1 + e^-x), element by element, for any shape.
@@ -88,8 +88,7 @@ per_processor! {
 
     fn silu_gradient(dx: &mut [f32], x: &[f32], g: &[f32]) {
         for ((dx, &x), &g) in dx.iter_mut().zip(x).zip(g) {
-            let s = sigmoid(x);
-            *dx = g * (s * (1.0 + x * (1.0 - s)));
+            *dx = g * silu_slope(x);
         }
     }
 

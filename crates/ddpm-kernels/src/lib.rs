@@ -89,6 +89,7 @@ mod upsample;
 mod executor;
 
 mod correlate;
+mod data_gradient;
 mod geometry;
 mod heads;
 mod normalise;

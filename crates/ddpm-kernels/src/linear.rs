@@ -70,11 +70,7 @@ impl Affine for Linear {
     }
 
     fn forward(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-        let weights = Weights {
-            data: weight,
-            inputs: (self.inputs, 1),
-            outputs: (self.outputs, self.inputs),
-        };
+        let weights = Weights::of_kernels(weight, (self.inputs, self.outputs), 1);
         let mut padded = bias.map_or(Vec::new(), <[f32]>::to_vec);
         padded.resize(self.outputs.next_multiple_of(LANES), 0.0);
         let bias = bias.map(|_| Bias {
@@ -86,12 +82,8 @@ impl Affine for Linear {
     }
 
     fn input_gradient(&self, g: &[f32], weight: &[f32]) -> Vec<f32> {
-        let weights = Weights {
-            data: weight,
-            inputs: (self.outputs, self.inputs),
-            outputs: (self.inputs, 1),
-        };
-        self.rows_times(g, weights, None)
+        let weights = Weights::of_kernels(weight, (self.inputs, self.outputs), 1);
+        self.rows_times(g, weights.turned(0, self.inputs), None)
     }
 
     fn weight_gradient(&self, g: &[f32], x: &[f32]) -> Vec<f32> {
@@ -212,11 +204,6 @@ impl Images {
     }
 
     fn window(&self) -> Window {
-        Window {
-            stride: 1,
-            offsets: vec![(0, 0)],
-            height: 1,
-            width: self.width,
-        }
+        Window::pointwise(1, self.width)
     }
 }

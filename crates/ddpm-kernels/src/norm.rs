@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
-use crate::simd::{self, per_processor, sigmoid};
+use crate::simd::{self, per_processor, sigmoid, silu_slope};
 use crate::storage::{in_pieces, slice, tensor_like, view};
 
 /// What follows a normalisation in the same pass.
@@ -282,8 +282,7 @@ per_processor! {
     fn through_silu(h: &mut [f32], x: &[f32], g: &[f32], mean: f32, scale: f32, shift: f32) {
         for ((h, x), g) in h.iter_mut().zip(x).zip(g) {
             let z = (x - mean) * scale + shift;
-            let s = sigmoid(z);
-            *h = g * (s * (1.0 + z * (1.0 - s)));
+            *h = g * silu_slope(z);
         }
     }
 

@@ -3,8 +3,8 @@
 
 use rayon::prelude::*;
 
-use crate::simd::{per_processor, sigmoid};
-use crate::source::{Layout, Source};
+use crate::simd::{per_processor, silu_slope};
+use crate::source::Source;
 use crate::storage::Shared;
 use crate::tile::LANES;
 
@@ -49,7 +49,7 @@ pub(crate) fn statistics(x: &Source<'_>, batch: usize, groups: Groups, into: &mu
     of_channels
         .par_chunks_mut(LANES)
         .enumerate()
-        .for_each(|(task, to)| channel_statistics(plane(x, task / blocks, task % blocks), to));
+        .for_each(|(task, to)| channel_statistics(stored(x, task / blocks, task % blocks), to));
     let of_group = channels / groups.count;
     for (image, into) in into.chunks_mut(groups.count).enumerate().take(batch) {
         let of_channels = &of_channels[image * blocks * LANES..][..channels];
@@ -165,7 +165,7 @@ impl Backward<'_> {
             .enumerate()
             .for_each(|(task, g)| {
                 let (image, block) = (task / blocks, task % blocks);
-                let (part, first) = self.part(block);
+                let (part, first) = part_of(self.x, block);
                 let Some(part) = &parts[part] else {
                     return;
                 };
@@ -178,14 +178,14 @@ impl Backward<'_> {
                     )
                 };
                 let lines = self.lines(image, block, &means);
-                input_gradient(dx, g, plane(self.x, image, block), &lines, part.accumulate);
+                input_gradient(dx, g, stored(self.x, image, block), &lines, part.accumulate);
             });
         sums
     }
 
     /// Turns dL/dy into dL/dz, and sums it over the pixels.
     fn channel_sums(&self, image: usize, block: usize, g: &mut [f32], sums: &mut [[f32; 2]]) {
-        let x = plane(self.x, image, block);
+        let x = stored(self.x, image, block);
         if self.silu {
             let place = (image * self.x.blocks() + block) * 2 * LANES;
             through_silu(g, x, &self.coefficients[place..][..2 * LANES]);
@@ -251,11 +251,6 @@ impl Backward<'_> {
     fn statistics_of(&self, image: usize, channel: usize) -> [f32; 2] {
         self.statistics[image * self.groups + channel / (self.x.channels() / self.groups)]
     }
-
-    /// Which part a block belongs to, and which of its blocks it is.
-    fn part(&self, block: usize) -> (usize, usize) {
-        part_of(self.x, block)
-    }
 }
 
 /// Adds up the gradients of γ and β (and of s and t of each image, `[2 channels in blocks, B, LANES]`).
@@ -286,7 +281,7 @@ pub(crate) fn affine_gradients(
 
 /// Which part of a source a block of its channels belongs to, and which of the part's blocks it is. All parts but the
 /// last have whole blocks.
-pub(crate) fn part_of(x: &Source<'_>, mut block: usize) -> (usize, usize) {
+fn part_of(x: &Source<'_>, mut block: usize) -> (usize, usize) {
     for (index, part) in x.parts.iter().enumerate() {
         let blocks = part.channels.div_ceil(LANES);
         if block < blocks {
@@ -297,13 +292,11 @@ pub(crate) fn part_of(x: &Source<'_>, mut block: usize) -> (usize, usize) {
     (0, 0)
 }
 
-/// One block of channels of one image.
-fn plane<'a>(x: &Source<'a>, image: usize, block: usize) -> &'a [f32] {
-    let (part, first) = part_of(x, block);
-    let part = &x.parts[part];
-    debug_assert_eq!(part.layout, Layout::Blocked);
-    let length = x.height * x.width * LANES;
-    &part.data[part.image * image + first * length..][..length]
+/// One block of channels of one image, which are kept in blocks.
+fn stored<'a>(x: &Source<'a>, image: usize, block: usize) -> &'a [f32] {
+    let plane = x.plane(image, block);
+    debug_assert!(plane.is_some(), "only what lies in blocks is normalised");
+    plane.unwrap_or_default()
 }
 
 /// Pixels summed in single precision before the sums go on in double.
@@ -333,8 +326,7 @@ per_processor! {
         for (g, x) in g.iter_mut().zip(x) {
             for lane in 0..LANES {
                 let z = x[lane] * factor[lane] + offset[lane];
-                let s = sigmoid(z);
-                g[lane] *= s * (1.0 + z * (1.0 - s));
+                g[lane] *= silu_slope(z);
             }
         }
     }
@@ -345,17 +337,10 @@ per_processor! {
         let (h, _) = h.as_chunks::<LANES>();
         let (x, _) = x.as_chunks::<LANES>();
         let [factor, slope, mean, shift] = lines;
-        if accumulate {
-            for ((dx, h), x) in dx.iter_mut().zip(h).zip(x) {
-                for lane in 0..LANES {
-                    dx[lane] += factor[lane] * h[lane] + slope[lane] * (x[lane] - mean[lane]) + shift[lane];
-                }
-            }
-        } else {
-            for ((dx, h), x) in dx.iter_mut().zip(h).zip(x) {
-                for lane in 0..LANES {
-                    dx[lane] = factor[lane] * h[lane] + slope[lane] * (x[lane] - mean[lane]) + shift[lane];
-                }
+        for ((dx, h), x) in dx.iter_mut().zip(h).zip(x) {
+            for lane in 0..LANES {
+                let value = factor[lane] * h[lane] + slope[lane] * (x[lane] - mean[lane]) + shift[lane];
+                dx[lane] = if accumulate { dx[lane] + value } else { value };
             }
         }
     }

@@ -39,6 +39,30 @@ pub(crate) struct Slabs {
     pub(crate) columns: usize,
 }
 
+impl<'a> Weights<'a> {
+    /// Kernels of so many taps, `[outputs, inputs, taps]` one after the other.
+    pub(crate) fn of_kernels(
+        data: &'a [f32],
+        (inputs, outputs): (usize, usize),
+        taps: usize,
+    ) -> Self {
+        Weights {
+            data,
+            inputs: (inputs, taps),
+            outputs: (outputs, inputs * taps),
+        }
+    }
+
+    /// What leads from outputs back to some of the inputs, from `first` on.
+    pub(crate) fn turned(self, first: usize, count: usize) -> Self {
+        Weights {
+            data: &self.data[first * self.inputs.1..],
+            inputs: self.outputs,
+            outputs: (count, self.inputs.1),
+        }
+    }
+}
+
 impl Slabs {
     pub(crate) fn output_blocks(&self) -> usize {
         self.outputs.div_ceil(LANES)
@@ -170,20 +194,13 @@ impl Packed {
                     LANES,
                     &mut kernels[..count * 9 * LANES],
                 );
-                let mut by_input = [0f32; LANES * 9 * LANES];
-                for (tap, from) in kernels[..count * 9 * LANES]
-                    .chunks(count * LANES)
-                    .enumerate()
-                {
-                    for (input, from) in from.chunks(LANES).enumerate() {
-                        by_input[(input * 9 + tap) * LANES..][..LANES].copy_from_slice(from);
-                    }
-                }
                 let start = shape.start(slab) + input * row + column * LANES;
                 let last = (POSITIONS - 1) * shape.length() + (count - 1) * row + LANES;
                 let it = Kernels {
                     count,
-                    taps: by_input.as_mut_ptr(),
+                    taps: kernels.as_mut_ptr(),
+                    tap: count * LANES,
+                    tap_input: LANES,
                     positions: memory.at(start, last),
                     position: shape.length(),
                     input: row,

@@ -135,6 +135,13 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// The derivative of x / (1 + e^-x).
+#[inline(always)]
+pub(crate) fn silu_slope(x: f32) -> f32 {
+    let s = sigmoid(x);
+    s * (1.0 + x * (1.0 - s))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

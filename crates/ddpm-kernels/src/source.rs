@@ -100,7 +100,7 @@ impl<'a> Source<'a> {
     }
 
     /// All pixels of a block of channels, `[height, width, LANES]`, if they are stored so.
-    fn plane(&self, image: usize, block: usize) -> Option<&'a [f32]> {
+    pub(crate) fn plane(&self, image: usize, block: usize) -> Option<&'a [f32]> {
         let mut first = block * LANES;
         let at = self.parts.iter().find(|part| {
             let found = first < part.channels;
@@ -227,6 +227,16 @@ pub(crate) struct Window {
 }
 
 impl Window {
+    /// Every output reads the one pixel under it.
+    pub(crate) fn pointwise(height: usize, width: usize) -> Self {
+        Window {
+            stride: 1,
+            offsets: vec![(0, 0)],
+            height,
+            width,
+        }
+    }
+
     /// Whether every output reads the one pixel under it.
     pub(crate) fn is_pointwise(&self) -> bool {
         self.stride == 1 && self.offsets == [(0, 0)]
@@ -413,28 +423,11 @@ per_processor! {
     }
 
     fn scaled(to: &mut [f32], from: &[f32], start: usize, step: usize, shift: usize, coefficients: &[f32]) {
-        let (to, _) = to.as_chunks_mut::<LANES>();
-        let (from, _) = from.as_chunks::<LANES>();
-        let [factor, offset] = *coefficients.as_chunks::<LANES>().0 else { return };
-        for (i, to) in to.iter_mut().enumerate() {
-            let from = &from[(start + i * step) >> shift];
-            for lane in 0..LANES {
-                to[lane] = from[lane] * factor[lane] + offset[lane];
-            }
-        }
+        on_the_way(to, from, (start, step, shift), coefficients, |z| z);
     }
 
     fn scaled_silu(to: &mut [f32], from: &[f32], start: usize, step: usize, shift: usize, coefficients: &[f32]) {
-        let (to, _) = to.as_chunks_mut::<LANES>();
-        let (from, _) = from.as_chunks::<LANES>();
-        let [factor, offset] = *coefficients.as_chunks::<LANES>().0 else { return };
-        for (i, to) in to.iter_mut().enumerate() {
-            let from = &from[(start + i * step) >> shift];
-            for lane in 0..LANES {
-                let z = from[lane] * factor[lane] + offset[lane];
-                to[lane] = z * sigmoid(z);
-            }
-        }
+        on_the_way(to, from, (start, step, shift), coefficients, |z| z * sigmoid(z));
     }
 
     /// Zero wherever the mask is, even for an x that is not finite.
@@ -446,6 +439,28 @@ per_processor! {
             for lane in 0..LANES {
                 to[lane] = if kept[lane] == 0 { 0.0 } else { to[lane] * scale };
             }
+        }
+    }
+}
+
+/// f(x factor + offset) of the pixels at `start`, `start + step`, ..., each of which may stand for two (`shift` 1).
+#[inline(always)]
+fn on_the_way(
+    to: &mut [f32],
+    from: &[f32],
+    (start, step, shift): (usize, usize, usize),
+    coefficients: &[f32],
+    f: impl Fn(f32) -> f32,
+) {
+    let (to, _) = to.as_chunks_mut::<LANES>();
+    let (from, _) = from.as_chunks::<LANES>();
+    let [factor, offset] = *coefficients.as_chunks::<LANES>().0 else {
+        return;
+    };
+    for (i, to) in to.iter_mut().enumerate() {
+        let from = &from[(start + i * step) >> shift];
+        for lane in 0..LANES {
+            to[lane] = f(from[lane] * factor[lane] + offset[lane]);
         }
     }
 }

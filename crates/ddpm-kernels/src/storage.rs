@@ -134,7 +134,7 @@ pub(crate) struct Shared<'a> {
 }
 
 #[allow(unsafe_code)]
-// SAFETY: whoever takes a slice or a matrix out of it promises that no other task touches the same elements.
+// SAFETY: whoever writes through a pointer out of it promises that no other task touches the same elements.
 unsafe impl Send for Shared<'_> {}
 #[allow(unsafe_code)]
 // SAFETY: as above.

@@ -2,12 +2,28 @@
 
 use rayon::prelude::*;
 
+use crate::normalise::lane_sums;
 use crate::simd;
+use crate::source::Source;
+use crate::tile::LANES;
 
-/// The sum of each run of `pixels` floats: of every channel of every image of a plain layout.
-pub(crate) fn channel_sums(x: &[f32], pixels: usize) -> Vec<f64> {
-    x.par_chunks(pixels)
-        .with_min_len(16)
-        .map(simd::sum)
-        .collect()
+/// The sum of every channel of every image of a source that has one part, as it is: for each image the channels in whole
+/// blocks, what they have too many being zeros.
+pub(crate) fn channel_sums(x: &Source<'_>, batch: usize) -> Vec<Vec<f64>> {
+    let (channels, blocks, pixels) = (x.channels(), x.blocks(), x.height * x.width);
+    let of_block = |image: usize, block: usize, sums: &mut [f64]| {
+        if let Some(plane) = x.plane(image, block) {
+            return sums.copy_from_slice(&lane_sums(plane));
+        }
+        let part = &x.parts[0];
+        for (sum, channel) in sums.iter_mut().zip(block * LANES..channels) {
+            *sum = simd::sum(&part.data[part.image * image + channel * pixels..][..pixels]);
+        }
+    };
+    let mut sums = vec![vec![0f64; blocks * LANES]; batch];
+    sums.par_iter_mut().enumerate().for_each(|(image, sums)| {
+        let blocks = sums.par_chunks_mut(LANES).enumerate();
+        blocks.for_each(|(block, sums)| of_block(image, block, sums));
+    });
+    sums
 }

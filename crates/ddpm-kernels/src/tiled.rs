@@ -49,19 +49,7 @@ impl Correlation<'_> {
             rows = rows.div_ceil(2);
         }
         let parts = wanted.div_ceil(chunks(images, rows)).min(slabs);
-        let mut tasks = Vec::new();
-        for part in 0..parts {
-            for image in (0..batch).step_by(images) {
-                for row in (0..height).step_by(rows * TILE) {
-                    tasks.push(Task {
-                        images: image..(image + images).min(batch),
-                        rows: row..(row + rows * TILE).min(height),
-                        slabs: part * slabs / parts..(part + 1) * slabs / parts,
-                    });
-                }
-            }
-        }
-        tasks
+        self.cut(parts, images, rows * TILE)
     }
 
     pub(crate) fn run_tiled(&self, task: &Task, level: Level, output: Output<'_>) {

@@ -53,7 +53,10 @@ impl WeightGradient<'_> {
                 );
                 transform(
                     level,
-                    (self.dy, &identity(self.window)),
+                    (
+                        self.dy,
+                        &Window::pointwise(self.window.height, self.window.width),
+                    ),
                     Domain::Gradient,
                     some,
                     z,
@@ -99,6 +102,8 @@ impl WeightGradient<'_> {
             let it = Kernels {
                 count: inputs,
                 taps: taps.as_mut_ptr(),
+                tap: LANES,
+                tap_input: 9 * LANES,
                 // Only read.
                 positions: sums[start..].as_ptr().cast_mut(),
                 position: sums.len() / POSITIONS,
@@ -115,16 +120,6 @@ impl WeightGradient<'_> {
                 target.write_taps(level, (&taps[input * 9 * LANES..], LANES), lanes, first);
             }
         }
-    }
-}
-
-/// Every pixel of an output by itself.
-fn identity(window: &Window) -> Window {
-    Window {
-        stride: 1,
-        offsets: vec![(0, 0)],
-        height: window.height,
-        width: window.width,
     }
 }
 

@@ -180,8 +180,11 @@ pub(crate) struct Outputs {
 #[derive(Clone, Copy)]
 pub(crate) struct Kernels {
     pub(crate) count: usize,
-    /// LANES floats for each tap, taps side by side, inputs `9 * LANES` apart.
+    /// LANES floats for each tap and input.
     pub(crate) taps: *mut f32,
+    /// From one tap, and from one input, to the next.
+    pub(crate) tap: usize,
+    pub(crate) tap_input: usize,
     /// LANES floats for each position and input.
     pub(crate) positions: *mut f32,
     /// From one position, and from one input, to the next.
@@ -289,54 +292,62 @@ mod body {
         }
     }
 
+    /// f of each column of a square of vectors, then f of each row of what came out, of which so many are wanted.
     #[inline(always)]
-    pub(super) unsafe fn input<V: Vector>(it: &Tiles) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            for tile in 0..it.count {
+    unsafe fn both_ways<V: Vector, const FROM: usize, const TO: usize>(
+        f: impl Fn([V; FROM]) -> [V; TO],
+        at: impl Fn(usize, usize) -> V,
+        rows: usize,
+        mut put: impl FnMut(usize, usize, V),
+    ) {
+        // SAFETY: as above.
+        let zero = unsafe { V::zero() };
+        let mut half = [[zero; TO]; FROM];
+        for (column, half) in half.iter_mut().enumerate() {
+            let mut from = [zero; FROM];
+            for (row, from) in from.iter_mut().enumerate() {
+                *from = at(row, column);
+            }
+            *half = f(from);
+        }
+        for row in 0..rows {
+            for (column, value) in f(half.map(|column| column[row])).into_iter().enumerate() {
+                put(row, column, value);
+            }
+        }
+    }
+
+    /// Tiles of SIDE by SIDE pixels to positions.
+    #[inline(always)]
+    unsafe fn to_positions<V: Vector, const SIDE: usize>(
+        it: &Tiles,
+        f: impl Fn([V; SIDE]) -> [V; SPAN],
+    ) {
+        for tile in 0..it.count {
+            // SAFETY: the caller's promise.
+            unsafe {
                 let from = it.from.add(tile * TILE * LANES);
-                let mut half = [[V::zero(); SPAN]; SPAN];
-                for (column, half) in half.iter_mut().enumerate() {
-                    let pixel =
-                        |row: usize| V::load(from.add(row * it.from_stride + column * LANES));
-                    *half = b([pixel(0), pixel(1), pixel(2), pixel(3), pixel(4), pixel(5)]);
-                }
-                for row in 0..SPAN {
-                    let line = b(half.map(|column| column[row]));
-                    for (column, value) in line.into_iter().enumerate() {
-                        value.store(
-                            it.to
-                                .add((row * SPAN + column) * it.to_stride + tile * LANES),
-                        );
-                    }
-                }
+                let to = it.to.add(tile * LANES);
+                both_ways(
+                    &f,
+                    |row, column| V::load(from.add(row * it.from_stride + column * LANES)),
+                    SPAN,
+                    |row, column, v| v.store(to.add((row * SPAN + column) * it.to_stride)),
+                );
             }
         }
     }
 
     #[inline(always)]
+    pub(super) unsafe fn input<V: Vector>(it: &Tiles) {
+        // SAFETY: the caller's promise.
+        unsafe { to_positions::<V, SPAN>(it, |d| b(d)) }
+    }
+
+    #[inline(always)]
     pub(super) unsafe fn gradient<V: Vector>(it: &Tiles) {
         // SAFETY: the caller's promise.
-        unsafe {
-            for tile in 0..it.count {
-                let from = it.from.add(tile * TILE * LANES);
-                let mut half = [[V::zero(); SPAN]; TILE];
-                for (column, half) in half.iter_mut().enumerate() {
-                    let pixel =
-                        |row: usize| V::load(from.add(row * it.from_stride + column * LANES));
-                    *half = a([pixel(0), pixel(1), pixel(2), pixel(3)]);
-                }
-                for row in 0..SPAN {
-                    let line = a(half.map(|column| column[row]));
-                    for (column, value) in line.into_iter().enumerate() {
-                        value.store(
-                            it.to
-                                .add((row * SPAN + column) * it.to_stride + tile * LANES),
-                        );
-                    }
-                }
-            }
-        }
+        unsafe { to_positions::<V, TILE>(it, |dy| a(dy)) }
     }
 
     #[inline(always)]
@@ -351,87 +362,58 @@ mod body {
             let scale = V::splat(it.scale);
             for tile in 0..it.tiles.count {
                 let from = it.tiles.from.add(tile * LANES);
-                let mut half = [[V::zero(); TILE]; SPAN];
-                for (column, half) in half.iter_mut().enumerate() {
-                    let position = |row: usize| {
-                        V::load(from.add((row * SPAN + column) * it.tiles.from_stride))
-                    };
-                    *half = a_transposed([
-                        position(0),
-                        position(1),
-                        position(2),
-                        position(3),
-                        position(4),
-                        position(5),
-                    ]);
-                }
-                for row in 0..it.rows {
-                    let line = a_transposed(half.map(|column| column[row]));
-                    for (column, value) in line.into_iter().enumerate() {
-                        let column = tile * TILE + column;
-                        if column >= it.columns {
-                            break;
-                        }
-                        let place = row * it.tiles.to_stride + column * it.pixel;
-                        let mut sum = value.add(bias);
-                        if !it.plus.is_null() {
-                            sum = sum.add(V::load(it.plus.add(place)));
-                        }
-                        sum.mul(scale).store(it.tiles.to.add(place));
+                let put = |row: usize, column: usize, value: V| {
+                    let column = tile * TILE + column;
+                    if column >= it.columns {
+                        return;
                     }
-                }
+                    let place = row * it.tiles.to_stride + column * it.pixel;
+                    let mut sum = value.add(bias);
+                    if !it.plus.is_null() {
+                        sum = sum.add(V::load(it.plus.add(place)));
+                    }
+                    sum.mul(scale).store(it.tiles.to.add(place));
+                };
+                both_ways(
+                    |m| a_transposed(m),
+                    |row, column| V::load(from.add((row * SPAN + column) * it.tiles.from_stride)),
+                    it.rows,
+                    put,
+                );
             }
         }
     }
 
     #[inline(always)]
     pub(super) unsafe fn weights<V: Vector>(it: &Kernels) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            for input in 0..it.count {
-                let taps = it.taps.add(input * 9 * LANES);
+        for input in 0..it.count {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let taps = it.taps.add(input * it.tap_input);
                 let to = it.positions.add(input * it.input);
-                let mut half = [[V::zero(); SPAN]; 3];
-                for (column, half) in half.iter_mut().enumerate() {
-                    let tap = |row: usize| V::load(taps.add((row * 3 + column) * LANES));
-                    *half = g([tap(0), tap(1), tap(2)]);
-                }
-                for row in 0..SPAN {
-                    let line = g(half.map(|column| column[row]));
-                    for (column, value) in line.into_iter().enumerate() {
-                        value.store(to.add((row * SPAN + column) * it.position));
-                    }
-                }
+                both_ways(
+                    |taps| g(taps),
+                    |row, column| V::load(taps.add((row * 3 + column) * it.tap)),
+                    SPAN,
+                    |row, column, v| v.store(to.add((row * SPAN + column) * it.position)),
+                );
             }
         }
     }
 
     #[inline(always)]
     pub(super) unsafe fn kernels<V: Vector>(it: &Kernels) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            for input in 0..it.count {
+        for input in 0..it.count {
+            // SAFETY: the caller's promise.
+            unsafe {
                 let from = it.positions.add(input * it.input);
-                let taps = it.taps.add(input * 9 * LANES);
-                let mut half = [[V::zero(); 3]; SPAN];
-                for (column, half) in half.iter_mut().enumerate() {
-                    let position =
-                        |row: usize| V::load(from.add((row * SPAN + column) * it.position));
-                    *half = g_transposed([
-                        position(0),
-                        position(1),
-                        position(2),
-                        position(3),
-                        position(4),
-                        position(5),
-                    ]);
-                }
-                for row in 0..3 {
-                    let line = g_transposed(half.map(|column| column[row]));
-                    for (column, value) in line.into_iter().enumerate() {
-                        value.store(taps.add((row * 3 + column) * LANES));
-                    }
-                }
+                let taps = it.taps.add(input * it.tap_input);
+                both_ways(
+                    |m| g_transposed(m),
+                    |row, column| V::load(from.add((row * SPAN + column) * it.position)),
+                    3,
+                    |row, column, v| v.store(taps.add((row * 3 + column) * it.tap)),
+                );
             }
         }
     }

@@ -4,7 +4,7 @@
 use candle_core::{Result, bail};
 
 use super::arena::{Buffer, places};
-use super::graph::{Graph, Op, Shape, Value};
+use super::graph::{Graph, Node, Op, Shape, Value};
 
 /// A buffer of the program.
 pub(super) type Id = usize;
@@ -141,7 +141,7 @@ pub(super) struct Program {
 /// In training a parameter that no gradient reaches.
 pub(super) fn compile(graph: &mut Graph, output: &Value, training: bool) -> Result<Program> {
     let output = graph.stored(output);
-    let alone = |node: &super::graph::Node| !node.op.reads().contains(&output);
+    let alone = |node: &Node| !node.op.reads().contains(&output);
     match &graph.nodes[output].op {
         Op::Convolve(convolve)
             if convolve.residual.is_none()
@@ -161,13 +161,14 @@ pub(super) fn compile(graph: &mut Graph, output: &Value, training: bool) -> Resu
         masks_done: vec![false; graph.masks.len()],
         reached: vec![false; graph.parameters.len()],
         waiting: Vec::new(),
+        alive: alive(graph, output),
     };
-    for node in 0..compiler.graph.nodes.len() {
+    for node in 0..=output {
         compiler.forward(node);
     }
     if training {
         compiler.gradients[output] = Some(Place::Outside);
-        for node in (0..compiler.graph.nodes.len()).rev() {
+        for node in (0..=output).rev() {
             compiler.backward(node);
         }
         if let Some(missed) = compiler.reached.iter().position(|reached| !reached) {
@@ -175,6 +176,20 @@ pub(super) fn compile(graph: &mut Graph, output: &Value, training: bool) -> Resu
         }
     }
     Ok(compiler.program())
+}
+
+/// Which nodes the output depends on.
+fn alive(graph: &Graph, output: usize) -> Vec<bool> {
+    let mut alive = vec![false; graph.nodes.len()];
+    alive[output] = true;
+    for node in (0..=output).rev() {
+        if alive[node] {
+            let op = &graph.nodes[node].op;
+            let reads = op.reads().into_iter().chain(graph.scale_shift_of(op));
+            reads.for_each(|read| alive[read] = true);
+        }
+    }
+    alive
 }
 
 struct Compiler<'a> {
@@ -190,6 +205,7 @@ struct Compiler<'a> {
     reached: Vec<bool>,
     /// Gradients of prepared values that more convolutions read: the value, its gradient, and how many are still to come.
     waiting: Vec<(Value, Id, usize)>,
+    alive: Vec<bool>,
 }
 
 impl Compiler<'_> {
@@ -203,6 +219,9 @@ impl Compiler<'_> {
     }
 
     fn forward(&mut self, node: usize) {
+        if !self.alive[node] {
+            return;
+        }
         let graph = self.graph;
         let shape = graph.nodes[node].shape;
         match &graph.nodes[node].op {
@@ -253,7 +272,7 @@ impl Compiler<'_> {
     /// Whether a result may be overwritten by the node that adds it: nothing else reads it then or later.
     fn ends_here(&self, residual: usize, node: usize) -> bool {
         let graph = self.graph;
-        let reads = |other: &super::graph::Node| {
+        let reads = |other: &Node| {
             other
                 .op
                 .reads()
@@ -299,10 +318,7 @@ impl Compiler<'_> {
                 self.backward.push(Step::BiasGradient { node, g, vector });
                 self.backward.push(Step::WeightGradient { node, g });
                 self.reached[convolve.weight] = true;
-                convolve
-                    .bias
-                    .into_iter()
-                    .for_each(|bias| self.reached[bias] = true);
+                self.reached[convolve.bias] = true;
                 self.input_gradient(node, &convolve.from, g);
                 if let Some(residual) = convolve.residual {
                     self.hand_on(residual, g);
@@ -384,8 +400,9 @@ impl Compiler<'_> {
 
     /// From the gradient of a convolution's output to those of the parts of its input.
     fn input_gradient(&mut self, node: usize, from: &Value, g: Place) {
-        if !from.parts.iter().any(|&part| self.needs_gradient(part)) {
-            return self.through_norm_only(node, from, g);
+        let of_parts = from.parts.iter().any(|&part| self.needs_gradient(part));
+        if !of_parts && from.norm.is_none() {
+            return;
         }
         if from.is_untouched() {
             let mut first = 0;
@@ -406,13 +423,6 @@ impl Compiler<'_> {
             return;
         }
         self.whole_input_gradient(node, from, g);
-    }
-
-    /// A normalised value none of whose parts needs a gradient: its affine parameters still do.
-    fn through_norm_only(&mut self, node: usize, from: &Value, g: Place) {
-        if from.norm.is_some() {
-            self.whole_input_gradient(node, from, g);
-        }
     }
 
     /// The gradient of a prepared value: of all convolutions that read it, before it goes on to the parts.
@@ -451,10 +461,12 @@ impl Compiler<'_> {
         }
     }
 
-    /// Convolutions with a gradient that read this value.
+    /// Convolutions on the way to the output that read this value.
     fn readers(&self, value: &Value) -> usize {
-        let reads = |node: &&super::graph::Node| matches!(&node.op, Op::Convolve(convolve) if convolve.from == *value);
-        self.graph.nodes.iter().filter(reads).count()
+        let reads =
+            |node: &Node| matches!(&node.op, Op::Convolve(convolve) if convolve.from == *value);
+        let nodes = self.graph.nodes.iter().zip(&self.alive);
+        nodes.filter(|(node, alive)| **alive && reads(node)).count()
     }
 
     /// From the gradient of a value to those of its parts.

@@ -93,7 +93,7 @@ pub(super) enum Op {
 pub(super) struct Convolve {
     pub(super) from: Value,
     pub(super) weight: usize,
-    pub(super) bias: Option<usize>,
+    pub(super) bias: usize,
     /// A vector that is added to the bias of each image.
     pub(super) vector: Option<usize>,
     /// A node that is added to the result.
@@ -194,22 +194,7 @@ impl Graph {
                 Some(node)
             }
         };
-        let shape = Shape {
-            images: self.nodes[x.parts[0]].shape.images,
-            channels: outputs,
-            height: geometry.output_height,
-            width: geometry.output_width,
-        };
-        let convolve = Convolve {
-            from: x.clone(),
-            weight,
-            bias: Some(bias),
-            vector,
-            residual: None,
-            scale: 1.0,
-            geometry,
-        };
-        Ok(self.node(Op::Convolve(convolve), shape))
+        Ok(self.convolved(x, (weight, bias, vector), outputs, geometry))
     }
 
     /// [`crate::linear`] over the channels, of images pixel by pixel.
@@ -232,22 +217,8 @@ impl Graph {
                 self.parameters[bias]
             );
         }
-        let shape = Shape {
-            channels: outputs,
-            height,
-            width,
-            ..self.nodes[x.parts[0]].shape
-        };
-        let convolve = Convolve {
-            from: x.clone(),
-            weight,
-            bias: Some(bias),
-            vector: None,
-            residual: None,
-            scale: 1.0,
-            geometry: Geometry::new((height, width), (1, 1), Conv2d::new(1, Padding::ZERO))?,
-        };
-        Ok(self.node(Op::Convolve(convolve), shape))
+        let geometry = Geometry::new((height, width), (1, 1), Conv2d::new(1, Padding::ZERO))?;
+        Ok(self.convolved(x, (weight, bias, None), outputs, geometry))
     }
 
     /// [`crate::group_norm`]; with `scale_shift` `[B, 2 C]` also (1 + scale) and shift of each image's own.
@@ -263,8 +234,7 @@ impl Graph {
         activation: Activation,
     ) -> Result<Value> {
         self.check("group_norm", &[x])?;
-        let x = self.in_blocks(x);
-        let x = if x.is_untouched() { x } else { self.copied(&x) };
+        let x = self.untouched(x);
         let channels = self.channels(&x);
         if groups == 0 || !channels.is_multiple_of(groups) {
             bail!("group_norm: {channels} channels do not divide into {groups} groups");
@@ -433,17 +403,7 @@ impl Graph {
                 "concat_channels: {a_height} by {a_width} and {b_height} by {b_width} pixels, expected the same"
             );
         }
-        let (a, b) = (&self.in_blocks(a), &self.in_blocks(b));
-        let a = if a.is_untouched() {
-            a.clone()
-        } else {
-            self.copied(a)
-        };
-        let b = if b.is_untouched() {
-            b.clone()
-        } else {
-            self.copied(b)
-        };
+        let (a, b) = (self.untouched(a), self.untouched(b));
         let joined = Value {
             parts: a.parts.iter().chain(&b.parts).copied().collect(),
             ..a
@@ -509,12 +469,17 @@ impl Graph {
 
     /// The node that is this value; a new one if none is.
     pub(super) fn stored(&mut self, x: &Value) -> usize {
-        let x = self.in_blocks(x);
-        if x.is_untouched() && x.parts.len() == 1 {
-            x.parts[0]
-        } else {
-            self.copied(&x).parts[0]
+        let x = self.untouched(x);
+        match *x.parts {
+            [node] => node,
+            _ => self.copied(&x).parts[0],
         }
+    }
+
+    /// The value with nothing left to be done to it, in blocks.
+    fn untouched(&mut self, x: &Value) -> Value {
+        let x = self.in_blocks(x);
+        if x.is_untouched() { x } else { self.copied(&x) }
     }
 
     /// Refuses what [`Graph::add`] has used up.
@@ -535,6 +500,31 @@ impl Graph {
         } else {
             x.clone()
         }
+    }
+
+    fn convolved(
+        &mut self,
+        x: &Value,
+        (weight, bias, vector): (usize, usize, Option<usize>),
+        outputs: usize,
+        geometry: Geometry,
+    ) -> Value {
+        let shape = Shape {
+            images: self.nodes[x.parts[0]].shape.images,
+            channels: outputs,
+            height: geometry.output_height,
+            width: geometry.output_width,
+        };
+        let convolve = Convolve {
+            from: x.clone(),
+            weight,
+            bias,
+            vector,
+            residual: None,
+            scale: 1.0,
+            geometry,
+        };
+        self.node(Op::Convolve(convolve), shape)
     }
 
     fn copied(&mut self, x: &Value) -> Value {
@@ -570,6 +560,16 @@ impl Graph {
         let by_node = |other: &Node| other.op.reads().contains(&node);
         let by_norm = |norm: &Norm| norm.parts.contains(&node) || norm.scale_shift == Some(node);
         self.nodes.iter().any(by_node) || self.norms.iter().any(by_norm)
+    }
+
+    /// The vectors that scale and shift the value that a node reads.
+    pub(super) fn scale_shift_of(&self, op: &Op) -> Option<usize> {
+        match op {
+            Op::Convolve(Convolve { from: value, .. }) | Op::Copy(value) => {
+                self.norms[value.norm?].scale_shift
+            }
+            _ => None,
+        }
     }
 }
 

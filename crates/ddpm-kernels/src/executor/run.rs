@@ -11,15 +11,17 @@ use super::gradients::Gradients;
 use super::graph::{Convolve, Graph, Op, Shape, Value};
 use crate::aligned::Aligned;
 use crate::correlate::{Addend, Bias, Correlation, Output};
+use crate::data_gradient::DataGradient;
 use crate::heads::{
     Heads, Order, View as HeadsView, ViewMut as HeadsViewMut, attend, attend_backward,
 };
 use crate::normalise::{self, Affinity, Backward, PartGradient};
 use crate::packing::{Packed, Weights};
 use crate::processor::Level;
-use crate::simd::{per_processor, sigmoid};
-use crate::source::{Affine, Layout, Mask, Part, Source};
+use crate::simd::{per_processor, silu_slope};
+use crate::source::{Affine, Layout, Mask, Part, Source, Window, gather};
 use crate::storage::{Shared, view};
+use crate::sums::channel_sums;
 use crate::tile::LANES;
 use crate::weight_gradient::{Target, WeightGradient};
 
@@ -135,37 +137,20 @@ impl Executor {
     ) -> Result<Tensor> {
         self.check(parameters, Some(images), Some(vectors))?;
         let (images, vectors) = (images.contiguous()?, vectors.contiguous()?);
-        let guards = parameters
-            .iter()
-            .map(|p| view("executor", "parameter", p))
-            .collect::<Result<Vec<_>>>()?;
-        let parameters: Vec<&[f32]> = guards.iter().map(Deref::deref).collect();
+        let parameters = parameters.iter().map(|p| view("executor", "parameter", p));
+        let parameters = parameters.collect::<Result<Vec<_>>>()?;
         let images = view("executor", "images", &images)?;
         let vectors = view("executor", "vectors", &vectors)?;
         let (shape, length) = self.output_shape();
         let mut output = vec![0f32; length];
-        let memory = Memory {
-            floats: Shared::new(&mut self.arena),
-            places: &self.program.places,
-            lengths: &self.program.lengths,
-        };
-        let outside = Shared::new(&mut output);
-        let mut pass = Pass {
-            graph: &self.graph,
-            results: &self.program.results,
-            used: self.used,
-            memory,
-            norms: &mut self.norms,
-            masks: &mut self.masks,
-            packed: &mut self.packed,
-            biases: &mut self.biases,
-            laid_out: &mut self.laid_out,
-            parameters: &parameters,
+        let given = Given {
+            parameters: parameters.iter().map(Deref::deref).collect(),
             images: &images,
-            outside: &outside,
             gradient: &[],
+            output: Shared::new(&mut output),
         };
-        for step in &self.program.forward {
+        let (mut pass, program) = self.pass(given);
+        for step in &program.forward {
             match step {
                 Step::Vectors { node, to } => pass.vectors(*node, &vectors, *to),
                 Step::Mask { mask } => pass.draw(*mask, draw_mask)?,
@@ -212,46 +197,50 @@ impl Executor {
             bail!("executor: the gradients are of other parameters than the network's");
         }
         let (images, gradient) = (images.contiguous()?, gradient.contiguous()?);
-        let guards = parameters
-            .iter()
-            .map(|p| view("executor", "parameter", p))
-            .collect::<Result<Vec<_>>>()?;
-        let parameters: Vec<&[f32]> = guards.iter().map(Deref::deref).collect();
+        let parameters = parameters.iter().map(|p| view("executor", "parameter", p));
+        let parameters = parameters.collect::<Result<Vec<_>>>()?;
         let images = view("executor", "images", &images)?;
         let gradient = view("executor", "gradient", &gradient)?;
         let starts: Vec<usize> = (0..gradients.len())
             .map(|index| gradients.start(index))
             .collect();
-        let memory = Memory {
-            floats: Shared::new(&mut self.arena),
-            places: &self.program.places,
-            lengths: &self.program.lengths,
-        };
-        let outside = Shared::new(&mut []);
-        let mut pass = Pass {
-            graph: &self.graph,
-            results: &self.program.results,
-            used: self.used,
-            memory,
-            norms: &mut self.norms,
-            masks: &mut self.masks,
-            packed: &mut self.packed,
-            biases: &mut self.biases,
-            laid_out: &mut self.laid_out,
-            parameters: &parameters,
+        let given = Given {
+            parameters: parameters.iter().map(Deref::deref).collect(),
             images: &images,
-            outside: &outside,
             gradient: &gradient,
+            output: Shared::new(&mut []),
         };
+        let (mut pass, program) = self.pass(given);
         let mut found = Found {
             memory: gradients.shared(),
             starts,
             written: vec![accumulate; parameters.len()],
         };
-        for step in &self.program.backward {
+        for step in &program.backward {
             pass.backward_step(step, &mut found);
         }
         Ok(())
+    }
+
+    /// A pass over what the caller gives, and the program it follows.
+    fn pass<'a>(&'a mut self, given: Given<'a>) -> (Pass<'a>, &'a Program) {
+        let pass = Pass {
+            graph: &self.graph,
+            results: &self.program.results,
+            used: self.used,
+            memory: Memory {
+                floats: Shared::new(&mut self.arena),
+                places: &self.program.places,
+                lengths: &self.program.lengths,
+            },
+            norms: &mut self.norms,
+            masks: &mut self.masks,
+            packed: &mut self.packed,
+            biases: &mut self.biases,
+            laid_out: &mut self.laid_out,
+            given,
+        };
+        (pass, &self.program)
     }
 
     fn output_shape(&self) -> ([usize; 4], usize) {
@@ -375,6 +364,15 @@ impl Found<'_> {
     }
 }
 
+/// What a pass is given from outside, and where its output goes.
+struct Given<'a> {
+    parameters: Vec<&'a [f32]>,
+    images: &'a [f32],
+    /// Of the output, in the backward pass.
+    gradient: &'a [f32],
+    output: Shared<'a>,
+}
+
 /// One pass through the network.
 struct Pass<'a> {
     graph: &'a Graph,
@@ -386,12 +384,7 @@ struct Pass<'a> {
     packed: &'a mut [Packed],
     biases: &'a mut [Aligned],
     laid_out: &'a mut [Option<Level>],
-    parameters: &'a [&'a [f32]],
-    images: &'a [f32],
-    /// Where the output goes.
-    outside: &'a Shared<'a>,
-    /// Its gradient.
-    gradient: &'a [f32],
+    given: Given<'a>,
 }
 
 /// The forward steps.
@@ -451,43 +444,26 @@ impl<'a> Pass<'a> {
         let packed = self.pack(node, convolve, slot);
         let bias = self.bias(convolve, shape, slot);
         let source = self.source(&convolve.from);
+        let size = (shape.channels, shape.height, shape.width);
         let output = match to {
-            Place::Buffer(_) => Output::whole(
-                &self.memory.floats,
-                Layout::Blocked,
-                (shape.channels, shape.height, shape.width),
-            ),
-            Place::Outside => Output::whole(
-                self.outside,
-                Layout::Plain,
-                (shape.channels, shape.height, shape.width),
-            ),
+            Place::Buffer(id) => self.blocks_at(id, size),
+            Place::Outside => Output::whole(&self.given.output, Layout::Plain, size),
         };
-        let start = self.start(to);
-        let plus = convolve
-            .residual
-            .map(|residual| match self.results[residual] {
-                // Addresses are counted from the output's beginning, as the output itself.
-                Some(place @ Place::Buffer(_)) => Addend(
-                    self.memory
-                        .floats
-                        .at(self.start(place), shape.length())
-                        .wrapping_sub(start),
-                ),
-                _ => Addend(std::ptr::null()),
-            });
+        // A residual is counted from its own beginning, an addend from that of the output's memory.
+        let residual = convolve.residual.and_then(|residual| self.result(residual));
+        let plus = residual.map(|residual| Addend(residual.as_ptr().wrapping_sub(output.start)));
         let correlation = Correlation {
             batch: shape.images,
             source: &source,
             window: &convolve.geometry.forward(),
             weights: &packed,
-            bias,
+            bias: Some(bias),
             plus,
             scale: convolve.scale,
         };
         // SAFETY: the plan gives the output a place of its own, or that of the residual, which is read first.
         unsafe {
-            correlation.run(Output { start, ..output });
+            correlation.run(output);
         }
         drop(source);
         self.packed[slot] = packed;
@@ -509,23 +485,15 @@ impl<'a> Pass<'a> {
     /// Where the weights of a convolution lie.
     fn weights(&self, node: usize, convolve: &Convolve) -> Weights<'a> {
         let inputs = self.graph.channels(&convolve.from);
-        let taps = convolve.geometry.taps();
-        Weights {
-            data: self.parameters[convolve.weight],
-            inputs: (inputs, taps),
-            outputs: (self.graph.nodes[node].shape.channels, inputs * taps),
-        }
+        let size = (inputs, self.graph.nodes[node].shape.channels);
+        let data = self.given.parameters[convolve.weight];
+        Weights::of_kernels(data, size, convolve.geometry.taps())
     }
 
     /// The bias in blocks; with a vector the sums of both, for each image.
-    fn bias(&mut self, convolve: &Convolve, shape: Shape, slot: usize) -> Option<Bias<'a>> {
-        let bias = self.parameters[convolve.bias?];
-        let vector = convolve
-            .vector
-            .and_then(|vector| match self.results[vector] {
-                Some(Place::Buffer(id)) => Some(self.memory.read(id)),
-                _ => None,
-            });
+    fn bias(&mut self, convolve: &Convolve, shape: Shape, slot: usize) -> Bias<'a> {
+        let bias = self.given.parameters[convolve.bias];
+        let vector = convolve.vector.and_then(|vector| self.result(vector));
         let images = if vector.is_some() { shape.images } else { 1 };
         let length = shape.blocks() * images * LANES;
         let to = &mut self.biases[slot];
@@ -541,11 +509,11 @@ impl<'a> Pass<'a> {
         }
         // SAFETY: the slot's memory stays as it is until the next step.
         let data = unsafe { std::slice::from_raw_parts(to.as_ptr(), length) };
-        Some(Bias {
+        Bias {
             data,
             image: if vector.is_some() { LANES } else { 0 },
             block: images * LANES,
-        })
+        }
     }
 
     fn attend(&mut self, node: usize, to: Id) {
@@ -563,16 +531,13 @@ impl<'a> Pass<'a> {
         let Op::Sum { a, b, scale } = self.graph.nodes[node].op else {
             return;
         };
-        let (a, b) = (self.parts(&[a]), self.parts(&[b]));
-        let (a, b) = (a.parts[0], b.parts[0]);
-        let to = self.memory.write(to);
-        if a.layout == Layout::Blocked && b.layout == Layout::Blocked {
-            let pieces = to
-                .par_chunks_mut(CHUNK)
-                .zip(a.data.par_chunks(CHUNK))
-                .zip(b.data.par_chunks(CHUNK));
-            pieces.for_each(|((to, a), b)| scaled_sum(to, a, b, scale));
-        }
+        let (Some(a), Some(b)) = (self.result(a), self.result(b)) else {
+            return;
+        };
+        let to = self.memory.write(to).par_chunks_mut(CHUNK);
+        to.zip(a.par_chunks(CHUNK))
+            .zip(b.par_chunks(CHUNK))
+            .for_each(|((to, a), b)| scaled_sum(to, a, b, scale));
     }
 
     /// Carries out what a value has in store.
@@ -582,27 +547,21 @@ impl<'a> Pass<'a> {
         };
         let shape = self.graph.nodes[node].shape;
         let source = self.source(value);
-        let identity = crate::source::Window {
-            stride: 1,
-            offsets: vec![(0, 0)],
-            height: shape.height,
-            width: shape.width,
-        };
-        let layout = identity.layout(1, shape.height);
         let to = self.memory.write(to);
-        to.par_chunks_mut(shape.image())
-            .enumerate()
-            .for_each(|(image, to)| {
-                crate::source::gather(
-                    &source,
-                    &identity,
-                    &layout,
-                    image..image + 1,
-                    0,
-                    0..shape.blocks(),
-                    to,
-                );
-            });
+        let window = Window::pointwise(shape.height, shape.width);
+        let (layout, blocks) = (window.layout(1, shape.height), shape.blocks());
+        let images = to.par_chunks_mut(shape.image()).enumerate();
+        images.for_each(|(image, to)| {
+            gather(
+                &source,
+                &window,
+                &layout,
+                image..image + 1,
+                0,
+                0..blocks,
+                to,
+            );
+        });
     }
 }
 
@@ -671,21 +630,18 @@ impl Pass<'_> {
         };
         let shape = self.graph.nodes[node].shape;
         let dy = self.gradient_source(node, g);
-        let sums = image_sums(&dy, shape);
-        if let Some(bias) = *bias {
-            for channel in 0..shape.channels {
-                let of = |image: usize| sums[image * shape.blocks() * LANES + channel];
-                found.put(bias, channel, (0..shape.images).map(of).sum::<f64>() as f32);
-            }
-            found.written[bias] = true;
+        let sums = channel_sums(&dy, shape.images);
+        for channel in 0..shape.channels {
+            let of_images = sums.iter().map(|sums| sums[channel]);
+            found.put(*bias, channel, of_images.sum::<f64>() as f32);
         }
+        found.written[*bias] = true;
         if let Some(sink) = vector {
             let to = self.memory.write(sink.id);
-            for image in 0..shape.images {
-                for channel in 0..shape.blocks() * LANES {
+            for (image, sums) in sums.iter().enumerate() {
+                for (channel, &sum) in sums.iter().enumerate() {
                     let to = &mut to[normalise::vector_place(image, shape.images, channel)];
-                    let before = if sink.accumulate { *to } else { 0.0 };
-                    *to = before + sums[image * shape.blocks() * LANES + channel] as f32;
+                    *to = sum as f32 + if sink.accumulate { *to } else { 0.0 };
                 }
             }
         }
@@ -731,41 +687,18 @@ impl Pass<'_> {
             return;
         };
         let geometry = &convolve.geometry;
-        let weights = self.weights(node, convolve);
-        let turned = Weights {
-            data: &weights.data[first * weights.inputs.1..],
-            inputs: weights.outputs,
-            outputs: (channels, weights.inputs.1),
+        let gradient = DataGradient {
+            batch: self.graph.nodes[node].shape.images,
+            geometry,
+            dy: &self.gradient_source(node, g),
+            turned: self.weights(node, convolve).turned(first, channels),
+            plus: to.accumulate.then(|| Addend(self.memory.floats.at(0, 0))),
         };
-        let dy = self.gradient_source(node, g);
         let mut packed = std::mem::take(&mut self.packed[0]);
-        let place = self.memory.places[to.id];
-        let whole = Output::whole(
-            &self.memory.floats,
-            Layout::Blocked,
-            (channels, geometry.height, geometry.width),
-        );
-        for share in geometry.backward() {
-            packed.fill(turned, &share.taps, &share.window);
-            let correlation = Correlation {
-                batch: self.graph.nodes[node].shape.images,
-                source: &dy,
-                window: &share.window,
-                weights: &packed,
-                bias: None,
-                plus: to.accumulate.then(|| Addend(self.memory.floats.at(0, 0))),
-                scale: 1.0,
-            };
-            let output = Output {
-                start: place + share.row * whole.row + share.column * whole.pixel,
-                row: whole.row * geometry.stride,
-                pixel: whole.pixel * geometry.stride,
-                ..whole
-            };
-            // SAFETY: the plan gives the gradient a place of its own.
-            unsafe {
-                correlation.run(output);
-            }
+        let output = self.blocks_at(to.id, (channels, geometry.height, geometry.width));
+        // SAFETY: the plan gives the gradient a place of its own.
+        unsafe {
+            gradient.run(&mut packed, output);
         }
         self.packed[0] = packed;
     }
@@ -786,16 +719,12 @@ impl Pass<'_> {
         let shape = self.graph.nodes[value.parts[0]].shape;
         let plane = shape.height * shape.width * LANES;
         let blocks = x.blocks();
-        self.memory
-            .write(g)
-            .par_chunks_mut(plane)
-            .enumerate()
-            .for_each(|(task, g)| {
-                let (image, block) = (task / blocks, task % blocks);
-                let (part, first) = normalise::part_of(&x, block);
-                let part = &x.parts[part];
-                silu_gradient(g, &part.data[part.image * image + first * plane..][..plane]);
-            });
+        let planes = self.memory.write(g).par_chunks_mut(plane).enumerate();
+        planes.for_each(|(task, g)| {
+            if let Some(x) = x.plane(task / blocks, task % blocks) {
+                silu_gradient(g, x);
+            }
+        });
     }
 
     fn norm_gradient(
@@ -911,10 +840,19 @@ impl Pass<'_> {
 
 /// What steps read.
 impl<'a> Pass<'a> {
-    fn start(&self, place: Place) -> usize {
-        match place {
-            Place::Buffer(id) => self.memory.places[id],
-            Place::Outside => 0,
+    /// A node's result, if it lies in the arena.
+    fn result(&self, node: usize) -> Option<&'a [f32]> {
+        match self.results[node]? {
+            Place::Buffer(id) => Some(self.memory.read(id)),
+            Place::Outside => None,
+        }
+    }
+
+    /// A buffer as the place of images in blocks.
+    fn blocks_at(&self, id: Id, size: (usize, usize, usize)) -> Output<'_> {
+        Output {
+            start: self.memory.places[id],
+            ..Output::whole(&self.memory.floats, Layout::Blocked, size)
         }
     }
 
@@ -931,7 +869,7 @@ impl<'a> Pass<'a> {
                     image: shape.image(),
                 },
                 _ => Part {
-                    data: self.images,
+                    data: self.given.images,
                     layout: Layout::Plain,
                     channels: shape.channels,
                     image: shape.channels * shape.height * shape.width,
@@ -980,7 +918,7 @@ impl<'a> Pass<'a> {
                 image: shape.image(),
             },
             Place::Outside => Part {
-                data: self.gradient,
+                data: self.given.gradient,
                 layout: Layout::Plain,
                 channels: shape.channels,
                 image: shape.channels * shape.height * shape.width,
@@ -992,14 +930,9 @@ impl<'a> Pass<'a> {
     fn affinity(&self, norm: usize) -> Affinity<'a> {
         let norm = &self.graph.norms[norm];
         Affinity {
-            gamma: self.parameters[norm.gamma],
-            beta: self.parameters[norm.beta],
-            scale_shift: norm
-                .scale_shift
-                .and_then(|vectors| match self.results[vectors] {
-                    Some(Place::Buffer(id)) => Some(self.memory.read(id)),
-                    _ => None,
-                }),
+            gamma: self.given.parameters[norm.gamma],
+            beta: self.given.parameters[norm.beta],
+            scale_shift: norm.scale_shift.and_then(|vectors| self.result(vectors)),
         }
     }
 
@@ -1056,31 +989,6 @@ impl Pass<'_> {
 /// Elements that one task of an element-wise step works on.
 const CHUNK: usize = 1 << 14;
 
-/// Σ over pixels of each channel of each image: `[B, blocks * LANES]`.
-fn image_sums(x: &Source<'_>, shape: Shape) -> Vec<f64> {
-    let pixels = shape.height * shape.width;
-    let mut sums = vec![0f64; shape.images * shape.blocks() * LANES];
-    sums.par_chunks_mut(LANES)
-        .enumerate()
-        .for_each(|(task, sums)| {
-            let (image, block) = (task / shape.blocks(), task % shape.blocks());
-            let part = &x.parts[0];
-            if part.layout == Layout::Blocked {
-                let plane =
-                    &part.data[part.image * image + block * pixels * LANES..][..pixels * LANES];
-                sums.copy_from_slice(&normalise::lane_sums(plane));
-            } else {
-                let channels = block * LANES..shape.channels.min((block + 1) * LANES);
-                for (sum, channel) in sums.iter_mut().zip(channels) {
-                    *sum = crate::simd::sum(
-                        &part.data[part.image * image + channel * pixels..][..pixels],
-                    );
-                }
-            }
-        });
-    sums
-}
-
 per_processor! {
     fn scaled_sum(to: &mut [f32], a: &[f32], b: &[f32], scale: f32) {
         for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
@@ -1102,8 +1010,7 @@ per_processor! {
 
     fn silu_gradient(g: &mut [f32], x: &[f32]) {
         for (g, &x) in g.iter_mut().zip(x) {
-            let s = sigmoid(x);
-            *g *= s * (1.0 + x * (1.0 - s));
+            *g *= silu_slope(x);
         }
     }
 
