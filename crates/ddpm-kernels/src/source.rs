@@ -108,8 +108,10 @@ impl<'a> Source<'a> {
             found
         });
         let pixels = self.height * self.width;
+        let last = self.parts.last().map(std::ptr::from_ref);
         let stored = |part: &&Part<'_>| {
-            let whole = part.channels - first >= LANES || self.parts.len() == 1;
+            // What the last block of all has too many are zeros.
+            let whole = part.channels - first >= LANES || Some(std::ptr::from_ref(*part)) == last;
             part.layout == Layout::Blocked && first.is_multiple_of(LANES) && whole
         };
         at.filter(stored)
