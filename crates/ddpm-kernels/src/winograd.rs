@@ -293,61 +293,66 @@ mod body {
     }
 
     /// f of each column of a square of vectors, then f of each row of what came out, of which so many are wanted.
-    #[inline(always)]
-    unsafe fn both_ways<V: Vector, const FROM: usize, const TO: usize>(
-        f: impl Fn([V; FROM]) -> [V; TO],
-        at: impl Fn(usize, usize) -> V,
-        rows: usize,
-        mut put: impl FnMut(usize, usize, V),
-    ) {
-        // SAFETY: as above.
-        let zero = unsafe { V::zero() };
-        let mut half = [[zero; TO]; FROM];
-        for (column, half) in half.iter_mut().enumerate() {
-            let mut from = [zero; FROM];
-            for (row, from) in from.iter_mut().enumerate() {
-                *from = at(row, column);
+    ///
+    /// A macro, because the intrinsics would not be inlined into closures: those are compiled for any processor.
+    macro_rules! both_ways {
+        ($f:ident, $from:expr, $to:expr, |$row:ident, $column:ident| $at:expr, $rows:expr, |$r:ident, $c:ident, $value:ident| $put:expr) => {
+            let mut half = [[V::zero(); $to]; $from];
+            for ($column, half) in half.iter_mut().enumerate() {
+                let mut from = [V::zero(); $from];
+                for ($row, from) in from.iter_mut().enumerate() {
+                    *from = $at;
+                }
+                *half = $f(from);
             }
-            *half = f(from);
-        }
-        for row in 0..rows {
-            for (column, value) in f(half.map(|column| column[row])).into_iter().enumerate() {
-                put(row, column, value);
+            for $r in 0..$rows {
+                let mut line = [V::zero(); $from];
+                for (column, line) in line.iter_mut().enumerate() {
+                    *line = half[column][$r];
+                }
+                for ($c, $value) in $f(line).into_iter().enumerate() {
+                    $put;
+                }
             }
-        }
+        };
     }
 
-    /// Tiles of SIDE by SIDE pixels to positions.
     #[inline(always)]
-    unsafe fn to_positions<V: Vector, const SIDE: usize>(
-        it: &Tiles,
-        f: impl Fn([V; SIDE]) -> [V; SPAN],
-    ) {
+    pub(super) unsafe fn input<V: Vector>(it: &Tiles) {
         for tile in 0..it.count {
             // SAFETY: the caller's promise.
             unsafe {
                 let from = it.from.add(tile * TILE * LANES);
                 let to = it.to.add(tile * LANES);
-                both_ways(
-                    &f,
+                both_ways!(
+                    b,
+                    SPAN,
+                    SPAN,
                     |row, column| V::load(from.add(row * it.from_stride + column * LANES)),
                     SPAN,
-                    |row, column, v| v.store(to.add((row * SPAN + column) * it.to_stride)),
+                    |row, column, v| v.store(to.add((row * SPAN + column) * it.to_stride))
                 );
             }
         }
     }
 
     #[inline(always)]
-    pub(super) unsafe fn input<V: Vector>(it: &Tiles) {
-        // SAFETY: the caller's promise.
-        unsafe { to_positions::<V, SPAN>(it, |d| b(d)) }
-    }
-
-    #[inline(always)]
     pub(super) unsafe fn gradient<V: Vector>(it: &Tiles) {
-        // SAFETY: the caller's promise.
-        unsafe { to_positions::<V, TILE>(it, |dy| a(dy)) }
+        for tile in 0..it.count {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let from = it.from.add(tile * TILE * LANES);
+                let to = it.to.add(tile * LANES);
+                both_ways!(
+                    a,
+                    TILE,
+                    SPAN,
+                    |row, column| V::load(from.add(row * it.from_stride + column * LANES)),
+                    SPAN,
+                    |row, column, v| v.store(to.add((row * SPAN + column) * it.to_stride))
+                );
+            }
+        }
     }
 
     #[inline(always)]
@@ -362,23 +367,23 @@ mod body {
             let scale = V::splat(it.scale);
             for tile in 0..it.tiles.count {
                 let from = it.tiles.from.add(tile * LANES);
-                let put = |row: usize, column: usize, value: V| {
-                    let column = tile * TILE + column;
-                    if column >= it.columns {
-                        return;
-                    }
-                    let place = row * it.tiles.to_stride + column * it.pixel;
-                    let mut sum = value.add(bias);
-                    if !it.plus.is_null() {
-                        sum = sum.add(V::load(it.plus.add(place)));
-                    }
-                    sum.mul(scale).store(it.tiles.to.add(place));
-                };
-                both_ways(
-                    |m| a_transposed(m),
+                both_ways!(
+                    a_transposed,
+                    SPAN,
+                    TILE,
                     |row, column| V::load(from.add((row * SPAN + column) * it.tiles.from_stride)),
                     it.rows,
-                    put,
+                    |row, column, value| {
+                        let column = tile * TILE + column;
+                        if column < it.columns {
+                            let place = row * it.tiles.to_stride + column * it.pixel;
+                            let mut sum = value.add(bias);
+                            if !it.plus.is_null() {
+                                sum = sum.add(V::load(it.plus.add(place)));
+                            }
+                            sum.mul(scale).store(it.tiles.to.add(place));
+                        }
+                    }
                 );
             }
         }
@@ -391,11 +396,13 @@ mod body {
             unsafe {
                 let taps = it.taps.add(input * it.tap_input);
                 let to = it.positions.add(input * it.input);
-                both_ways(
-                    |taps| g(taps),
+                both_ways!(
+                    g,
+                    3,
+                    SPAN,
                     |row, column| V::load(taps.add((row * 3 + column) * it.tap)),
                     SPAN,
-                    |row, column, v| v.store(to.add((row * SPAN + column) * it.position)),
+                    |row, column, v| v.store(to.add((row * SPAN + column) * it.position))
                 );
             }
         }
@@ -408,11 +415,13 @@ mod body {
             unsafe {
                 let from = it.positions.add(input * it.input);
                 let taps = it.taps.add(input * it.tap_input);
-                both_ways(
-                    |m| g_transposed(m),
+                both_ways!(
+                    g_transposed,
+                    SPAN,
+                    3,
                     |row, column| V::load(from.add((row * SPAN + column) * it.position)),
                     3,
-                    |row, column, v| v.store(taps.add((row * 3 + column) * it.tap)),
+                    |row, column, v| v.store(taps.add((row * 3 + column) * it.tap))
                 );
             }
         }
