@@ -16,7 +16,7 @@ pub(crate) fn replace_folder(
     fill: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<()> {
     let (parent, name) = split(folder)?;
-    fs::create_dir_all(&parent).map_err(Error::write(what, folder))?;
+    make_folder(&parent).map_err(Error::write(what, folder))?;
     let draft = parent.join(format!(".{name}{DRAFT}{}", std::process::id()));
     let retired = parent.join(format!(".{name}{RETIRED}{}", std::process::id()));
     // What a kill left behind may be what fills the disk.
@@ -54,6 +54,27 @@ pub(crate) fn remove_folder(folder: &Path) -> Result<()> {
     let what = "the removal of an old checkpoint";
     fs::rename(folder, &retired).map_err(Error::write(what, folder))?;
     fs::remove_dir_all(&retired).map_err(Error::write(what, folder))
+}
+
+/// Makes a folder and those above it that are missing, each on the disk before anything is put into it.
+///
+/// # Errors
+/// A folder cannot be made or synced, or there is a file of that name.
+pub fn make_folder(folder: &Path) -> std::io::Result<()> {
+    if folder.is_dir() || folder.as_os_str().is_empty() {
+        return Ok(());
+    }
+    let above = folder
+        .parent()
+        .filter(|above| !above.as_os_str().is_empty());
+    let above = above.unwrap_or(Path::new("."));
+    make_folder(above)?;
+    match fs::create_dir(folder) {
+        // Somebody else was quicker.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && folder.is_dir() => {}
+        made => made?,
+    }
+    sync_folder(above)
 }
 
 /// Puts the names in a folder on the disk: a new or renamed file is there after a power cut only when its folder is synced.

@@ -38,6 +38,14 @@ pub enum Error {
         /// Every file or folder that would have made it one.
         looked_for: Vec<&'static str>,
     },
+    /// Another process trains this run.
+    #[error("`{}` is being trained by {holder}; stop that first, or train elsewhere with --out", .run.display())]
+    Locked {
+        /// The run folder.
+        run: PathBuf,
+        /// Who: `process 4711 on NAME`, as far as known.
+        holder: String,
+    },
     /// A run folder holds no checkpoint that can be read.
     #[error("run {} holds no whole checkpoint{}", .run.display(), list_skipped(.skipped))]
     NoWholeCheckpoint {
@@ -108,7 +116,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A tensor whose element type the file cannot hold.
-    #[error("tensor `{name}` is {dtype}; {} holds f32, f64, u8, u32 and i64", .path.display())]
+    #[error("tensor `{name}` is {dtype}; {} holds f32, f16, f64, u8, u32 and i64", .path.display())]
     ElementType {
         /// The name.
         name: String,
@@ -116,6 +124,14 @@ pub enum Error {
         dtype: &'static str,
         /// The file it was meant for.
         path: PathBuf,
+    },
+    /// A weight is beyond what 16 bits can hold.
+    #[error(
+        "tensor `{name}` holds a number that f16 cannot (beyond 65504, or not a number): ship it as f32"
+    )]
+    BeyondF16 {
+        /// The tensor.
+        name: String,
     },
     /// A folder that should be new already holds something.
     #[error("{} already exists", .0.display())]

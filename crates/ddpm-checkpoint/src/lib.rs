@@ -19,16 +19,18 @@ mod error;
 mod model;
 mod pipeline;
 mod run_folder;
+mod run_lock;
 mod tensor_file;
 
 mod durable;
 
-pub use durable::sync_folder;
+pub use durable::{make_folder, sync_folder};
 pub use error::{Error, Result};
 pub use model::{Model, Weights, find_shipped, resolve_model};
-pub use pipeline::Pipeline;
+pub use pipeline::{Pipeline, check_new};
 pub use run_folder::{
     Checkpoint, Newest, Skipped, TrainState, checkpoints_folder, keep_last, list_checkpoints,
     newest_whole, read_run_toml, read_train_state, validate, write_checkpoint,
 };
+pub use run_lock::RunLock;
 pub use tensor_file::{TensorFile, write_tensors};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use ddpm_samplers::{SamplerKind, SchedulerConfig};
 use ddpm_unet::{DIFFUSERS_VERSION, UNetConfig, WeightsMismatch};
 use serde_json::Value;
@@ -18,7 +18,7 @@ use crate::{Error, Result};
 pub struct Pipeline {
     /// The network's configuration (`unet/config.json`).
     pub unet: UNetConfig,
-    /// The network's weights by diffusers' names, f32 (`unet/diffusion_pytorch_model.safetensors`).
+    /// The network's weights by diffusers' names, f32, or f16 as made by [`Pipeline::in_f16`] (`unet/diffusion_pytorch_model.safetensors`).
     pub weights: Vec<(String, Tensor)>,
     /// Schedule, prediction and clipping (`scheduler/scheduler_config.json`).
     pub scheduler: SchedulerConfig,
@@ -44,18 +44,42 @@ impl Pipeline {
         }
     }
 
+    /// The same model with its weights rounded to f16: half the file, and what diffusers and [`Pipeline::load`] read as
+    /// f32 again.
+    ///
+    /// # Errors
+    /// A weight that f16 cannot hold, by name.
+    pub fn in_f16(mut self) -> Result<Self> {
+        for (name, tensor) in &mut self.weights {
+            let rounded = tensor.to_dtype(DType::F16)?;
+            let largest = rounded.to_dtype(DType::F32)?.abs()?.flatten_all()?;
+            let largest = largest.to_vec1::<f32>()?.into_iter();
+            if !largest.fold(true, |whole, x| whole && x.is_finite()) {
+                return Err(Error::BeyondF16 { name: name.clone() });
+            }
+            *tensor = rounded;
+        }
+        Ok(self)
+    }
+
     /// Writes a diffusers folder, whole or not at all.
     ///
     /// # Errors
     /// When the folder already holds something, the weights are not the network's, or a file cannot be written; the
     /// error names the path and what was being written.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
-            || folder.is_file()
-        {
-            return Err(Error::Exists(folder.to_owned()));
-        }
-        durable::replace_folder(folder, "the model", |draft| self.write_files(draft))
+        self.save_with(folder, &[])
+    }
+
+    /// As [`Pipeline::save`], with other files beside the model: the settings it was trained with, a picture, a page.
+    /// Each is a name without folders, and its bytes.
+    pub fn save_with(&self, folder: &Path, beside: &[(&str, &[u8])]) -> Result<()> {
+        check_new(folder)?;
+        durable::replace_folder(folder, "the model", |draft| {
+            self.write_files(draft)?;
+            let mut files = beside.iter();
+            files.try_for_each(|(name, bytes)| durable::write_file(&draft.join(name), name, bytes))
+        })
     }
 
     /// Reads a diffusers folder: a pipeline with `model_index.json`, the flat layout of early uploads to the Hub, or
@@ -136,6 +160,18 @@ impl Pipeline {
             .chain(self.scheduler.beyond_diffusers())
             .collect()
     }
+}
+
+/// Refuses a place that already holds something, before work is put into what would go there.
+///
+/// # Errors
+/// There is a file, or a folder that is not empty.
+pub fn check_new(folder: &Path) -> Result<()> {
+    let filled = fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
+    if filled || folder.is_file() {
+        return Err(Error::Exists(folder.to_owned()));
+    }
+    Ok(())
 }
 
 /// The index of a pipeline.

@@ -136,7 +136,7 @@ impl TensorFile {
 /// `what` says in words what is being written, for errors.
 ///
 /// # Errors
-/// When a name is given twice, an element type is not among f32, f64, u8, u32 and i64, or the file cannot be written.
+/// When a name is given twice, an element type is not among f32, f16, f64, u8, u32 and i64, or the file cannot be written.
 pub fn write_tensors(
     path: &Path,
     what: &str,
@@ -223,6 +223,7 @@ fn json(path: &Path, value: &impl serde::Serialize) -> Result<String> {
 fn stored_type(dtype: DType) -> Option<Dtype> {
     match dtype {
         DType::F32 => Some(Dtype::F32),
+        DType::F16 => Some(Dtype::F16),
         DType::F64 => Some(Dtype::F64),
         DType::U8 => Some(Dtype::U8),
         DType::U32 => Some(Dtype::U32),
@@ -251,6 +252,11 @@ fn little_endian(tensor: &Tensor) -> Result<Vec<u8>> {
             .to_vec1::<f32>()?
             .into_iter()
             .flat_map(f32::to_le_bytes)
+            .collect(),
+        DType::F16 => flat
+            .to_vec1::<half::f16>()?
+            .into_iter()
+            .flat_map(half::f16::to_le_bytes)
             .collect(),
         DType::F64 => flat
             .to_vec1::<f64>()?

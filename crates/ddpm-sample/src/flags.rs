@@ -22,7 +22,7 @@ use ddpm_samplers::SamplerKind;
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."
 )]
 pub struct Flags {
-    /// A run folder (its newest whole checkpoint), a checkpoint, or a diffusers folder [default: the shipped checkpoints/digits]
+    /// A run folder (its newest whole checkpoint), a checkpoint, or a diffusers folder [default: the shipped checkpoints/fashion-mnist, or checkpoints/digits]
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
 

@@ -119,15 +119,20 @@ fn shipped_model() -> anyhow::Result<PathBuf> {
         .into_iter()
         .chain(program)
         .collect();
-    find_shipped(SHIPPED, &starts).map_err(|_| {
+    let found = SHIPPED
+        .iter()
+        .find_map(|name| find_shipped(name, &starts).ok());
+    found.ok_or_else(|| {
         anyhow!(
-            "no --model given, and there is no checkpoints/{SHIPPED} in any folder above the current one or the program; \
-             give --model DIR: a run folder, a checkpoint or a diffusers folder"
+            "no --model given, and there is no checkpoints/{} in any folder above the current one or the program; \
+             give --model DIR: a run folder, a checkpoint or a diffusers folder",
+            SHIPPED.join(" or checkpoints/")
         )
     })
 }
 
-const SHIPPED: &str = "digits";
+/// The first that is there.
+const SHIPPED: [&str; 2] = ["fashion-mnist", "digits"];
 
 fn usage(text: impl Into<String>) -> Failure {
     Failure::Usage(text.into())

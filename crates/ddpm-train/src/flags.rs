@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
+use ddpm_checkpoint::Weights;
 
 /// Trains a denoising diffusion model: data in, a folder that diffusers opens out.
 #[derive(Debug, Parser)]
@@ -26,7 +27,7 @@ pub(crate) struct Flags {
     /// Optimiser steps in all
     #[arg(long, value_name = "N")]
     pub(crate) steps: Option<usize>,
-    /// Minutes in all, over every resume; alone it lifts the recipe's number of steps
+    /// Minutes in all, over every resume; alone it lifts the recipe's number of steps, unless the learning rate decays
     #[arg(long, value_name = "N")]
     pub(crate) minutes: Option<f64>,
     /// Images of one optimiser step
@@ -38,6 +39,15 @@ pub(crate) struct Flags {
     /// Continue the run in --out (or runs/NAME) from its newest whole checkpoint, to the bit
     #[arg(long)]
     pub(crate) resume: bool,
+    /// Write the model of the run in --out (or runs/NAME) to the new folder DIR, as diffusers reads it, and stop
+    #[arg(long, value_name = "DIR", conflicts_with_all = NOT_WITH_EXPORT)]
+    pub(crate) export: Option<PathBuf>,
+    /// The type of the exported weights [default: f16]
+    #[arg(long, value_name = "TYPE", value_enum)]
+    pub(crate) dtype: Option<Dtype>,
+    /// Which weights are exported: ema, raw, ema:RATE [default: ema]
+    #[arg(long, value_name = "WHICH")]
+    pub(crate) weights: Option<Weights>,
     /// Threads [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
@@ -55,11 +65,36 @@ pub(crate) struct Flags {
     pub(crate) quiet: bool,
 }
 
+/// The type of exported weights.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Dtype {
+    /// As they were trained
+    F32,
+    /// Rounded to 16 bits
+    F16,
+}
+
+/// What an export would ignore.
+const NOT_WITH_EXPORT: [&str; 11] = [
+    "config",
+    "data",
+    "steps",
+    "minutes",
+    "batch_size",
+    "seed",
+    "resume",
+    "set",
+    "dry_run",
+    "list_presets",
+    "data_dir",
+];
+
 const EXAMPLES: &str = "Examples:
   ddpm-train --preset digits                              handwritten digits, a few minutes on two cores
   ddpm-train --preset fashion-mnist --minutes 20          clothes, for twenty minutes
   ddpm-train --preset digits --steps 3000 --resume        the first run again, for longer
   ddpm-train --preset digits --dry-run                    what it would do
+  ddpm-train --preset digits --export checkpoints/mine    what it has made, to give away
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (after saving).";
 
 /// What is printed when nothing was typed.

@@ -13,12 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 use ddpm_data::load;
-use ddpm_train::{PRESETS, Progress, Run, on_threads};
+use ddpm_train::{PRESETS, Progress, Run, Stored, export, on_threads};
 use ddpm_unet::Use;
 use failure::{FAILED, Failure, WRONG_USAGE, go_on};
-use flags::{Flags, NOTHING_TYPED};
+use flags::{Dtype, Flags, NOTHING_TYPED};
 use progress::{Display, say};
-use request::Request;
+use request::{Request, run_folder};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -36,6 +36,8 @@ fn main() -> ExitCode {
     let flags = Flags::parse();
     let outcome = if flags.list_presets {
         list_presets()
+    } else if let Some(folder) = &flags.export {
+        export_model(&flags, folder)
     } else {
         train(&flags)
     };
@@ -57,6 +59,11 @@ fn list_presets() -> Result<ExitCode, Failure> {
 }
 
 fn train(flags: &Flags) -> Result<ExitCode, Failure> {
+    if flags.dtype.is_some() || flags.weights.is_some() {
+        return Err(Failure::usage(
+            "--dtype and --weights only go with --export",
+        ));
+    }
     if flags.preset.is_none() && flags.config.is_none() && !flags.resume {
         return Err(Failure::usage(
             "say what to train: --preset NAME (--list-presets shows them) or --config FILE",
@@ -88,6 +95,34 @@ fn train(flags: &Flags) -> Result<ExitCode, Failure> {
     on_threads(request.settings.train.threads, || {
         run(&request, flags.quiet)
     })?
+}
+
+/// Writes the model of a run to a folder of its own, and says what it is.
+fn export_model(flags: &Flags, folder: &Path) -> Result<ExitCode, Failure> {
+    let run = run_folder(flags)?;
+    let threads = flags.threads.unwrap_or(0);
+    environment::settle(threads);
+    let stored = match flags.dtype {
+        Some(Dtype::F32) => Stored::F32,
+        Some(Dtype::F16) | None => Stored::F16,
+    };
+    let weights = flags.weights.clone().unwrap_or_default();
+    let exported = on_threads(threads, || export(&run, folder, &weights, stored))??;
+    if !flags.quiet {
+        let loss = match &exported.held_out_loss {
+            Ok(loss) => format!("{loss:.5}"),
+            Err(why) => format!("not measured: {why}"),
+        };
+        print(&format!("from           {}", exported.checkpoint.display()));
+        print(&format!("model          {}", folder.display()));
+        print(&format!("weights        {} bytes", exported.bytes));
+        print(&format!("held-out loss  {loss}"));
+        print(&format!(
+            "picture        {}",
+            folder.join("samples.png").display()
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn run(request: &Request, quiet: bool) -> Result<ExitCode, Failure> {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ddpm_train::{Layer, Preset, Recorded, Settings};
+use ddpm_train::{Decay, Layer, Preset, Recorded, Settings};
 
 use crate::failure::Failure;
 use crate::flags::Flags;
@@ -37,7 +37,7 @@ impl Request {
             layers.push(read_config(path)?);
         }
         layers.extend(flag_layers(flags)?);
-        let settings = Settings::from_layers(&layers)?.resolved();
+        let settings = lift_steps(flags, layers)?.resolved();
         if !flags.resume {
             settings.check()?; // a resumed run first says what may not be changed
         }
@@ -66,7 +66,8 @@ fn check_preset(folder: &Path, asked: Option<&str>, was: Option<&str>) -> Result
     }
 }
 
-fn run_folder(flags: &Flags) -> Result<PathBuf, Failure> {
+/// Where the run is: `--out`, or `runs/NAME` after the preset or the file.
+pub(crate) fn run_folder(flags: &Flags) -> Result<PathBuf, Failure> {
     let from_config = || {
         flags
             .config
@@ -80,21 +81,29 @@ fn run_folder(flags: &Flags) -> Result<PathBuf, Failure> {
         (None, None) if flags.resume => Err(Failure::usage(
             "say which run to resume: --resume --out RUN_DIR",
         )),
+        (None, None) if flags.export.is_some() => Err(Failure::usage(
+            "say which run to export: --export DIR --out RUN_DIR",
+        )),
         (None, None) => Err(Failure::usage("say where to write: --out RUN_DIR")),
     }
 }
 
+/// A file of settings. The `run.toml` of a run or of a shipped model is one too: what it says besides is passed over.
 fn read_config(path: &Path) -> Result<Layer, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|source| ddpm_train::Error::Io {
+    let mut text = std::fs::read_to_string(path).map_err(|source| ddpm_train::Error::Io {
         action: "read",
         path: path.into(),
         source,
     })?;
+    if let Ok(mut table) = text.parse::<toml::Table>()
+        && table.remove("run").is_some()
+    {
+        text = table.to_string();
+    }
     Ok(Layer::from_text(&path.display().to_string(), &text)?)
 }
 
-/// Flags above files, `--set` above flags. `--steps` and `--minutes` each stand for both limits: the one given alone
-/// lifts the other.
+/// Flags above files, `--set` above flags. `--steps` alone lifts the minutes.
 fn flag_layers(flags: &Flags) -> Result<Vec<Layer>, Failure> {
     let mut layers = Vec::new();
     let mut flag = |name: &str, key: &str, value: Option<toml::Value>| -> Result<(), Failure> {
@@ -131,15 +140,25 @@ fn flag_layers(flags: &Flags) -> Result<Vec<Layer>, Failure> {
         "train.threads",
         flags.threads.map(whole).transpose()?,
     )?;
-    match (flags.steps, flags.minutes) {
-        (Some(_), None) => layers.push(Layer::lift("--steps".into(), "train", "minutes")),
-        (None, Some(_)) => layers.push(Layer::lift("--minutes".into(), "train", "steps")),
-        _ => {}
+    if let (Some(_), None) = (flags.steps, flags.minutes) {
+        layers.push(Layer::lift("--steps".into(), "train", "minutes"));
     }
     for text in &flags.set {
         layers.push(Layer::from_assignment(text)?);
     }
     Ok(layers)
+}
+
+/// `--minutes` alone lifts the steps, unless the learning rate decays over them: then there are both limits.
+fn lift_steps(flags: &Flags, mut layers: Vec<Layer>) -> Result<Settings, Failure> {
+    let settings = Settings::from_layers(&layers)?;
+    let set = |text: &String| text.trim_start().starts_with("train.steps");
+    let alone = flags.minutes.is_some() && flags.steps.is_none() && !flags.set.iter().any(set);
+    if !alone || settings.optimizer.decay != Decay::Constant {
+        return Ok(settings);
+    }
+    layers.push(Layer::lift("--minutes".into(), "train", "steps"));
+    Ok(Settings::from_layers(&layers)?)
 }
 
 fn whole(n: impl TryInto<i64> + Copy + std::fmt::Display) -> Result<toml::Value, Failure> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use ddpm_core::Spacing;
-use ddpm_image::{Picture, PixelMap, sheet, write_png};
+use ddpm_image::{Picture, PixelMap, encode_png, sheet, write_png};
 use ddpm_random::{SampleNoise, sample_start};
 use ddpm_samplers::{Clip, Process, ddim};
 use ddpm_unet::UNet;
@@ -58,9 +58,31 @@ pub fn picture(
     shape: (usize, usize, usize),
     path: &Path,
 ) -> Result<()> {
+    let (picture, metadata) = drawn(objective, network, samples, shape)?;
+    Ok(write_png(path, &picture, &metadata)?)
+}
+
+/// The bytes of the PNG that [`picture`] would write.
+pub(crate) fn picture_bytes(
+    objective: &Objective,
+    network: &UNet,
+    samples: &SampleSettings,
+    shape: (usize, usize, usize),
+) -> Result<Vec<u8>> {
+    let (picture, metadata) = drawn(objective, network, samples, shape)?;
+    Ok(encode_png(&picture, &metadata)?)
+}
+
+/// A grid of samples, and how they were made.
+fn drawn(
+    objective: &Objective,
+    network: &UNet,
+    samples: &SampleSettings,
+    shape: (usize, usize, usize),
+) -> Result<(Picture, Vec<(&'static str, String)>)> {
     let images = sample(objective, network, samples, shape)?;
     let pictures = Picture::from_tensor(&images, &PixelMap::MinusOneToOne)?;
-    let metadata = [
+    let metadata = vec![
         (
             "Software",
             concat!("ddpm-train ", env!("CARGO_PKG_VERSION")).to_string(),
@@ -70,5 +92,5 @@ pub fn picture(
         ("eta", "0".to_string()),
         ("seed", samples.seed.to_string()),
     ];
-    Ok(write_png(path, &sheet(&pictures)?, &metadata)?)
+    Ok((sheet(&pictures)?, metadata))
 }

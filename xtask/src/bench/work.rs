@@ -5,7 +5,7 @@ use std::fmt;
 /// A network that all contenders have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Network {
-    /// 3.69 M parameters, 1x28x28: the one that `fashion-mnist` trains.
+    /// 3.69 M parameters, 1x28x28: what ddpm-train's settings describe when nothing is said about the model.
     S,
     /// Ho et al.'s for CIFAR-10, 35.75 M parameters, 3x32x32.
     M,

@@ -162,21 +162,22 @@ fn models_that_are_none_are_named() {
 #[test]
 fn without_a_model_the_shipped_one_is_looked_for_above() {
     let house = House::new();
-    crate::pipeline()
-        .save(&house.path("checkpoints/digits"))
-        .unwrap();
     std::fs::create_dir_all(house.path("a/b")).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ddpm-sample"));
-    let output = command
-        .current_dir(house.path("a/b"))
-        .args(["--inspect"])
-        .output()
-        .unwrap();
-    check_done(&output);
-    let text = String::from_utf8(output.stdout).unwrap();
-    let folder = house.path("checkpoints/digits").canonicalize().unwrap();
-    assert!(
-        text.starts_with(&format!("model       {}\n", folder.display())),
-        "{text}"
-    );
+    // The clothes go before the digits where there are both.
+    for shipped in ["checkpoints/digits", "checkpoints/fashion-mnist"] {
+        crate::pipeline().save(&house.path(shipped)).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ddpm-sample"));
+        let output = command
+            .current_dir(house.path("a/b"))
+            .args(["--inspect"])
+            .output()
+            .unwrap();
+        check_done(&output);
+        let text = String::from_utf8(output.stdout).unwrap();
+        let folder = house.path(shipped).canonicalize().unwrap();
+        assert!(
+            text.starts_with(&format!("model       {}\n", folder.display())),
+            "{text}"
+        );
+    }
 }

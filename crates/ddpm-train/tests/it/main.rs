@@ -5,6 +5,7 @@
     reason = "clippy takes the functions that tests share for library code"
 )]
 
+mod export;
 mod formulas;
 mod golden;
 mod program;

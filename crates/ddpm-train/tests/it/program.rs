@@ -21,14 +21,14 @@ fn run(folder: &Path, flags: &str) -> Output {
 }
 
 /// A folder with `tiny.toml` in it.
-fn workplace() -> tempfile::TempDir {
+pub(crate) fn workplace() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("tiny.toml"), TINY).unwrap();
     folder
 }
 
 #[track_caller]
-fn check(folder: &Path, flags: &str, status: i32, expected: &[&str]) -> String {
+pub(crate) fn check(folder: &Path, flags: &str, status: i32, expected: &[&str]) -> String {
     let output = run(folder, flags);
     let text = format!(
         "{}{}",
@@ -289,18 +289,22 @@ fn minutes_do_not_replace_the_length_of_a_decay() {
     let folder = workplace();
     let path = folder.path();
     let decay = "--config tiny.toml --set optimizer.decay=cosine";
-    check(
-        path,
-        &format!("{decay} --minutes 1"),
-        2,
-        &["error: `optimizer.decay_steps` is missing: a decaying learning rate needs a length"],
-    );
+    // Both are limits: whichever comes first.
+    let both = ["minutes = 1.0", "steps = 10", "decay_steps = 10"];
+    check(path, &format!("{decay} --minutes 1 --dry-run"), 0, &both);
     check(path, &format!("{decay} --minutes 9 --steps 5"), 0, &[]);
     check(
         path,
         "--resume --out runs/tiny --minutes 20",
+        1,
+        &["error: `runs/tiny` is at its end already"],
+    );
+    std::fs::write(path.join("endless.toml"), TINY.replace("steps = 10\n", "")).unwrap();
+    check(
+        path,
+        "--config endless.toml --set optimizer.decay=cosine --minutes 1",
         2,
-        &["error: `train.steps` is missing: after `optimizer.decay_steps` = 5"],
+        &["error: `optimizer.decay_steps` is missing: a decaying learning rate needs a length"],
     );
 }
 
