@@ -29,6 +29,32 @@ pub(crate) fn image(op: &str, name: &str, x: &Tensor) -> Result<(usize, usize, u
     }
 }
 
+/// The same, of a batch whose images can be halved.
+pub(crate) fn even_image(op: &str, name: &str, x: &Tensor) -> Result<()> {
+    let (_, _, height, width) = image(op, name, x)?;
+    if height % 2 != 0 || width % 2 != 0 {
+        bail!(
+            "{op}: {name} has shape {:?}, expected an even height and width",
+            x.dims()
+        );
+    }
+    Ok(())
+}
+
+/// A table, and numbers of its rows.
+pub(crate) fn embedding(table: &Tensor, indices: &[usize]) -> Result<()> {
+    let [rows, _] = *table.dims() else {
+        bail!(
+            "embedding: table has shape {:?}, expected [rows, width]",
+            table.dims()
+        );
+    };
+    match indices.iter().find(|&&index| index >= rows) {
+        Some(index) => bail!("embedding: index {index} is beyond the {rows} rows of the table"),
+        None => Ok(()),
+    }
+}
+
 pub(crate) fn same_shape(
     op: &str,
     (x_name, x): (&str, &Tensor),

@@ -8,6 +8,10 @@
 //! | [`linear`] | x Wᵀ + b | x `[..., I]`, W `[O, I]`, b `[O]` -> `[..., O]` | x, W, b |
 //! | [`attention`] | softmax(scale q kᵀ) v | q `[B, h, N, d]`, k `[B, h, M, d]`, v `[B, h, M, e]` -> `[B, h, N, e]` | q, k, v |
 //! | [`upsample_nearest_2x`] | each pixel becomes 2 by 2 | `[B, C, H, W]` -> `[B, C, 2H, 2W]` | x |
+//! | [`average_pool_2x`] | the mean of 2 by 2 pixels | `[B, C, H, W]` -> `[B, C, H/2, W/2]` | x |
+//! | [`fir_downsample_2x`], [`fir_upsample_2x`] | filtered by (1, 3, 3, 1) along each axis | `[B, C, H, W]` -> half or twice the size | x |
+//! | [`relu`], [`gelu`], [`mish`] | max(x, 0), x Φ(x), x tanh(ln(1 + e^x)) | any | x |
+//! | [`embedding`] | rows of a table by number | table `[N, D]` -> `[B, D]` | table |
 //! | [`concat_channels`] | a then b along channels | `[B, C, H, W]`, `[B, D, H, W]` -> `[B, C + D, H, W]` | a, b |
 //! | [`add`] | x + y | any, equal | x, y |
 //! | [`dropout`] | x mask / (1 - rate) | x and mask any, equal | x |
@@ -75,14 +79,18 @@
 //! ```
 //!
 //! How it works and what was tried is in `docs/kernels.md`. The files `conv`, `norm`, `linear`, `attention`, `upsample`,
-//! `elementwise` and `training` are candle's side; `source` (pixels), `packing` (weights), `tile` (the two inner loops) and
+//! `pool`, `fir`, `elementwise`, `activations`, `embedding` and `training` are candle's side; `source` (pixels), `packing` (weights), `tile` (the two inner loops) and
 //! `vector` (the processor) are what they are made of.
 
+mod activations;
 mod attention;
 mod conv;
 mod elementwise;
+mod embedding;
+mod fir;
 mod linear;
 mod norm;
+mod pool;
 mod training;
 mod upsample;
 
@@ -113,12 +121,16 @@ mod storage;
 pub mod processor;
 pub mod reference;
 
+pub use activations::{gelu, mish, relu};
 pub use attention::attention;
 pub use conv::{Conv2d, Padding, conv2d};
 pub use elementwise::{add, concat_channels, dropout, silu};
+pub use embedding::embedding;
 pub use executor::{DrawMask, Executor, Gradients, Graph, Use, Value};
+pub use fir::{fir_downsample_2x, fir_upsample_2x};
 pub use linear::linear;
 pub use norm::{Activation, group_norm};
+pub use pool::average_pool_2x;
 pub use training::{
     AdamW, Averaged, adamw_step, ema_update, optimise, scale_in_place, sum_of_squares,
 };

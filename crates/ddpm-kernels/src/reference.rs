@@ -101,6 +101,115 @@ pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
         .reshape((batch, channels, 2 * height, 2 * width))
 }
 
+/// [`crate::average_pool_2x`] by means over two new axes.
+pub fn average_pool_2x(x: &Tensor) -> Result<Tensor> {
+    crate::check::even_image("average_pool_2x", "x", x)?;
+    let (batch, channels, height, width) = x.dims4()?;
+    x.reshape((batch, channels, height / 2, 2, width / 2, 2))?
+        .mean(5)?
+        .mean(3)
+}
+
+/// [`crate::fir_downsample_2x`] by a product with a matrix from each side.
+pub fn fir_downsample_2x(x: &Tensor) -> Result<Tensor> {
+    crate::check::even_image("fir_downsample_2x", "x", x)?;
+    let (_, _, height, width) = x.dims4()?;
+    between(
+        &filter(
+            height / 2,
+            height,
+            |small, large| large + 1 - 2 * small,
+            8.0,
+            x,
+        )?,
+        x,
+        &filter(
+            width / 2,
+            width,
+            |small, large| large + 1 - 2 * small,
+            8.0,
+            x,
+        )?,
+    )
+}
+
+/// [`crate::fir_upsample_2x`] by a product with a matrix from each side.
+pub fn fir_upsample_2x(x: &Tensor) -> Result<Tensor> {
+    let (_, _, height, width) = crate::check::image("fir_upsample_2x", "x", x)?;
+    between(
+        &filter(
+            2 * height,
+            height,
+            |large, small| large + 1 - 2 * small,
+            4.0,
+            x,
+        )?,
+        x,
+        &filter(
+            2 * width,
+            width,
+            |large, small| large + 1 - 2 * small,
+            4.0,
+            x,
+        )?,
+    )
+}
+
+/// The matrix whose element (i, j) is the `tap(i, j)`-th of (1, 3, 3, 1), or 0 beyond, over `sum`.
+fn filter(
+    rows: usize,
+    columns: usize,
+    tap: impl Fn(i64, i64) -> i64,
+    sum: f64,
+    like: &Tensor,
+) -> Result<Tensor> {
+    let element = |(i, j)| match tap(i, j) {
+        0 | 3 => 1.0 / sum,
+        1 | 2 => 3.0 / sum,
+        _ => 0.0,
+    };
+    let places = (0..rows as i64).flat_map(|i| (0..columns as i64).map(move |j| (i, j)));
+    let elements: Vec<f64> = places.map(element).collect();
+    Tensor::from_vec(elements, (rows, columns), like.device())?.to_dtype(like.dtype())
+}
+
+/// left x rightᵀ for each channel.
+fn between(left: &Tensor, x: &Tensor, right: &Tensor) -> Result<Tensor> {
+    let x = x
+        .contiguous()?
+        .broadcast_matmul(&right.t()?.contiguous()?)?;
+    left.broadcast_matmul(&x)
+}
+
+/// [`crate::relu`] by candle's.
+pub fn relu(x: &Tensor) -> Result<Tensor> {
+    x.relu()
+}
+
+/// [`crate::gelu`] by candle's error function.
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    let distribution = (((x * std::f64::consts::FRAC_1_SQRT_2)?.erf()? + 1.0)? * 0.5)?;
+    x * distribution
+}
+
+/// [`crate::mish`] with the logarithm where it is safe: ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|).
+pub fn mish(x: &Tensor) -> Result<Tensor> {
+    let softplus = (x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
+    x * softplus.tanh()?
+}
+
+/// [`crate::embedding`] by a product with rows of the identity.
+pub fn embedding(table: &Tensor, indices: &[usize]) -> Result<Tensor> {
+    crate::check::embedding(table, indices)?;
+    let rows = table.dim(0)?;
+    let mut chosen = vec![0f32; indices.len() * rows];
+    for (row, &index) in chosen.chunks_exact_mut(rows.max(1)).zip(indices) {
+        row[index] = 1.0;
+    }
+    let chosen = Tensor::from_vec(chosen, (indices.len(), rows), table.device())?;
+    chosen.to_dtype(table.dtype())?.matmul(table)
+}
+
 /// [`crate::concat_channels`] by candle's `cat`.
 pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     crate::check::concat_channels(a, b)?;

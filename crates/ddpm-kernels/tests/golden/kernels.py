@@ -43,3 +43,30 @@ for name, decay in (("adam", 0.0), ("adamw", 0.1)):
     show(f"{name}.p", p)
     show(f"{name}.m", optimiser.state[p]["exp_avg"])
     show(f"{name}.v", optimiser.state[p]["exp_avg_sq"])
+
+x = wave((2, 3, 4, 6), 0.1)
+grads("pool", torch.nn.functional.avg_pool2d(x, 2), (x,))
+for name in ("relu", "gelu", "mish"):
+    x = wave((2, 3, 4, 6), 0.1)
+    grads(name, getattr(torch.nn.functional, name)(4 * x), (x,))
+
+
+def filtered(x, up):
+    """diffusers' upfirdn2d: the filter of StyleGAN 2, flipped as there (it is symmetric)."""
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+    kernel = torch.outer(taps, taps)
+    kernel = (kernel / kernel.sum() * (4 if up else 1)).expand(x.shape[1], 1, 4, 4)
+    if up:
+        batch, channels, height, width = x.shape
+        spread = torch.nn.functional.pad(x.view(batch, channels, height, 1, width, 1), (0, 1, 0, 0, 0, 1))
+        spread = torch.nn.functional.pad(spread.view(batch, channels, 2 * height, 2 * width), (2, 1, 2, 1))
+        return torch.nn.functional.conv2d(spread, kernel, groups=channels)
+    return torch.nn.functional.conv2d(torch.nn.functional.pad(x, (1, 1, 1, 1)), kernel, stride=2, groups=x.shape[1])
+
+
+for name, up in (("fir_down", False), ("fir_up", True)):
+    x = wave((2, 3, 4, 6), 0.1)
+    grads(name, filtered(x, up), (x,))
+
+table = wave((5, 3), 0.1)
+grads("embedding", torch.nn.functional.embedding(torch.tensor([4, 0, 4, 2]), table), (table,))

@@ -251,3 +251,36 @@ fn training() {
         "sum_of_squares: x is F64 [2, 3], expected f32",
     );
 }
+
+#[test]
+fn what_other_blocks_need() {
+    let odd = numbers((2, 3, 5, 6), 1);
+    for (name, op) in [
+        (
+            "average_pool_2x",
+            ddpm_kernels::average_pool_2x as fn(&Tensor) -> Result<Tensor>,
+        ),
+        ("fir_downsample_2x", ddpm_kernels::fir_downsample_2x),
+    ] {
+        check(
+            op(&odd),
+            &format!("{name}: x has shape [2, 3, 5, 6], expected an even height and width"),
+        );
+    }
+    check(
+        ddpm_kernels::fir_upsample_2x(&numbers((3, 4), 1)),
+        "fir_upsample_2x: x has shape [3, 4], expected [batch, channels, height, width]",
+    );
+    check(
+        ddpm_kernels::mish(&odd.to_dtype(DType::F64).unwrap()),
+        "mish: x is F64 [2, 3, 5, 6], expected f32",
+    );
+    check(
+        ddpm_kernels::embedding(&numbers((5, 3), 1), &[2, 5]),
+        "embedding: index 5 is beyond the 5 rows of the table",
+    );
+    check(
+        ddpm_kernels::embedding(&numbers(5, 1), &[2]),
+        "embedding: table has shape [5], expected [rows, width]",
+    );
+}

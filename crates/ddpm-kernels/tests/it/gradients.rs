@@ -288,6 +288,112 @@ fn the_small_ones_are_their_references() {
 }
 
 #[test]
+fn the_rare_activations_are_their_references() {
+    for shape in [(1, 1, 1, 1), (2, 3, 7, 5), (3, 5, 64, 65)] {
+        // Away from 0, where the slope of ReLU jumps.
+        let far = (numbers(shape, 1) * 6.0).unwrap();
+        let x = [(&far + (far.sign().unwrap() * 0.01).unwrap()).unwrap()];
+        check(
+            "relu",
+            &|t| ddpm_kernels::relu(&t[0]),
+            &|t| reference::relu(&t[0]),
+            &x,
+        );
+        check(
+            "gelu",
+            &|t| ddpm_kernels::gelu(&t[0]),
+            &|t| reference::gelu(&t[0]),
+            &x,
+        );
+        check(
+            "mish",
+            &|t| ddpm_kernels::mish(&t[0]),
+            &|t| reference::mish(&t[0]),
+            &x,
+        );
+    }
+}
+
+#[test]
+fn the_other_ways_to_halve_and_double_are_their_references() {
+    for shape in [(1, 1, 2, 2), (2, 3, 8, 6), (3, 5, 62, 64), (2, 1, 2, 10)] {
+        let x = [numbers(shape, 1)];
+        check(
+            "average_pool_2x",
+            &|t| ddpm_kernels::average_pool_2x(&t[0]),
+            &|t| reference::average_pool_2x(&t[0]),
+            &x,
+        );
+        check(
+            "fir_downsample_2x",
+            &|t| ddpm_kernels::fir_downsample_2x(&t[0]),
+            &|t| reference::fir_downsample_2x(&t[0]),
+            &x,
+        );
+        check(
+            "fir_upsample_2x",
+            &|t| ddpm_kernels::fir_upsample_2x(&t[0]),
+            &|t| reference::fir_upsample_2x(&t[0]),
+            &x,
+        );
+    }
+    for shape in [(1, 1, 1, 1), (2, 3, 7, 5)] {
+        check(
+            "fir_upsample_2x",
+            &|t| ddpm_kernels::fir_upsample_2x(&t[0]),
+            &|t| reference::fir_upsample_2x(&t[0]),
+            &[numbers(shape, 1)],
+        );
+    }
+}
+
+/// Inside of a constant image both filters give the constant: their weights sum to one.
+#[test]
+fn filters_keep_a_constant() {
+    let x = Tensor::full(3f32, (1, 2, 6, 8), &candle_core::Device::Cpu).unwrap();
+    for (y, side) in [
+        (ddpm_kernels::fir_downsample_2x(&x).unwrap(), (3, 4)),
+        (ddpm_kernels::fir_upsample_2x(&x).unwrap(), (12, 16)),
+    ] {
+        assert_eq!(y.dims(), [1, 2, side.0, side.1]);
+        let inner = y.narrow(2, 1, side.0 - 2).unwrap();
+        let inner = inner.narrow(3, 1, side.1 - 2).unwrap();
+        assert!(values(&inner).iter().all(|&v| v == 3.0));
+    }
+}
+
+#[test]
+fn embedding_is_its_reference() {
+    for (rows, width, indices) in [
+        (1, 1, vec![0]),
+        (5, 3, vec![4, 0, 4, 2, 4, 0, 3]),
+        (3, 7, vec![1]),
+    ] {
+        check(
+            &format!("{indices:?} of {rows}"),
+            &|t| ddpm_kernels::embedding(&t[0], &indices),
+            &|t| reference::embedding(&t[0], &indices),
+            &[numbers((rows, width), 1)],
+        );
+    }
+}
+
+#[test]
+fn activations_at_the_ends() {
+    let x = [-1000f32, -100.0, 0.0, 100.0, 1000.0, f32::INFINITY];
+    let x = Tensor::new(&x, &candle_core::Device::Cpu).unwrap();
+    for (name, y) in [
+        ("relu", ddpm_kernels::relu(&x)),
+        ("gelu", ddpm_kernels::gelu(&x)),
+        ("mish", ddpm_kernels::mish(&x)),
+    ] {
+        let y = values(&y.unwrap());
+        assert!(y[0].abs() < 1e-30 && y[1].abs() < 1e-30, "{name}: {y:?}");
+        assert_eq!(y[2..], [0.0, 100.0, 1000.0, f64::INFINITY], "{name}");
+    }
+}
+
+#[test]
 fn silu_at_the_ends() {
     let x = Tensor::new(
         &[-1000f32, -100.0, 0.0, 100.0, 1000.0, f32::INFINITY],

@@ -311,6 +311,40 @@ fn the_small_ones() {
 }
 
 #[test]
+fn the_ones_of_other_blocks() {
+    let ops: [(&str, Op, Op); 6] = [
+        ("relu", &|t| ddpm_kernels::relu(&t[0]), &|t| {
+            reference::relu(&t[0])
+        }),
+        ("gelu", &|t| ddpm_kernels::gelu(&t[0]), &|t| {
+            reference::gelu(&t[0])
+        }),
+        ("mish", &|t| ddpm_kernels::mish(&t[0]), &|t| {
+            reference::mish(&t[0])
+        }),
+        ("pool", &|t| ddpm_kernels::average_pool_2x(&t[0]), &|t| {
+            reference::average_pool_2x(&t[0])
+        }),
+        (
+            "fir down",
+            &|t| ddpm_kernels::fir_downsample_2x(&t[0]),
+            &|t| reference::fir_downsample_2x(&t[0]),
+        ),
+        ("fir up", &|t| ddpm_kernels::fir_upsample_2x(&t[0]), &|t| {
+            reference::fir_upsample_2x(&t[0])
+        }),
+    ];
+    for shape in [(1, 1, 2, 2), (1, 3, 8, 6), (2, 17, 6, 14), (5, 33, 2, 4)] {
+        for (name, fast, slow) in ops {
+            check(name, fast, slow, &[numbers(shape, 1)]);
+        }
+    }
+    for (name, fast, _) in ops {
+        check_alone(name, fast, &numbers((5, 33, 6, 4), 1));
+    }
+}
+
+#[test]
 fn an_image_does_not_know_its_batch() {
     let x = numbers((5, 33, 7, 5), 1);
     for (stride, groups) in [(1, 1), (2, 1), (1, 3)] {

@@ -57,6 +57,17 @@ fn operations_give_the_same_bits() {
             numbers(150, 3),
         ],
     );
+    let even = numbers((9, 40, 14, 10), 1);
+    for op in [
+        ddpm_kernels::average_pool_2x,
+        ddpm_kernels::fir_downsample_2x,
+        ddpm_kernels::fir_upsample_2x,
+        ddpm_kernels::relu,
+        ddpm_kernels::gelu,
+        ddpm_kernels::mish,
+    ] {
+        check(|t| op(&t[0]), std::slice::from_ref(&even));
+    }
     let qkv = [
         numbers((3, 2, 200, 16), 1),
         numbers((3, 2, 200, 16), 2),

@@ -104,6 +104,20 @@ fn attention() {
 }
 
 #[test]
+fn what_other_blocks_need() {
+    let x = [wave(&[2, 3, 4, 6], 0.1)];
+    check("pool", &|t| ddpm_kernels::average_pool_2x(&t[0]), &x);
+    check("fir_down", &|t| ddpm_kernels::fir_downsample_2x(&t[0]), &x);
+    check("fir_up", &|t| ddpm_kernels::fir_upsample_2x(&t[0]), &x);
+    check("relu", &|t| ddpm_kernels::relu(&(&t[0] * 4.0)?), &x);
+    check("gelu", &|t| ddpm_kernels::gelu(&(&t[0] * 4.0)?), &x);
+    check("mish", &|t| ddpm_kernels::mish(&(&t[0] * 4.0)?), &x);
+    let table = [wave(&[5, 3], 0.1)];
+    let rows: Op = &|t| ddpm_kernels::embedding(&t[0], &[4, 0, 4, 2]);
+    check("embedding", rows, &table);
+}
+
+#[test]
 fn three_steps_of_adam_with_and_without_decay() {
     for (name, weight_decay) in [("adam", 0.0), ("adamw", 0.1)] {
         let p = wave(&[7], 0.1);
