@@ -6,9 +6,11 @@
 Writes into crates/ddpm-unet/tests/golden/, for every case of CASES:
     NAME.config.json       the configuration as diffusers writes it
     NAME.parameters.txt    names and shapes, in the order in which PyTorch's constructor makes them
-    NAME.safetensors       x [B, C, H, W], time [B], output (float32)
+    NAME.safetensors       x [B, C, H, W], time [B], output (float32); classes where there are some
     NAME.gradients.safetensors   (GRADIENTS only) the gradient of mean((output - target)^2), computed in float64
+    NAME.slopes.txt        (SLOPES only) of the same gradient, for every parameter: its norm, and its product with `formula`
 Weights are not stored: `formula` makes them from their names, here and in the Rust test, exactly.
+`torchs_weights.txt` has a digest of every network as PyTorch's constructor draws it.
 `saved/` is one network with torch's own random weights, saved by diffusers, with its input and output.
 """
 
@@ -83,6 +85,70 @@ CASES = {
 GRADIENTS = ["ho", "attention_groups"]
 
 
+def blocks(widths, down, up, **more):
+    """Types without their ends: "SkipDown" is "SkipDownBlock2D"."""
+    return dict(
+        block_out_channels=widths, down_block_types=tuple(f"{name}Block2D" for name in down),
+        up_block_types=tuple(f"{name}Block2D" for name in up), layers_per_block=1, **more,
+    )
+
+
+CASES |= {
+    "resnet_blocks": (
+        blocks(
+            (8, 12, 16), ["ResnetDownsample", "ResnetDownsample", "AttnDown"], ["ResnetUpsample", "AttnUp", "ResnetUpsample"],
+            norm_num_groups=4, attention_head_dim=4, resnet_time_scale_shift="scale_shift", num_class_embeds=5, in_channels=2,
+            out_channels=4,
+        ), 2, 8, 12,
+    ),
+    "skip_blocks": (
+        blocks(
+            (16, 24, 16), ["SkipDown"] * 3, ["SkipUp"] * 3, norm_num_groups=8, attention_head_dim=None,
+            time_embedding_type="fourier", center_input_sample=True, norm_eps=1e-6, mid_block_scale_factor=2**0.5,
+        ), 3, 8, 12,
+    ),
+    "attention_skip_blocks": (
+        blocks(
+            (32, 32), ["AttnSkipDown", "SkipDown"], ["SkipUp", "AttnSkipUp"], norm_num_groups=None, attention_head_dim=8,
+            time_embedding_dim=24, act_fn="relu",
+        ), 2, 4, 6,
+    ),
+    "attention_skip_blocks_up": (
+        blocks((32, 64), ["SkipDown", "AttnSkipDown"], ["AttnSkipUp", "SkipUp"], time_embedding_dim=24), 1, 6, 4,
+    ),
+    "halved_and_doubled_by_blocks": (
+        blocks(
+            (8, 12), ["AttnDown", "Down"], ["AttnUp", "Up"], norm_num_groups=2, downsample_type="resnet",
+            upsample_type="resnet", time_embedding_type="learned", num_train_timesteps=1000, act_fn="gelu",
+            attention_head_dim=3, dropout=0.1,
+        ), 2, 6, 10,
+    ),
+    "skips_into_plain_blocks": (
+        blocks(
+            (12, 16, 16), ["SkipDown", "ResnetDownsample", "Down"], ["Up", "AttnUp", "SkipUp"], norm_num_groups=4,
+            attention_head_dim=None, act_fn="mish", class_embed_type="identity", time_embedding_dim=20, out_channels=5,
+        ), 2, 8, 4,
+    ),
+    "classes_as_times": (
+        blocks(
+            (8, 8), ["Down", "AttnDown"], ["AttnUp", "Up"], norm_num_groups=2, class_embed_type="timestep", freq_shift=1,
+            act_fn="swish", num_class_embeds=7,
+        ), 3, 4, 6,
+    ),
+    "classes_as_rows_beside_fourier": (
+        blocks(
+            (8, 8), ["Down", "ResnetDownsample"], ["Up", "ResnetUpsample"], norm_num_groups=2, class_embed_type="timestep",
+            time_embedding_type="fourier", flip_sin_to_cos=False,
+        ), 2, 4, 2,
+    ),
+    "rescaled": (dict(HO, layers_per_block=1, mid_block_scale_factor=1.5, **levels((8, 0), (12, 1))), 2, 4, 6),
+}
+SLOPES = [
+    "resnet_blocks", "skip_blocks", "attention_skip_blocks", "attention_skip_blocks_up", "halved_and_doubled_by_blocks",
+    "skips_into_plain_blocks", "classes_as_times", "rescaled",
+]
+
+
 def formula(name, shape):
     """Numbers from a name: splitmix64 of (FNV-1a of the name + i), 24 bits, uniform in [-1, 1) times a bound."""
     hash_ = 0xCBF29CE484222325
@@ -117,31 +183,76 @@ def construct(config):
     finally:
         torch.nn.Module.register_parameter = register
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    order = [names[id(parameter)] for parameter in made if parameter is not None]
+    # Fourier's frequencies are made twice, and the second are registered under two names.
+    order = list(dict.fromkeys(names[id(parameter)] for parameter in made if id(parameter) in names))
     assert sorted(order) == sorted(model.state_dict())
     return model, order
 
 
+def rescale(model):
+    """Our `rescale_residuals`: every residual sum over the square root of 2, and the middle's over its factor besides."""
+    for module in model.modules():
+        for factor in ("output_scale_factor", "rescale_output_factor"):
+            if isinstance(getattr(module, factor, None), (int, float)):
+                setattr(module, factor, getattr(module, factor) * 2**0.5)
+
+
+def times_of(model, batch):
+    """Levels of noise for Fourier, otherwise whole numbers."""
+    fourier = model.config.time_embedding_type == "fourier"
+    return torch.tensor([0.7, 31.0, 4.5] if fourier else [999, 0, 412])[:batch]
+
+
+def classes_of(model, name, batch):
+    if model.class_embedding is None:
+        return None
+    if model.config.class_embed_type == "identity":
+        return formula(f"input.{name}.classes", (batch, model.config.time_embedding_dim))
+    return torch.tensor([4, 1, 3])[:batch]
+
+
 def write_case(name, config, batch, height, width):
     model, order = construct(config)
+    if name == "rescaled":
+        rescale(model)
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     model.load_state_dict({key: formula(key, shape) for key, shape in shapes.items()})
     model.eval()
     x = formula(f"input.{name}.x", (batch, config.get("in_channels", 3), height, width))
-    time = torch.tensor([999.0, 0.0, 412.0][:batch])
+    time, classes = times_of(model, batch), classes_of(model, name, batch)
     with torch.no_grad():
-        output = model(x, time).sample
-    (FOLDER / f"{name}.config.json").write_text(model.to_json_string())
+        output = model(x, time, classes).sample
+    text = model.to_json_string()
+    if name == "rescaled":
+        text = text.replace('"resnet_time_scale_shift"', '"rescale_residuals": true,\n  "resnet_time_scale_shift"')
+    (FOLDER / f"{name}.config.json").write_text(text)
     lines = [f"{key} {' '.join(map(str, shapes[key]))}\n" for key in order]
     (FOLDER / f"{name}.parameters.txt").write_text("".join(lines))
-    save_file({"x": x, "time": time, "output": output.contiguous()}, FOLDER / f"{name}.safetensors")
+    tensors = {"x": x, "time": time.float(), "output": output.contiguous()}
+    if classes is not None:
+        tensors["classes"] = classes.float()
+    save_file(tensors, FOLDER / f"{name}.safetensors")
     if name in GRADIENTS:
         model.double()
         target = formula(f"input.{name}.target", tuple(output.shape)).double()
         (model(x.double(), time).sample - target).square().mean().backward()
         gradients = {key: value.grad.float().contiguous() for key, value in model.named_parameters()}
         save_file(gradients, FOLDER / f"{name}.gradients.safetensors")
+    if name in SLOPES:
+        model.double()
+        model.time_proj.register_forward_hook(lambda module, given, rows: rows.double())  # of classes diffusers casts none
+        target = formula(f"input.{name}.target", tuple(output.shape)).double()
+        told = classes.double() if model.config.class_embed_type == "identity" else classes
+        (model(x.double(), time, told).sample - target).square().mean().backward()
+        (FOLDER / f"{name}.slopes.txt").write_text("".join(slope(*pair) for pair in model.named_parameters()))
     print(f"{name}: {sum(map(np.prod, shapes.values()))} parameters, output std {output.std():.3f}")
+
+
+def slope(name, parameter):
+    if parameter.grad is None:
+        return f"{name} 0 0\n"
+    product = (parameter.grad * formula(f"input.{name}", tuple(parameter.shape))).sum()
+    return f"{name} {parameter.grad.norm():.9g} {product:.9g}\n"
 
 
 def write_saved():
@@ -154,9 +265,30 @@ def write_saved():
     save_file({"x": x, "time": time.float(), "output": output}, FOLDER / "saved/io.safetensors")
 
 
+def write_torchs_weights():
+    """A digest of the bits of all parameters after torch.manual_seed(7), in the order of construction, and what follows."""
+    lines = []
+    for name, (config, *_) in CASES.items():
+        torch.manual_seed(7)
+        model, order = construct(config)
+        state = model.state_dict()
+        weights = torch.cat([state[key].flatten() for key in order])
+        lines.append(f"{name} {digest(weights)} then {digest(torch.randn(20))}\n")
+    (FOLDER / "torchs_weights.txt").write_text("".join(lines))
+
+
+def digest(tensor):
+    """FNV-1a over the bits of each number, a word at a time."""
+    hash_ = 0xCBF29CE484222325
+    for bits in tensor.contiguous().view(torch.int32).flatten().tolist():
+        hash_ = (hash_ ^ (bits & 0xFFFFFFFF)) * 0x100000001B3 % 2**64
+    return f"{hash_:016x}"
+
+
 if __name__ == "__main__":
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     for name, case in CASES.items():
         write_case(name, *case)
     write_saved()
+    write_torchs_weights()

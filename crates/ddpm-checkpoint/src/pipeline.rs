@@ -152,11 +152,12 @@ impl Pipeline {
         check_shapes(path, &shapes, "", &self.unet)
     }
 
-    /// Why diffusers cannot run this model: what its owner says, and what its scheduler says.
+    /// Why diffusers cannot run this model: what its owner says, its network and its scheduler.
     fn reasons(&self) -> BTreeSet<&str> {
         self.beyond_diffusers
             .iter()
             .map(String::as_str)
+            .chain(self.unet.beyond_diffusers())
             .chain(self.scheduler.beyond_diffusers())
             .collect()
     }

@@ -2,7 +2,7 @@
 
 use ddpm_checkpoint::{Model, Weights};
 use ddpm_samplers::Clip;
-use ddpm_unet::{DownBlock, SampleSize, UNetConfig};
+use ddpm_unet::{SampleSize, UNetConfig};
 
 use crate::Failure;
 use crate::request::clip;
@@ -37,9 +37,9 @@ fn network(unet: &UNetConfig) -> Vec<(&'static str, String)> {
         .iter()
         .zip(&settings.down_block_types);
     let levels: Vec<String> = levels
-        .map(|(channels, block)| match block {
-            DownBlock::Down => channels.to_string(),
-            DownBlock::AttnDown => format!("{channels} with attention"),
+        .map(|(channels, block)| match block.has_attention() {
+            false => channels.to_string(),
+            true => format!("{channels} with attention"),
         })
         .collect();
     vec![

@@ -206,10 +206,7 @@ fn contend(work: &str, folder: &Path, output: &Path) -> Outcome<()> {
 fn settings_of(config: &UNetConfig, batch: usize) -> Outcome<Settings> {
     let layer = Layer::from_text("network_speed", TRAINING)?;
     let mut settings = Settings::from_layers(&[layer])?;
-    let named = |block: &DownBlock| match block {
-        DownBlock::Down => "DownBlock2D".to_owned(),
-        DownBlock::AttnDown => "AttnDownBlock2D".to_owned(),
-    };
+    let named = |block: &DownBlock| block.name().to_owned();
     let network = config.settings();
     settings.model.block_out_channels = network.block_out_channels.clone();
     settings.model.down_block_types = network.down_block_types.iter().map(named).collect();

@@ -109,6 +109,8 @@ pub enum InitialisationKind {
     Ho,
     /// PyTorch's defaults, as diffusers.
     Pytorch,
+    /// PyTorch's own numbers, those of `torch.manual_seed(train.seed)` and then diffusers' constructor.
+    Torch,
 }
 
 /// Section `[diffusion]`.

@@ -78,6 +78,7 @@ impl Trainer {
         let how = match settings.model.initialisation {
             InitialisationKind::Ho => Initialisation::Ho,
             InitialisationKind::Pytorch => Initialisation::PyTorch,
+            InitialisationKind::Torch => Initialisation::Torch,
         };
         let weights = initialise(&config, how, settings.train.seed, &Device::Cpu)?;
         Self::with_weights(settings, data, weights)

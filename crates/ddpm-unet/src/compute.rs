@@ -3,10 +3,10 @@
 use candle_core::{D, Tensor};
 use ddpm_kernels::{Activation, Conv2d};
 
-use crate::Result;
-use crate::architecture::{Conv, Linear, Norm};
+use crate::architecture::{Change, Conv, Linear, Norm};
 use crate::dropout::Dropout;
 use crate::walk::Operations;
+use crate::{Nonlinearity, Result};
 
 /// The network's tensors, in the order of its parameters, and the dropout of this call.
 pub(crate) struct Compute<'a> {
@@ -80,8 +80,13 @@ impl Operations for Compute<'_> {
         )?)
     }
 
-    fn silu(&mut self, x: &Tensor) -> Result<Tensor> {
-        Ok(ddpm_kernels::silu(x)?)
+    fn activate(&mut self, x: &Tensor, function: Nonlinearity) -> Result<Tensor> {
+        Ok(match function {
+            Nonlinearity::Silu => ddpm_kernels::silu(x),
+            Nonlinearity::Mish => ddpm_kernels::mish(x),
+            Nonlinearity::Gelu => ddpm_kernels::gelu(x),
+            Nonlinearity::Relu => ddpm_kernels::relu(x),
+        }?)
     }
 
     fn add(&mut self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
@@ -128,6 +133,15 @@ impl Operations for Compute<'_> {
 
     fn upsample_nearest_2x(&mut self, x: &Tensor) -> Result<Tensor> {
         Ok(ddpm_kernels::upsample_nearest_2x(x)?)
+    }
+
+    fn change(&mut self, x: &Tensor, change: Change) -> Result<Tensor> {
+        Ok(match change {
+            Change::Average => ddpm_kernels::average_pool_2x(x),
+            Change::Nearest => ddpm_kernels::upsample_nearest_2x(x),
+            Change::FirDown => ddpm_kernels::fir_downsample_2x(x),
+            Change::FirUp => ddpm_kernels::fir_upsample_2x(x),
+        }?)
     }
 
     fn dropout(&mut self, x: &Tensor, place: usize) -> Result<Tensor> {

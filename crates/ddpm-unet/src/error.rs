@@ -57,6 +57,20 @@ pub enum Error {
         /// Groups asked for.
         groups: usize,
     },
+    /// Groups that do not divide the channels of one layer, which are not the configuration's own.
+    #[error(
+        "`{name}` would have {channels} channels in {groups} groups, which do not divide them{why}"
+    )]
+    NormGroups {
+        /// The layer.
+        name: String,
+        /// Its channels.
+        channels: usize,
+        /// Its groups.
+        groups: usize,
+        /// Where the groups come from.
+        why: &'static str,
+    },
     /// An attention head wider than its level: there would be no head at all.
     #[error(
         "`attention_head_dim` is {head_dim}, more than the {channels} channels of level {level}; at most {channels}, or null for one head"
@@ -96,6 +110,9 @@ pub enum Error {
         /// What it should have been.
         expected: String,
     },
+    /// Something that a plan of the network cannot hold: it is walked over on tensors instead.
+    #[error("a plan of the network cannot hold {0}")]
+    Unplanned(&'static str),
     /// The tensors given are not the network's.
     #[error("{0}")]
     Weights(WeightsMismatch),

@@ -11,14 +11,15 @@
 //!
 //! | what | where |
 //! |---|---|
-//! | keys, defaults, checks, JSON | `config` |
+//! | settings and their defaults; what makes them a network; JSON | `config`, `checks`, `keys` |
 //! | layers, names, shapes, construction order | `architecture` |
 //! | what is computed, said once | `walk` |
 //! | the walk that computes, by ddpm-kernels | `compute` |
 //! | the walk that records a plan for the CPU, and the plans in use | `record`, `engine` |
-//! | what a plan takes | `memory` |
-//! | sinusoids, in three conventions | `time_embedding` |
+//! | what a pass takes, by its plan or by measuring | `memory`, `measure` |
+//! | the time as sinusoids, or as a row of a table; classes | `time_embedding`, `classes` |
 //! | dropout with an address | `dropout` |
+//! | one block alone | `block` |
 //! | first weights as Ho's or PyTorch's | `initialisation` |
 //!
 //! ```
@@ -29,7 +30,7 @@
 //! assert_eq!(UNetConfig::ddpm_cifar10().parameter_count(), 35_746_307);
 //!
 //! // A small one: two levels, attention in the second.
-//! let settings = UNetSettings { in_channels: 1, out_channels: 1, norm_num_groups: 4, ..UNetSettings::ho() };
+//! let settings = UNetSettings { in_channels: 1, out_channels: 1, norm_num_groups: Some(4), ..UNetSettings::ho() };
 //! let config = UNetConfig::new(settings.with_levels(&[(8, false), (16, true)]))?;
 //! let weights = initialise(&config, Initialisation::Ho, 17, &Device::Cpu)?;
 //! let network = UNet::new(&config, &weights)?;
@@ -42,24 +43,32 @@
 //! ```
 
 mod architecture;
+mod block;
+mod checks;
+mod classes;
 mod compute;
 mod config;
 mod dropout;
 mod engine;
 mod error;
 mod initialisation;
+mod keys;
+mod measure;
 mod memory;
 mod record;
 mod time_embedding;
 mod unet;
 mod walk;
 
+pub use block::{Block, BlockOutput, ResnetChange};
+pub use classes::Classes;
 pub use config::{
-    DIFFUSERS_VERSION, DownBlock, DownsamplePadding, SampleSize, TimeScaleShift, UNetConfig,
-    UNetSettings, UpBlock,
+    ClassEmbedType, DIFFUSERS_VERSION, DownBlock, DownsamplePadding, Nonlinearity, Resampling,
+    SampleSize, TimeEmbeddingType, TimeScaleShift, UNetConfig, UNetSettings, UpBlock,
 };
 pub use dropout::DropoutAddress;
 pub use error::{Error, Result, WeightsMismatch};
-pub use initialisation::{Initialisation, initialise};
+pub use initialisation::{Initialisation, initialise, initialise_as_torch};
 pub use memory::{MemoryEstimate, Use};
+pub use time_embedding::timestep_embedding;
 pub use unet::{NamedTensors, UNet};

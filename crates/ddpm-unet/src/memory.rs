@@ -1,9 +1,11 @@
-//! How much memory a network needs on the CPU: its weights and what the plan of a pass sets aside.
+//! How much memory a network needs on the CPU: its weights and what the plan of a pass sets aside, or, where there is no
+//! plan, what the walk over it on tensors keeps.
 
 use ddpm_kernels::Executor;
 
 use crate::architecture::Architecture;
-use crate::record::record;
+use crate::measure::measured;
+use crate::record::{planned as planned_for, record};
 use crate::{Result, UNetConfig};
 
 /// What a network is to be used for, as far as memory depends on it.
@@ -30,7 +32,8 @@ pub struct MemoryEstimate {
     /// Moving averages of the weights; 0 in sampling.
     pub averages: u64,
     /// The block that the plan of a pass lays its activations out in, and in training the gradients between operations
-    /// and the masks of dropout.
+    /// and the masks of dropout. Without a plan: the most that is alive at once; in training the results of all
+    /// operations, which the way back needs, and the gradients alive at once.
     pub activations: u64,
 }
 
@@ -62,26 +65,33 @@ impl UNetConfig {
         used: Use,
     ) -> Result<MemoryEstimate> {
         self.check_image(height, width)?;
-        let network = Architecture::new(self);
+        let network = Architecture::new(self.settings());
         let parameters = bytes(&[self.parameter_count()]);
         let (copies, averages, planned) = match used {
             Use::Sampling => (0, 0, ddpm_kernels::Use::Inference),
             Use::Training { averages } => (1, averages as u64, ddpm_kernels::Use::Training),
         };
         let dropout = used != Use::Sampling;
-        let (graph, output) = record(self, &network, [batch, height, width], dropout)?;
+        let size = [batch, height, width];
+        let (evaluated, trained) = planned_for(self, &network)?;
+        let activations = if (used == Use::Sampling && evaluated) || trained {
+            let (graph, output) = record(self, &network, size, dropout)?;
+            Executor::memory(graph, &output, planned)?
+        } else {
+            measured(self, &network, size, used)?
+        };
         Ok(MemoryEstimate {
             parameters,
             gradients: copies * parameters,
             moments: 2 * copies * parameters,
             averages: parameters.saturating_mul(averages),
-            activations: Executor::memory(graph, &output, planned)?,
+            activations,
         })
     }
 }
 
 /// Bytes of a shape in f32.
-fn bytes(shape: &[usize]) -> u64 {
+pub(crate) fn bytes(shape: &[usize]) -> u64 {
     shape
         .iter()
         .fold(4, |bytes, &side| bytes.saturating_mul(side as u64))

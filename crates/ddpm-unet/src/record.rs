@@ -2,11 +2,27 @@
 
 use ddpm_kernels::{Activation, Conv2d, Graph, Value};
 
-use crate::architecture::{Architecture, Conv, Linear, Norm};
-use crate::walk::{self, Operations};
-use crate::{Result, UNetConfig};
+use crate::architecture::{Architecture, Change, Conv, Linear, Norm, TimeInput, time_input_width};
+use crate::walk::{self, Operations, Told};
+use crate::{Error, Nonlinearity, Result, UNetConfig};
+
+/// Whether the network has a plan: for evaluation, and for training.
+///
+/// Not all operations can be recorded. A network that needs another one is walked over on tensors instead.
+pub(crate) fn planned(config: &UNetConfig, network: &Architecture) -> Result<(bool, bool)> {
+    let side = config.size_factor();
+    match record(config, network, [1, side, side], false) {
+        // The vectors of learned times get no gradient by a plan, and frequencies have none.
+        Ok(_) => Ok((true, matches!(network.time, TimeInput::Positional))),
+        Err(Error::Unplanned(_)) => Ok((false, false)),
+        Err(error) => Err(error),
+    }
+}
 
 /// The plan of a network for batches of one size, and its output. Without `dropout` nothing is dropped.
+///
+/// # Errors
+/// [`Error::Unplanned`] for what cannot be recorded.
 pub(crate) fn record(
     config: &UNetConfig,
     network: &Architecture,
@@ -18,8 +34,12 @@ pub(crate) fn record(
     let rate = if dropout { settings.dropout } else { 0.0 };
     let mut record = Record(Graph::new(batch, shapes, rate));
     let x = record.0.images(settings.in_channels, height, width);
-    let sinusoids = record.0.vectors(settings.block_out_channels[0]);
-    let output = walk::unet(network, &mut record, x, sinusoids)?;
+    if network.class.is_some() {
+        return Err(Error::Unplanned("classes"));
+    }
+    let time = record.0.vectors(time_input_width(settings));
+    let told = Told { time, class: None };
+    let output = walk::unet(network, &mut record, x, &told)?;
     Ok((record.0, output))
 }
 
@@ -74,8 +94,11 @@ impl Operations for Record {
         self.normalise(x, norm, Some(scale_shift), activation)
     }
 
-    fn silu(&mut self, x: &Value) -> Result<Value> {
-        Ok(self.0.silu(x))
+    fn activate(&mut self, x: &Value, function: Nonlinearity) -> Result<Value> {
+        match function {
+            Nonlinearity::Silu => Ok(self.0.silu(x)),
+            _ => Err(Error::Unplanned("activations other than SiLU")),
+        }
     }
 
     fn add(&mut self, x: &Value, y: &Value) -> Result<Value> {
@@ -111,6 +134,10 @@ impl Operations for Record {
 
     fn upsample_nearest_2x(&mut self, x: &Value) -> Result<Value> {
         Ok(self.0.upsample_nearest_2x(x))
+    }
+
+    fn change(&mut self, _: &Value, _: Change) -> Result<Value> {
+        Err(Error::Unplanned("other ways to halve and double"))
     }
 
     fn dropout(&mut self, x: &Value, place: usize) -> Result<Value> {

@@ -1,4 +1,5 @@
-//! The sinusoids by which the network is told the time, in Ho's and OpenAI's conventions.
+//! How the network is told the time: by sinusoids in Ho's and OpenAI's conventions, by Fourier's of its logarithm, or by a
+//! row of a table.
 //!
 //! With half = C_0 / 2 and the frequencies ω_i = 10000^(-i / (half - freq_shift)), a time t becomes
 //!
@@ -9,31 +10,64 @@
 //!
 //! and a zero at the end if C_0 is odd. The frequencies and angles are rounded to f32 at the places where diffusers
 //! rounds them, because an angle of 999 rounded elsewhere would be another angle.
+//!
+//! Fourier's (Song et al. 2021) are sin(2π w_i ln t), then cos(2π w_i ln t), of C_0 random frequencies w.
+
+use std::f32::consts::PI;
 
 use candle_core::{Device, Tensor};
 
-use crate::{Result, UNetSettings};
+use crate::{Error, Result, UNetSettings};
+
+/// Sines and cosines of times, as a network with this width of its first level is told them.
+///
+/// # Shapes
+/// B times -> `[B, width]`
+///
+/// # Errors
+/// A shift that is no whole number below half the width; a device that cannot hold them.
+pub fn timestep_embedding(
+    time: &[f64],
+    width: usize,
+    freq_shift: usize,
+    flip_sin_to_cos: bool,
+    device: &Device,
+) -> Result<Tensor> {
+    if freq_shift >= width / 2 {
+        return Err(Error::Value {
+            key: "freq_shift".to_owned(),
+            value: freq_shift.to_string(),
+            supported: format!("whole numbers below {}, half the width", width / 2),
+        });
+    }
+    Sinusoids::of(width, freq_shift, flip_sin_to_cos).rows(time, device)
+}
 
 /// The frequencies of a network, ready to be applied to times.
 #[derive(Debug, Clone)]
-pub(crate) struct TimeEmbedding {
+pub(crate) struct Sinusoids {
     width: usize,
     frequencies: Vec<f32>,
     cosines_first: bool,
 }
 
-impl TimeEmbedding {
+impl Sinusoids {
     pub(crate) fn new(settings: &UNetSettings) -> Self {
         let width = settings.block_out_channels[0];
+        Self::of(width, settings.freq_shift, settings.flip_sin_to_cos)
+    }
+
+    fn of(width: usize, freq_shift: usize, cosines_first: bool) -> Self {
         let half = width / 2;
         let log_period = -(MAX_PERIOD.ln()) as f32;
-        let divisor = (half - settings.freq_shift) as f32;
+        // Only networks that use them are checked for a shift that is small enough.
+        let divisor = half.saturating_sub(freq_shift) as f32;
         let frequency = |i: usize| f64::from(log_period * i as f32 / divisor).exp() as f32;
         let frequencies = (0..half).map(frequency).collect();
         Self {
             width,
             frequencies,
-            cosines_first: settings.flip_sin_to_cos,
+            cosines_first,
         }
     }
 
@@ -58,6 +92,45 @@ impl TimeEmbedding {
     }
 }
 
+/// Sines and cosines of the logarithms of times at frequencies `[C_0]`: `[B, 2 C_0]`.
+pub(crate) fn fourier_rows(time: &[f64], frequencies: &Tensor) -> Result<Tensor> {
+    if let Some(t) = time.iter().find(|&&t| t <= 0.0) {
+        return Err(Error::Input {
+            what: "the time",
+            found: t.to_string(),
+            expected: "a level of noise above 0: its logarithm is told (`time_embedding_type` is \"fourier\")".to_owned(),
+        });
+    }
+    let w: Vec<f32> = frequencies.detach().to_vec1()?;
+    let mut rows = Vec::with_capacity(2 * w.len() * time.len());
+    for &t in time {
+        let logarithm = f64::from(t as f32).ln() as f32;
+        let angles = || w.iter().map(|w| f64::from(logarithm * w * 2.0 * PI));
+        rows.extend(angles().map(|angle| angle.sin() as f32));
+        rows.extend(angles().map(|angle| angle.cos() as f32));
+    }
+    Ok(Tensor::from_vec(
+        rows,
+        (time.len(), 2 * w.len()),
+        frequencies.device(),
+    )?)
+}
+
+/// Times as rows of a table of so many.
+pub(crate) fn whole_times(time: &[f64], rows: usize) -> Result<Vec<usize>> {
+    let whole = |&t: &f64| match t >= 0.0 && t.fract() == 0.0 && t < rows as f64 {
+        true => Ok(t as usize),
+        false => Err(Error::Input {
+            what: "the time",
+            found: t.to_string(),
+            expected: format!(
+                "a whole number below {rows}, as many as have vectors (`time_embedding_type` is \"learned\")"
+            ),
+        }),
+    };
+    time.iter().map(whole).collect()
+}
+
 /// The longest period, in steps and in units of 2π.
 const MAX_PERIOD: f64 = 10_000.0;
 
@@ -74,9 +147,7 @@ mod tests {
             freq_shift,
             ..UNetSettings::ho()
         };
-        let row = TimeEmbedding::new(&settings)
-            .rows(&[t], &Device::Cpu)
-            .unwrap();
+        let row = Sinusoids::new(&settings).rows(&[t], &Device::Cpu).unwrap();
         let row = row.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(row.len(), expected.len());
         for (value, expected) in row.iter().zip(expected) {

@@ -1,26 +1,33 @@
 //! The network with its weights: what it is made from, and its two calls, with and without dropout.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::VarBuilder;
 use ddpm_kernels::Gradients;
 
-use crate::architecture::Architecture;
+use crate::architecture::{Architecture, ClassInput, Parameter, TimeInput};
+use crate::classes::Classes;
 use crate::compute::Compute;
 use crate::dropout::{Dropout, check_address};
 use crate::engine::{Engine, Inputs};
 use crate::error::WeightsMismatch;
-use crate::time_embedding::TimeEmbedding;
+use crate::record::planned;
+use crate::time_embedding::{Sinusoids, fourier_rows, whole_times};
+use crate::walk::Told;
 use crate::{DropoutAddress, Error, Result, UNetConfig, walk};
 
 /// DDPM's U-Net: x_t and the time in, what it was trained to predict out.
 #[derive(Clone)]
 pub struct UNet {
     config: UNetConfig,
-    network: Architecture,
-    time: TimeEmbedding,
+    network: Arc<Architecture>,
+    sinusoids: Sinusoids,
     weights: Vec<Tensor>,
+    classes: Option<Classes>,
+    /// Whether there is a plan for evaluation on the CPU, and one for training.
+    planned: (bool, bool),
     engine: Engine,
 }
 
@@ -33,13 +40,15 @@ impl UNet {
     /// # Errors
     /// [`Error::Weights`], which names every tensor that is missing, extra, of the wrong shape or not f32.
     pub fn new(config: &UNetConfig, weights: &(impl NamedTensors + ?Sized)) -> Result<Self> {
-        let network = Architecture::new(config);
-        let weights = matched(&network, weights)?;
+        let network = Architecture::new(config.settings());
+        let weights = matched(&network.parameters, weights)?;
         Ok(Self {
             config: config.clone(),
-            time: TimeEmbedding::new(config.settings()),
-            network,
+            sinusoids: Sinusoids::new(config.settings()),
+            planned: planned(config, &network)?,
+            network: Arc::new(network),
             weights,
+            classes: None,
             engine: Engine::default(),
         })
     }
@@ -71,6 +80,19 @@ impl UNet {
             .zip(&self.weights)
     }
 
+    /// The same network, told these classes at each of its calls: one for each image of the batch. What a
+    /// class-conditional network needs before it is evaluated, trained or handed to a sampler.
+    ///
+    /// # Errors
+    /// A network without classes, or of another kind; a class that it does not have.
+    pub fn with_classes(&self, classes: Classes) -> Result<Self> {
+        classes.check(self.network.class.as_ref(), &self.network.parameters)?;
+        Ok(Self {
+            classes: Some(classes),
+            ..self.clone()
+        })
+    }
+
     /// The same network on the same storage without a graph: it follows the weights of a network in training.
     pub fn detached(&self) -> Self {
         Self {
@@ -92,10 +114,12 @@ impl UNet {
     /// Evaluates the network, without dropout.
     ///
     /// # Shapes
-    /// x_t `[B, in_channels, H, W]` f32, time: one an image, 0..T-1 -> `[B, out_channels, H, W]`
+    /// x_t `[B, in_channels, H, W]` f32, time: one an image, 0..T-1 (a level of noise above 0 where the time embedding is
+    /// Fourier's) -> `[B, out_channels, H, W]`
     ///
     /// # Errors
-    /// An input of another shape or type; a size that the network's depth does not suit.
+    /// An input of another shape or type; a size that the network's depth does not suit; classes that are missing or
+    /// not one for each image.
     pub fn forward(&self, x_t: &Tensor, time: &[f64]) -> Result<Tensor> {
         self.evaluate(x_t, time, None)
     }
@@ -125,8 +149,11 @@ impl UNet {
     }
 
     /// One pass forward and back: the gradients of all weights from what `gradient_of` makes of the output, dL/d output,
-    /// written or (`accumulate`) added to what is there. On the CPU it goes by plan, without candle's graph: the weights
-    /// need not be variables. On other devices they must be.
+    /// written or (`accumulate`) added to what is there. The weights need not be variables. On the CPU it goes by plan,
+    /// without candle's graph, for networks of plain, attention and convolution blocks with SiLU, sinusoids and no
+    /// classes; others, and other devices, take candle's graph, which keeps every result.
+    ///
+    /// The frequencies of Fourier's time embedding are not learned: their gradient is 0.
     ///
     /// # Shapes
     /// x_t as [`UNet::forward`]; `gradient_of` is given the output and returns a tensor of its shape; `gradients` are of
@@ -142,26 +169,39 @@ impl UNet {
         (gradients, accumulate): (&mut Gradients, bool),
         gradient_of: impl FnOnce(&Tensor) -> std::result::Result<Tensor, E>,
     ) -> std::result::Result<(), E> {
-        if !x_t.device().is_cpu() {
-            let output = self.forward_train(x_t, time, dropout)?;
+        if !x_t.device().is_cpu() || !self.planned.1 {
+            let network = self.on_variables()?;
+            let output = network.forward_train(x_t, time, dropout)?;
             let gradient = gradient_of(&output.detach())?;
-            return Ok(self.by_graph(&output, &gradient, gradients, accumulate)?);
+            return Ok(network.by_graph(&output, &gradient, gradients, accumulate)?);
         }
         check_address(dropout, time.len())?;
-        let (x, sinusoids) = self.prepared(x_t, time)?;
+        let (x, told) = self.prepared(x_t, time)?;
         let rate = self.config.settings().dropout;
         let dropout = (rate > 0.0).then_some(Dropout {
             address: *dropout,
             rate,
             places: self.network.dropouts,
         });
-        let inputs = self.inputs(&x, &sinusoids);
+        let inputs = self.inputs(&x, &told.time);
         self.engine.learn(
             &inputs,
             dropout.as_ref(),
             (gradients, accumulate),
             gradient_of,
         )
+    }
+
+    /// The same network on variables: its own where they are some, copies of the others.
+    fn on_variables(&self) -> Result<Self> {
+        let variable = |weight: &Tensor| match weight.is_variable() {
+            true => Ok(weight.clone()),
+            false => Ok(Var::from_tensor(weight)?.into_inner()),
+        };
+        Ok(Self {
+            weights: self.weights.iter().map(variable).collect::<Result<_>>()?,
+            ..self.clone()
+        })
     }
 
     /// The gradients by candle's graph.
@@ -175,6 +215,10 @@ impl UNet {
         let store = (output * gradient)?.sum_all()?.backward()?;
         for (index, weight) in self.weights.iter().enumerate() {
             match store.get(weight) {
+                None if matches!(self.network.time, TimeInput::Fourier(at) if at == index) => {
+                    let zero = weight.zeros_like()?.to_device(&Device::Cpu)?;
+                    gradients.set(index, &zero, accumulate)?;
+                }
                 Some(found) => gradients.set(index, &found.to_device(&Device::Cpu)?, accumulate)?,
                 None => {
                     let name = &self.network.parameters[index].name;
@@ -198,33 +242,74 @@ impl UNet {
         }
     }
 
-    /// The image and the sinusoids that the walk begins with.
-    fn prepared(&self, x_t: &Tensor, time: &[f64]) -> Result<(Tensor, Tensor)> {
+    /// The image and what else the walk begins with.
+    fn prepared(&self, x_t: &Tensor, time: &[f64]) -> Result<(Tensor, Told<Tensor>)> {
         self.check_input(x_t, time)?;
-        let sinusoids = self.time.rows(time, x_t.device())?;
+        let told = Told {
+            time: self.vectors(time, x_t.device())?,
+            class: self.told_classes(time.len(), x_t.device())?,
+        };
         let x = if self.config.settings().center_input_sample {
             x_t.affine(2.0, -1.0)?
         } else {
             x_t.clone()
         };
-        Ok((x, sinusoids))
+        Ok((x, told))
+    }
+
+    /// Times (or classes, where they are told the same way) as the first linear map takes them.
+    fn vectors(&self, numbers: &[f64], device: &Device) -> Result<Tensor> {
+        match self.network.time {
+            TimeInput::Positional => self.sinusoids.rows(numbers, device),
+            TimeInput::Fourier(at) => fourier_rows(numbers, &self.weights[at]),
+            TimeInput::Learned(at) => {
+                let table = &self.weights[at];
+                let rows = whole_times(numbers, table.dim(0)?)?;
+                Ok(ddpm_kernels::embedding(table, &rows)?)
+            }
+        }
+    }
+
+    /// What the network is told about the classes, if it has any.
+    fn told_classes(&self, batch: usize, device: &Device) -> Result<Option<Tensor>> {
+        let Some(input) = &self.network.class else {
+            return Ok(None);
+        };
+        let Some(classes) = &self.classes else {
+            return Err(Error::Input {
+                what: "the classes",
+                found: "missing".to_owned(),
+                expected:
+                    "one for each image, by UNet::with_classes: the network is class-conditional"
+                        .to_owned(),
+            });
+        };
+        classes.check_count(batch)?;
+        Ok(Some(match (input, classes) {
+            (ClassInput::Table(at), Classes::Indices(indices)) => {
+                ddpm_kernels::embedding(&self.weights[*at], indices)?
+            }
+            (_, Classes::Vectors(vectors)) => vectors.to_device(device)?,
+            (_, classes) => self.vectors(&classes.numbers(), device)?,
+        }))
     }
 
     fn evaluate(&self, x_t: &Tensor, time: &[f64], dropout: Option<Dropout<'_>>) -> Result<Tensor> {
-        let (x, sinusoids) = self.prepared(x_t, time)?;
+        let (x, told) = self.prepared(x_t, time)?;
         let tracked = x.track_op() || self.weights.iter().any(Tensor::track_op);
-        if x.device().is_cpu() && !tracked && dropout.is_none() {
-            return self.engine.forward(&self.inputs(&x, &sinusoids));
-        }
-        walk::unet(
-            &self.network,
-            &mut Compute {
+        let output = if self.planned.0 && x.device().is_cpu() && !tracked && dropout.is_none() {
+            self.engine.forward(&self.inputs(&x, &told.time))?
+        } else {
+            let mut compute = Compute {
                 weights: &self.weights,
                 dropout,
-            },
-            x,
-            sinusoids,
-        )
+            };
+            walk::unet(&self.network, &mut compute, x, &told)?
+        };
+        match self.network.time {
+            TimeInput::Fourier(_) => divided_by(&output, time),
+            _ => Ok(output),
+        }
     }
 
     fn check_input(&self, x_t: &Tensor, time: &[f64]) -> Result<()> {
@@ -265,6 +350,13 @@ impl ddpm_core::Denoiser for UNet {
     }
 }
 
+/// Each image of `[B, C, H, W]` divided by its time.
+fn divided_by(output: &Tensor, time: &[f64]) -> Result<Tensor> {
+    let time: Vec<f32> = time.iter().map(|&t| t as f32).collect();
+    let time = Tensor::from_vec(time, (output.dim(0)?, 1, 1, 1), output.device())?;
+    Ok(output.broadcast_div(&time)?)
+}
+
 /// Tensors by name, however they are kept.
 pub trait NamedTensors {
     /// All names and tensors.
@@ -302,7 +394,10 @@ impl NamedTensors for BTreeMap<String, Tensor> {
 }
 
 /// The tensors in construction order, or everything that is wrong with them.
-fn matched(network: &Architecture, weights: &(impl NamedTensors + ?Sized)) -> Result<Vec<Tensor>> {
+pub(crate) fn matched(
+    parameters: &[Parameter],
+    weights: &(impl NamedTensors + ?Sized),
+) -> Result<Vec<Tensor>> {
     let mut given = BTreeMap::new();
     let mut mismatch = WeightsMismatch::default();
     for (name, tensor) in weights.named_tensors() {
@@ -310,8 +405,8 @@ fn matched(network: &Architecture, weights: &(impl NamedTensors + ?Sized)) -> Re
             mismatch.wrong.push(format!("`{name}` is given twice"));
         }
     }
-    let mut tensors = Vec::with_capacity(network.parameters.len());
-    for parameter in &network.parameters {
+    let mut tensors = Vec::with_capacity(parameters.len());
+    for parameter in parameters {
         let name = &parameter.name;
         let Some(tensor) = given.remove(name.as_str()) else {
             mismatch.missing.push(name.clone());

@@ -24,7 +24,7 @@ use ddpm_unet::{Initialisation, SampleSize, UNetConfig, UNetSettings, initialise
 fn tiny_unet() -> UNetConfig {
     let settings = UNetSettings {
         sample_size: Some(SampleSize::Rectangle(4, 6)),
-        norm_num_groups: 2,
+        norm_num_groups: Some(2),
         layers_per_block: 1,
         ..UNetSettings::ho()
     };

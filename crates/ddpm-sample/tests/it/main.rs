@@ -124,7 +124,7 @@ fn pipeline() -> Pipeline {
 fn unet() -> UNetConfig {
     let settings = UNetSettings {
         sample_size: Some(SampleSize::Rectangle(4, 6)),
-        norm_num_groups: 2,
+        norm_num_groups: Some(2),
         layers_per_block: 1,
         ..UNetSettings::ho()
     };

@@ -7,7 +7,7 @@ use crate::formula::{formula, formula_network, max_difference, numbers};
 fn network(dropout: f64) -> UNet {
     let settings = UNetSettings {
         dropout,
-        norm_num_groups: 4,
+        norm_num_groups: Some(4),
         layers_per_block: 1,
         ..UNetSettings::ho()
     };

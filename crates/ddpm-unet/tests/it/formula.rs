@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
-use ddpm_unet::{UNet, UNetConfig};
+use ddpm_unet::{ClassEmbedType, Classes, UNet, UNetConfig};
 
 /// A file of golden values.
 pub(crate) fn golden(name: &str) -> PathBuf {
@@ -41,6 +41,40 @@ pub(crate) fn formula_weights(config: &UNetConfig) -> Vec<(String, Tensor)> {
 /// A network whose parameters are made by formula.
 pub(crate) fn formula_network(config: &UNetConfig) -> UNet {
     UNet::new(config, &formula_weights(config)).unwrap()
+}
+
+/// The classes of a golden case, in the form that its network takes.
+pub(crate) fn golden_classes(case: &str, config: &UNetConfig) -> Option<Classes> {
+    let settings = config.settings();
+    let numbers = match (settings.class_embed_type, settings.num_class_embeds) {
+        (None, None) => return None,
+        _ => golden_tensor(&format!("{case}.safetensors"), "classes"),
+    };
+    let whole = |numbers: &Tensor| {
+        let numbers = numbers.to_vec1::<f32>().unwrap();
+        numbers.iter().map(|&number| number as usize).collect()
+    };
+    Some(match settings.class_embed_type {
+        None => Classes::Indices(whole(&numbers)),
+        Some(ClassEmbedType::Timestep) => Classes::Numbers(
+            numbers
+                .to_dtype(candle_core::DType::F64)
+                .unwrap()
+                .to_vec1()
+                .unwrap(),
+        ),
+        Some(ClassEmbedType::Identity) => Classes::Vectors(numbers),
+    })
+}
+
+/// The network of a golden case with weights by formula, told its classes.
+pub(crate) fn golden_network(case: &str) -> UNet {
+    let config = golden_config(case);
+    let network = formula_network(&config);
+    match golden_classes(case, &config) {
+        Some(classes) => network.with_classes(classes).unwrap(),
+        None => network,
+    }
 }
 
 /// splitmix64 of (FNV-1a of the name + i), 24 bits, uniform in [-1, 1) times a bound.

@@ -4,7 +4,7 @@ use candle_core::{DType, Device};
 use ddpm_unet::{UNet, UNetConfig};
 
 use crate::formula::{
-    formula, formula_network, golden, golden_config, golden_tensor, golden_text, max_difference,
+    formula, golden, golden_config, golden_network, golden_tensor, golden_text, max_difference,
 };
 
 #[track_caller]
@@ -35,7 +35,7 @@ fn check(case: &str) {
         .unwrap()
         .to_vec1()
         .unwrap();
-    let output = formula_network(&config).forward(&x, &time).unwrap();
+    let output = golden_network(case).forward(&x, &time).unwrap();
     let difference = max_difference(&output, &golden_tensor(&file, "output"));
     assert!(difference <= 1e-5, "{difference:e}");
 }
@@ -88,6 +88,43 @@ fn attention_on_the_way_up_only_and_widths_that_shrink() {
 #[test]
 fn four_levels_cosines_first_with_a_shift() {
     check("four_levels");
+}
+
+#[test]
+fn biggans_blocks_classes_from_a_table_scale_shift() {
+    check("resnet_blocks");
+}
+
+#[test]
+fn filtered_images_beside_the_states_and_fouriers_times() {
+    check("skip_blocks");
+}
+
+#[test]
+fn the_same_with_attention_relu_and_groups_of_their_own() {
+    check("attention_skip_blocks");
+    check("attention_skip_blocks_up");
+}
+
+#[test]
+fn residual_blocks_that_halve_and_double_gelu_learned_times() {
+    check("halved_and_doubled_by_blocks");
+}
+
+#[test]
+fn skip_blocks_before_others_mish_classes_as_vectors() {
+    check("skips_into_plain_blocks");
+}
+
+#[test]
+fn classes_told_as_times() {
+    check("classes_as_times");
+    check("classes_as_rows_beside_fourier");
+}
+
+#[test]
+fn residual_sums_over_the_square_root_of_two() {
+    check("rescaled");
 }
 
 #[test]

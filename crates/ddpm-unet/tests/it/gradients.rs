@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor, Var};
 use ddpm_unet::{DropoutAddress, UNet, UNetConfig, UNetSettings};
 
-use crate::formula::{formula, formula_weights, golden, golden_config, golden_tensor, numbers};
+use crate::formula::{
+    formula, formula_weights, golden, golden_classes, golden_config, golden_tensor, golden_text,
+    numbers,
+};
 
 fn variables(config: &UNetConfig) -> HashMap<String, Var> {
     formula_weights(config)
@@ -74,6 +77,77 @@ fn check(case: &str) {
     }
 }
 
+/// The norm of every parameter's gradient, and its product with numbers by formula.
+#[track_caller]
+fn check_slopes(case: &str) {
+    let config = golden_config(case);
+    let variables = variables(&config);
+    let mut network = network(&config, &variables);
+    if let Some(classes) = golden_classes(case, &config) {
+        network = network.with_classes(classes).unwrap();
+    }
+    let file = format!("{case}.safetensors");
+    let time = golden_tensor(&file, "time").to_dtype(DType::F64).unwrap();
+    let output = network.forward(&golden_tensor(&file, "x"), &time.to_vec1().unwrap());
+    let output = output.unwrap();
+    let target = formula(&format!("input.{case}.target"), output.dims());
+    let loss = (output - target)
+        .unwrap()
+        .sqr()
+        .unwrap()
+        .mean_all()
+        .unwrap();
+    let gradients = loss.backward().unwrap();
+
+    let text = golden_text(&format!("{case}.slopes.txt"));
+    let golden: Vec<(&str, [f64; 2])> = text
+        .lines()
+        .map(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            (words[0], [1, 2].map(|i| words[i].parse().unwrap()))
+        })
+        .collect();
+    assert_eq!(golden.len(), variables.len());
+    let largest = golden
+        .iter()
+        .map(|(_, [norm, _])| *norm)
+        .fold(0.0, f64::max);
+    for (name, [expected_norm, expected_product]) in golden {
+        let Some(gradient) = gradients.get(&variables[name]) else {
+            assert_eq!((name, expected_norm), ("time_proj.weight", 0.0));
+            continue;
+        };
+        let direction = formula(&format!("input.{name}"), gradient.dims());
+        let (gradient, direction) = (numbers(gradient), numbers(&direction));
+        let pairs = gradient.iter().zip(&direction);
+        let product: f64 = pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+        let length = norm(direction.iter().copied());
+        let scale = expected_norm + 1e-3 * largest;
+        let norm = norm(gradient.into_iter());
+        assert!(
+            (norm - expected_norm).abs() <= 2e-5 * scale
+                && (product - expected_product).abs() <= 2e-5 * scale * length,
+            "{case}: {name}: {norm} {product}, expected {expected_norm} {expected_product}"
+        );
+    }
+}
+
+#[test]
+fn of_every_kind_of_block() {
+    for case in [
+        "resnet_blocks",
+        "skip_blocks",
+        "attention_skip_blocks",
+        "attention_skip_blocks_up",
+        "halved_and_doubled_by_blocks",
+        "skips_into_plain_blocks",
+        "classes_as_times",
+        "rescaled",
+    ] {
+        check_slopes(case);
+    }
+}
+
 #[test]
 fn of_hos_conventions() {
     check("ho");
@@ -88,7 +162,7 @@ fn of_scale_shift_with_heads_and_groups_of_the_attention() {
 fn every_parameter_gets_a_gradient_in_training_with_dropout() {
     let settings = UNetSettings {
         dropout: 0.2,
-        norm_num_groups: 4,
+        norm_num_groups: Some(4),
         ..UNetSettings::ho()
     };
     let config = UNetConfig::new(settings.with_levels(&[(8, true), (12, false)])).unwrap();

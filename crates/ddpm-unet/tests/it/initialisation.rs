@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 
-use candle_core::Device;
-use ddpm_unet::{Initialisation, UNetConfig, UNetSettings, initialise};
+use candle_core::{Device, Tensor};
+use ddpm_random::TorchGenerator;
+use ddpm_unet::{Initialisation, UNetConfig, UNetSettings, initialise, initialise_as_torch};
 
-use crate::formula::numbers;
+use crate::formula::{golden_config, golden_text, numbers};
 
 fn config(width: usize) -> UNetConfig {
     let settings = UNetSettings {
-        norm_num_groups: 4,
+        norm_num_groups: Some(4),
         layers_per_block: 1,
         ..UNetSettings::ho()
     };
@@ -129,6 +130,62 @@ fn pytorchs_weights_and_biases_have_the_bound_of_the_inputs() {
             .iter()
             .all(|&value| value == 0.0)
     );
+}
+
+/// FNV-1a over the bits of each number, as in `tests/golden/unet.py`.
+fn digest(values: impl IntoIterator<Item = f32>) -> String {
+    let hash = values
+        .into_iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, value| {
+            (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+    format!("{hash:016x}")
+}
+
+/// Every kind of network, bit for bit, and the generator stands where PyTorch's does.
+#[test]
+fn drawn_in_pytorchs_order_from_its_generator_the_weights_are_pytorchs() {
+    let text = golden_text("torchs_weights.txt");
+    assert_eq!(text.lines().count(), 19);
+    for line in text.lines() {
+        let case = line.split(' ').next().unwrap();
+        let config = golden_config(case);
+        let mut generator = TorchGenerator::new(7);
+        let weights = initialise_as_torch(&config, &mut generator, &Device::Cpu).unwrap();
+        let mut after = [0f32; 20];
+        generator.normal_into(&mut after);
+        let drawn = |weights: &[(String, Tensor)]| {
+            digest(weights.iter().flat_map(|(_, tensor)| numbers(tensor)))
+        };
+        assert_eq!(
+            format!("{case} {} then {}", drawn(&weights), digest(after)),
+            line
+        );
+        let by_seed = initialise(&config, Initialisation::Torch, 7, &Device::Cpu).unwrap();
+        assert_eq!(drawn(&by_seed), drawn(&weights), "{case}");
+    }
+}
+
+/// Tables and frequencies are normal in the other ways to draw.
+#[test]
+fn tables_are_standard_normal_and_frequencies_sixteen_times_that() {
+    let weights = drawn(
+        &golden_config("halved_and_doubled_by_blocks"),
+        Initialisation::Ho,
+        1,
+    );
+    let deviation = |values: &[f32]| {
+        let squares = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>();
+        (squares / values.len() as f64).sqrt()
+    };
+    let table = deviation(&weights["time_proj.weight"]);
+    assert!(
+        (table - 1.0).abs() < 4.0 / (2.0 * 8000f64).sqrt(),
+        "{table}"
+    );
+    let weights = drawn(&golden_config("skip_blocks"), Initialisation::PyTorch, 1);
+    let frequencies = deviation(&weights["time_proj.weight"]);
+    assert!((8.0..28.0).contains(&frequencies), "{frequencies}"); // 16 numbers
 }
 
 #[test]

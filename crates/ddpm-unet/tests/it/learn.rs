@@ -5,11 +5,13 @@ use ddpm_kernels::Gradients;
 use ddpm_kernels::processor::{self, Level};
 use ddpm_unet::{DropoutAddress, Error, TimeScaleShift, UNet, UNetConfig, UNetSettings};
 
-use crate::formula::{formula, formula_weights, golden_config, numbers};
+use crate::formula::{
+    formula, formula_weights, golden_classes, golden_config, golden_tensor, numbers,
+};
 
 fn settings() -> UNetSettings {
     let settings = UNetSettings {
-        norm_num_groups: 4,
+        norm_num_groups: Some(4),
         ..UNetSettings::ho()
     };
     settings.with_levels(&[(8, false), (16, true)])
@@ -129,6 +131,78 @@ fn every_kind_of_network_learns_what_candles_graph_says() {
     }
 }
 
+/// Networks without a plan, on weights that are no variables: the same gradients as from variables by candle's graph.
+#[test]
+fn networks_without_a_plan_learn_too() {
+    for case in [
+        "resnet_blocks",
+        "skip_blocks",
+        "halved_and_doubled_by_blocks",
+        "classes_as_times",
+    ] {
+        let config = golden_config(case);
+        let weights = formula_weights(&config);
+        let file = format!("{case}.safetensors");
+        let (x, target) = (golden_tensor(&file, "x"), golden_tensor(&file, "output"));
+        let time = golden_tensor(&file, "time");
+        let time: Vec<f64> = time
+            .to_dtype(candle_core::DType::F64)
+            .unwrap()
+            .to_vec1()
+            .unwrap();
+        let told = |network: UNet| match golden_classes(case, &config) {
+            Some(classes) => network.with_classes(classes).unwrap(),
+            None => network,
+        };
+        let images: Vec<u64> = (0..time.len() as u64).collect();
+        let dropout = DropoutAddress {
+            seed: 3,
+            step: 2,
+            images: &images,
+        };
+
+        let variables: Vec<(String, Tensor)> = weights
+            .iter()
+            .map(|(name, tensor)| {
+                let variable = Var::from_tensor(tensor).unwrap();
+                (name.clone(), variable.into_inner())
+            })
+            .collect();
+        let by_graph = told(UNet::new(&config, &variables).unwrap());
+        let output = by_graph.forward_train(&x, &time, &dropout).unwrap();
+        let store = (output * &target)
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .backward()
+            .unwrap();
+
+        let network = told(UNet::new(&config, &weights).unwrap());
+        let shapes: Vec<Vec<usize>> = config.parameters().into_iter().map(|p| p.1).collect();
+        let mut gradients = Gradients::zeros(&shapes);
+        for accumulate in [false, true] {
+            let gradient_of = |_: &Tensor| Ok::<_, Error>(target.clone());
+            let to = (&mut gradients, accumulate);
+            network.learn(&x, &time, &dropout, to, gradient_of).unwrap();
+            let times = if accumulate { 2.0 } else { 1.0 };
+            for (index, (name, variable)) in variables.iter().enumerate() {
+                let found: Vec<f32> = gradients.get(index).unwrap().to_vec();
+                let expected = match store.get(variable) {
+                    Some(gradient) => numbers(gradient),
+                    None => {
+                        assert_eq!(name, "time_proj.weight");
+                        vec![0.0; found.len()]
+                    }
+                };
+                assert!(
+                    found.iter().zip(&expected).all(|(a, b)| *a == b * times),
+                    "{case}: {name}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn dropout_and_odd_channels_too() {
     let with = UNetSettings {
@@ -142,7 +216,7 @@ fn dropout_and_odd_channels_too() {
         mid_block_scale_factor: 2.0,
         in_channels: 1,
         out_channels: 5,
-        norm_num_groups: 3,
+        norm_num_groups: Some(3),
         ..UNetSettings::ho()
     };
     let config =
@@ -220,7 +294,7 @@ fn pass(
 #[test]
 fn threads_and_place_in_the_batch_change_no_bit_at_any_level() {
     let settings = UNetSettings {
-        norm_num_groups: 3,
+        norm_num_groups: Some(3),
         in_channels: 1,
         out_channels: 2,
         ..UNetSettings::ho()

@@ -1,6 +1,6 @@
 //! The memory estimate: its parts by hand, and how it grows.
 
-use ddpm_unet::{UNetConfig, UNetSettings, Use};
+use ddpm_unet::{DownBlock, UNetConfig, UNetSettings, UpBlock, Use};
 
 /// Network S of the benchmarks: 28x28, three levels.
 fn small() -> UNetConfig {
@@ -41,7 +41,7 @@ fn training_keeps_what_the_convolutions_gave_and_little_more() {
     let settings = UNetSettings {
         in_channels: 1,
         out_channels: 1,
-        norm_num_groups: 1,
+        norm_num_groups: Some(1),
         layers_per_block: 1,
         mid_block: false,
         ..UNetSettings::ho()
@@ -111,6 +111,36 @@ fn dropout_keeps_its_masks() {
     assert_eq!(more, masks);
     let sampling = |config: &UNetConfig| config.memory_estimate(1, 28, 28, Use::Sampling).unwrap();
     assert_eq!(sampling(&with), sampling(&small()));
+}
+
+/// Without a plan every result is kept in training, and the image beside the states counts.
+#[test]
+fn networks_without_a_plan_are_measured() {
+    let plain = UNetSettings {
+        norm_num_groups: Some(4),
+        layers_per_block: 1,
+        mid_block: false,
+        ..UNetSettings::ho()
+    }
+    .with_levels(&[(16, false), (16, false)]);
+    let filtered = UNetSettings {
+        down_block_types: vec![DownBlock::SkipDown; 2],
+        up_block_types: vec![UpBlock::SkipUp; 2],
+        ..plain.clone()
+    };
+    let config = UNetConfig::new(filtered).unwrap();
+    let estimate = |batch, used| {
+        let estimate = config.memory_estimate(batch, 8, 12, used).unwrap();
+        estimate.activations
+    };
+    let training = Use::Training { averages: 1 };
+    assert_eq!(estimate(6, training), 6 * estimate(1, training));
+    assert_eq!(estimate(6, Use::Sampling), 6 * estimate(1, Use::Sampling));
+    // Each of the six residual blocks keeps at least two normalised states, two convolved ones and a sum.
+    let state = 4 * 16 * 8 * 12;
+    assert!(estimate(1, training) > 5 * (3 * state + 3 * state / 4));
+    assert!(estimate(1, training) > 3 * estimate(1, Use::Sampling));
+    assert!(estimate(1, Use::Sampling) > 3 * state);
 }
 
 #[test]

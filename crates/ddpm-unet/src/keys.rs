@@ -1,0 +1,477 @@
+//! The JSON of a configuration: diffusers' keys, read one by one and written all.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    ClassEmbedType, DIFFUSERS_VERSION, DownBlock, DownsamplePadding, Error, Nonlinearity,
+    Resampling, Result, SampleSize, TimeEmbeddingType, TimeScaleShift, UNetConfig, UNetSettings,
+    UpBlock,
+};
+
+impl UNetConfig {
+    /// Reads the keys of a `config.json` one by one.
+    pub(crate) fn from_keys(keys: Map<String, Value>) -> Result<Self> {
+        let mut keys = Keys(keys);
+        keys.check_class_name()?;
+        let defaults = UNetSettings::default();
+        let settings = UNetSettings {
+            sample_size: keys.sample_size()?,
+            in_channels: keys.whole("in_channels", defaults.in_channels)?,
+            out_channels: keys.whole("out_channels", defaults.out_channels)?,
+            center_input_sample: keys.truth("center_input_sample", defaults.center_input_sample)?,
+            time_embedding_type: keys.name(
+                "time_embedding_type",
+                defaults.time_embedding_type,
+                &TIME_EMBEDDINGS,
+            )?,
+            time_embedding_dim: keys
+                .whole_or_null("time_embedding_dim", defaults.time_embedding_dim)?,
+            freq_shift: keys.whole("freq_shift", defaults.freq_shift)?,
+            flip_sin_to_cos: keys.truth("flip_sin_to_cos", defaults.flip_sin_to_cos)?,
+            down_block_types: keys.names(
+                "down_block_types",
+                defaults.down_block_types,
+                &DOWN_BLOCKS,
+            )?,
+            mid_block: keys.name_or_null("mid_block_type", "UNetMidBlock2D")?,
+            up_block_types: keys.names("up_block_types", defaults.up_block_types, &UP_BLOCKS)?,
+            block_out_channels: keys.wholes("block_out_channels", defaults.block_out_channels)?,
+            layers_per_block: keys.whole("layers_per_block", defaults.layers_per_block)?,
+            mid_block_scale_factor: keys
+                .number("mid_block_scale_factor", defaults.mid_block_scale_factor)?,
+            downsample_padding: keys.downsample_padding()?,
+            downsample_type: keys.resampling("downsample_type")?,
+            upsample_type: keys.resampling("upsample_type")?,
+            dropout: keys.number("dropout", defaults.dropout)?,
+            act_fn: keys.act_fn()?,
+            attention_head_dim: keys
+                .whole_or_null("attention_head_dim", defaults.attention_head_dim)?,
+            norm_num_groups: keys.whole_or_null("norm_num_groups", defaults.norm_num_groups)?,
+            attn_norm_num_groups: keys
+                .whole_or_null("attn_norm_num_groups", defaults.attn_norm_num_groups)?,
+            norm_eps: keys.number("norm_eps", defaults.norm_eps)?,
+            resnet_time_scale_shift: keys.name(
+                "resnet_time_scale_shift",
+                defaults.resnet_time_scale_shift,
+                &SCALE_SHIFTS,
+            )?,
+            add_attention: keys.truth("add_attention", defaults.add_attention)?,
+            class_embed_type: keys.class_embed_type()?,
+            num_class_embeds: keys.whole_or_null("num_class_embeds", defaults.num_class_embeds)?,
+            num_train_timesteps: keys
+                .whole_or_null("num_train_timesteps", defaults.num_train_timesteps)?,
+            rescale_residuals: keys.truth(RESCALE_RESIDUALS, defaults.rescale_residuals)?,
+        };
+        keys.finish()?;
+        Self::new(settings)
+    }
+
+    /// Every key of diffusers' class with our values, and of our own keys those that differ from the default.
+    pub(crate) fn to_keys(&self) -> Map<String, Value> {
+        let settings = self.settings();
+        let pairs = [
+            ("_class_name", json!(CLASS_NAME)),
+            ("_diffusers_version", json!(DIFFUSERS_VERSION)),
+            ("act_fn", json!(name_of(&settings.act_fn, &NONLINEARITIES))),
+            ("add_attention", json!(settings.add_attention)),
+            ("attention_head_dim", json!(settings.attention_head_dim)),
+            ("attn_norm_num_groups", json!(settings.attn_norm_num_groups)),
+            ("block_out_channels", json!(settings.block_out_channels)),
+            ("center_input_sample", json!(settings.center_input_sample)),
+            (
+                "class_embed_type",
+                settings
+                    .class_embed_type
+                    .map_or(Value::Null, |it| json!(name_of(&it, &CLASS_EMBEDDINGS))),
+            ),
+            (
+                "down_block_types",
+                names_of(&settings.down_block_types, &DOWN_BLOCKS),
+            ),
+            (
+                "downsample_padding",
+                json!(settings.downsample_padding as usize),
+            ),
+            (
+                "downsample_type",
+                json!(name_of(&settings.downsample_type, &RESAMPLINGS)),
+            ),
+            ("dropout", json!(settings.dropout)),
+            ("flip_sin_to_cos", json!(settings.flip_sin_to_cos)),
+            ("freq_shift", json!(settings.freq_shift)),
+            ("in_channels", json!(settings.in_channels)),
+            ("layers_per_block", json!(settings.layers_per_block)),
+            (
+                "mid_block_scale_factor",
+                whole_if_whole(settings.mid_block_scale_factor),
+            ),
+            (
+                "mid_block_type",
+                if settings.mid_block {
+                    json!("UNetMidBlock2D")
+                } else {
+                    Value::Null
+                },
+            ),
+            ("norm_eps", json!(settings.norm_eps)),
+            ("norm_num_groups", json!(settings.norm_num_groups)),
+            ("num_class_embeds", json!(settings.num_class_embeds)),
+            ("num_train_timesteps", json!(settings.num_train_timesteps)),
+            ("out_channels", json!(settings.out_channels)),
+            (
+                "resnet_time_scale_shift",
+                json!(name_of(&settings.resnet_time_scale_shift, &SCALE_SHIFTS)),
+            ),
+            (
+                "sample_size",
+                settings
+                    .sample_size
+                    .map_or(Value::Null, SampleSize::to_value),
+            ),
+            ("time_embedding_dim", json!(settings.time_embedding_dim)),
+            (
+                "time_embedding_type",
+                json!(name_of(&settings.time_embedding_type, &TIME_EMBEDDINGS)),
+            ),
+            (
+                "up_block_types",
+                names_of(&settings.up_block_types, &UP_BLOCKS),
+            ),
+            (
+                "upsample_type",
+                json!(name_of(&settings.upsample_type, &RESAMPLINGS)),
+            ),
+        ];
+        let ours = settings
+            .rescale_residuals
+            .then_some((RESCALE_RESIDUALS, json!(true)));
+        pairs
+            .into_iter()
+            .chain(ours)
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect()
+    }
+}
+
+impl Serialize for UNetConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        self.to_keys().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for UNetConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        Self::from_keys(Map::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+impl SampleSize {
+    /// Height and width.
+    pub fn height_width(self) -> (usize, usize) {
+        match self {
+            Self::Square(side) => (side, side),
+            Self::Rectangle(height, width) => (height, width),
+        }
+    }
+
+    fn to_value(self) -> Value {
+        match self {
+            Self::Square(side) => json!(side),
+            Self::Rectangle(height, width) => json!([height, width]),
+        }
+    }
+}
+
+const CLASS_NAME: &str = "UNet2DModel";
+impl DownBlock {
+    /// diffusers' name of it.
+    pub fn name(self) -> &'static str {
+        name_of(&self, &DOWN_BLOCKS)
+    }
+}
+
+impl UpBlock {
+    /// diffusers' name of it.
+    pub fn name(self) -> &'static str {
+        name_of(&self, &UP_BLOCKS)
+    }
+}
+
+/// The key that is ours.
+const RESCALE_RESIDUALS: &str = "rescale_residuals";
+const DOWN_BLOCKS: [(&str, DownBlock); 5] = [
+    ("DownBlock2D", DownBlock::Down),
+    ("AttnDownBlock2D", DownBlock::AttnDown),
+    ("ResnetDownsampleBlock2D", DownBlock::ResnetDown),
+    ("SkipDownBlock2D", DownBlock::SkipDown),
+    ("AttnSkipDownBlock2D", DownBlock::AttnSkipDown),
+];
+const UP_BLOCKS: [(&str, UpBlock); 5] = [
+    ("UpBlock2D", UpBlock::Up),
+    ("AttnUpBlock2D", UpBlock::AttnUp),
+    ("ResnetUpsampleBlock2D", UpBlock::ResnetUp),
+    ("SkipUpBlock2D", UpBlock::SkipUp),
+    ("AttnSkipUpBlock2D", UpBlock::AttnSkipUp),
+];
+const TIME_EMBEDDINGS: [(&str, TimeEmbeddingType); 3] = [
+    ("positional", TimeEmbeddingType::Positional),
+    ("fourier", TimeEmbeddingType::Fourier),
+    ("learned", TimeEmbeddingType::Learned),
+];
+const RESAMPLINGS: [(&str, Resampling); 2] =
+    [("conv", Resampling::Conv), ("resnet", Resampling::Resnet)];
+/// The first name of each is the one that is written.
+const NONLINEARITIES: [(&str, Nonlinearity); 5] = [
+    ("silu", Nonlinearity::Silu),
+    ("swish", Nonlinearity::Silu),
+    ("mish", Nonlinearity::Mish),
+    ("gelu", Nonlinearity::Gelu),
+    ("relu", Nonlinearity::Relu),
+];
+const CLASS_EMBEDDINGS: [(&str, ClassEmbedType); 2] = [
+    ("timestep", ClassEmbedType::Timestep),
+    ("identity", ClassEmbedType::Identity),
+];
+const SCALE_SHIFTS: [(&str, TimeScaleShift); 2] = [
+    ("default", TimeScaleShift::Default),
+    ("scale_shift", TimeScaleShift::ScaleShift),
+];
+
+/// The keys of a configuration that nobody has read yet.
+struct Keys(Map<String, Value>);
+
+impl Keys {
+    fn check_class_name(&mut self) -> Result<()> {
+        let class_name = self.0.get("_class_name").cloned();
+        self.0.retain(|key, _| !key.starts_with('_'));
+        match class_name {
+            Some(name) if name != CLASS_NAME => {
+                Err(unsupported("_class_name", &name, "\"UNet2DModel\""))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Every key must have been read by now.
+    fn finish(self) -> Result<()> {
+        let Some(key) = self.0.keys().next() else {
+            return Ok(());
+        };
+        let known = UNetConfig::ddpm_cifar10().to_keys();
+        let known = known.keys().filter(|key| !key.starts_with('_'));
+        let known: Vec<&str> = known
+            .map(String::as_str)
+            .chain([RESCALE_RESIDUALS])
+            .collect();
+        Err(Error::UnknownKey {
+            key: key.clone(),
+            known: known.join(", "),
+        })
+    }
+
+    /// Reads a value by `read`, which returns `None` for what it does not accept.
+    fn read<T>(
+        &mut self,
+        key: &str,
+        default: T,
+        supported: &str,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Result<T> {
+        let Some(value) = self.0.remove(key) else {
+            return Ok(default);
+        };
+        read(&value).ok_or_else(|| unsupported(key, &value, supported))
+    }
+
+    fn whole(&mut self, key: &str, default: usize) -> Result<usize> {
+        self.read(key, default, "a whole number", as_whole)
+    }
+
+    fn whole_or_null(&mut self, key: &str, default: Option<usize>) -> Result<Option<usize>> {
+        self.read(
+            key,
+            default,
+            "a whole number or null",
+            |value| match value {
+                Value::Null => Some(None),
+                value => as_whole(value).map(Some),
+            },
+        )
+    }
+
+    fn wholes(&mut self, key: &str, default: Vec<usize>) -> Result<Vec<usize>> {
+        self.read(key, default, "a list of whole numbers", |value| {
+            value.as_array()?.iter().map(as_whole).collect()
+        })
+    }
+
+    fn number(&mut self, key: &str, default: f64) -> Result<f64> {
+        self.read(key, default, "a number", Value::as_f64)
+    }
+
+    fn truth(&mut self, key: &str, default: bool) -> Result<bool> {
+        self.read(key, default, "true or false", Value::as_bool)
+    }
+
+    fn name<T: Copy>(&mut self, key: &str, default: T, table: &[(&str, T)]) -> Result<T> {
+        self.read(
+            key,
+            default,
+            &quoted(table.iter().map(|&(name, _)| name)),
+            |value| named(value, table),
+        )
+    }
+
+    /// True for the one name that is supported, false for null.
+    fn name_or_null(&mut self, key: &str, name: &str) -> Result<bool> {
+        self.read(
+            key,
+            true,
+            &format!("\"{name}\" or null"),
+            |value| match value {
+                Value::Null => Some(false),
+                value => (value == name).then_some(true),
+            },
+        )
+    }
+
+    /// A list of names; the error points at the entry.
+    fn names<T: Copy>(
+        &mut self,
+        key: &str,
+        default: Vec<T>,
+        table: &[(&str, T)],
+    ) -> Result<Vec<T>> {
+        let supported = quoted(table.iter().map(|&(name, _)| name));
+        let list = match self.0.remove(key) {
+            None => return Ok(default),
+            Some(Value::Array(list)) => list,
+            Some(other) => return Err(unsupported(key, &other, &format!("a list of {supported}"))),
+        };
+        // Old names, which diffusers still reads: UNetResDownBlock2D for DownBlock2D.
+        let modern = |value: &Value| {
+            let name = value.as_str()?.trim_start_matches("UNetRes");
+            named(&json!(name), table)
+        };
+        let entry = |(index, value): (usize, &Value)| {
+            modern(value).ok_or_else(|| unsupported(&format!("{key}[{index}]"), value, &supported))
+        };
+        list.iter().enumerate().map(entry).collect()
+    }
+
+    /// Null is what diffusers takes for a convolution.
+    fn resampling(&mut self, key: &str) -> Result<Resampling> {
+        self.read(
+            key,
+            Resampling::Conv,
+            &quoted(RESAMPLINGS.iter().map(|&(name, _)| name)),
+            |value| match value {
+                Value::Null => Some(Resampling::Conv),
+                value => named(value, &RESAMPLINGS),
+            },
+        )
+    }
+
+    /// In any case of letters, as diffusers.
+    fn act_fn(&mut self) -> Result<Nonlinearity> {
+        self.read(
+            "act_fn",
+            Nonlinearity::Silu,
+            &quoted(NONLINEARITIES.iter().map(|&(name, _)| name)),
+            |value| named(&json!(value.as_str()?.to_lowercase()), &NONLINEARITIES),
+        )
+    }
+
+    fn class_embed_type(&mut self) -> Result<Option<ClassEmbedType>> {
+        let names = quoted(CLASS_EMBEDDINGS.iter().map(|&(name, _)| name));
+        self.read(
+            "class_embed_type",
+            None,
+            &format!("{names} or null"),
+            |value| match value {
+                Value::Null => Some(None),
+                value => named(value, &CLASS_EMBEDDINGS).map(Some),
+            },
+        )
+    }
+
+    fn sample_size(&mut self) -> Result<Option<SampleSize>> {
+        self.read(
+            "sample_size",
+            None,
+            "a whole number, [height, width] or null",
+            |value| match value {
+                Value::Null => Some(None),
+                Value::Array(sides) => match sides.as_slice() {
+                    [height, width] => Some(Some(SampleSize::Rectangle(
+                        as_whole(height)?,
+                        as_whole(width)?,
+                    ))),
+                    _ => None,
+                },
+                value => as_whole(value).map(|side| Some(SampleSize::Square(side))),
+            },
+        )
+    }
+
+    fn downsample_padding(&mut self) -> Result<DownsamplePadding> {
+        self.read(
+            "downsample_padding",
+            DownsamplePadding::Same,
+            "0 or 1",
+            |value| match as_whole(value)? {
+                0 => Some(DownsamplePadding::BottomRight),
+                1 => Some(DownsamplePadding::Same),
+                _ => None,
+            },
+        )
+    }
+}
+
+pub(crate) fn unsupported(key: &str, value: &Value, supported: &str) -> Error {
+    Error::Value {
+        key: key.to_owned(),
+        value: value.to_string(),
+        supported: supported.to_owned(),
+    }
+}
+
+fn as_whole(value: &Value) -> Option<usize> {
+    value.as_u64().and_then(|value| usize::try_from(value).ok())
+}
+
+fn named<T: Copy>(value: &Value, table: &[(&str, T)]) -> Option<T> {
+    table
+        .iter()
+        .find(|(name, _)| value == name)
+        .map(|&(_, item)| item)
+}
+
+fn name_of<T: PartialEq>(item: &T, table: &[(&'static str, T)]) -> &'static str {
+    // Each table lists every variant of its type.
+    table
+        .iter()
+        .find(|(_, candidate)| candidate == item)
+        .map_or("", |&(name, _)| name)
+}
+
+fn names_of<T: PartialEq>(items: &[T], table: &[(&'static str, T)]) -> Value {
+    items.iter().map(|item| name_of(item, table)).collect()
+}
+
+fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names
+        .map(|name| format!("\"{name}\""))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// diffusers' default is the whole number 1.
+fn whole_if_whole(value: f64) -> Value {
+    if value.fract() == 0.0 && value.abs() < 1e9 {
+        json!(value as i64)
+    } else {
+        json!(value)
+    }
+}
