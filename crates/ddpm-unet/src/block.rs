@@ -24,9 +24,9 @@ pub struct Block {
 #[derive(Debug, Clone)]
 enum Kind {
     Down(Level),
-    Mid(Mid),
+    Mid(Box<Mid>),
     Up(Level),
-    Resnet(Resnet),
+    Resnet(Box<Resnet>),
 }
 
 /// What a block gives.
@@ -67,7 +67,7 @@ impl Block {
 
     /// The middle block.
     pub fn mid(settings: &UNetSettings, width: usize) -> Self {
-        Self::new(settings, |plan| Kind::Mid(plan.mid("", width)))
+        Self::new(settings, |plan| Kind::Mid(Box::new(plan.mid("", width))))
     }
 
     /// A block on the way up, which doubles at its end: a residual block for each pair of channels, those of the state
@@ -102,7 +102,8 @@ impl Block {
             ResnetChange::FirUp => Some(Change::FirUp),
         };
         Self::new(settings, |plan| {
-            Kind::Resnet(plan.block("resnet", (input, output), shortcut, change))
+            let resnet = plan.block("resnet", (input, output), shortcut, change);
+            Kind::Resnet(Box::new(resnet))
         })
     }
 

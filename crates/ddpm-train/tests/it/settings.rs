@@ -234,8 +234,8 @@ fn impossible_settings_are_found_before_the_first_step() {
         "`model.dropout` is 1; it must be at least 0 and below 1",
     );
     check_refused(
-        "model.down_block_types = [\"DownBlock2D\", \"SkipDownBlock2D\"]",
-        "SkipDownBlock2D",
+        "model.down_block_types = [\"DownBlock2D\", \"KDownBlock2D\"]",
+        "KDownBlock2D",
     );
     check_refused(
         "optimizer.learning_rate = 0.0",

@@ -249,3 +249,17 @@ fn nearest(x: &Tensor, sources: &Tensor) -> f64 {
         .map(|i| f64::from(distance(i)))
         .fold(f64::MAX, f64::min)
 }
+
+/// `torch.manual_seed(5); UNet2DModel(...)`.
+#[test]
+fn training_begins_with_pytorchs_weights_where_it_is_told_to() {
+    let settings = tiny("train.seed = 5\nmodel.initialisation = \"torch\"");
+    let trainer = Trainer::new(&settings, images(9)).unwrap();
+    let mut generator = ddpm_random::TorchGenerator::new(5);
+    let device = candle_core::Device::Cpu;
+    let expected = ddpm_unet::initialise_as_torch(trainer.config(), &mut generator, &device);
+    for ((name, tensor), (_, expected)) in trainer.raw_weights().iter().zip(expected.unwrap()) {
+        let values = |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(values(tensor), values(&expected), "{name}");
+    }
+}
