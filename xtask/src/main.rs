@@ -8,6 +8,7 @@
 mod bench;
 mod cargo;
 mod ci;
+mod conformance;
 mod data;
 mod train;
 
@@ -27,6 +28,11 @@ cargo xtask COMMAND
                               outputs compared first, then a page of ratios (status 1: outputs differ);
                               PYTHON, python3 if not named, has the peers: pip install torch diffusers
                               onnx onnxscript onnxruntime openvino
+  conformance [--python PYTHON] [--model FOLDER]... [--networks N] [--seed S]
+                              real diffusers beside the program, both ways: random networks, a model by every scheduler
+                              from the same noise, images seed for seed (status 1: a difference above 1e-4); makes its
+                              Python environment under target/, or takes PYTHON
+  conformance --page          write docs/conformance.md from the conformance tests
   ci                          every check, cheapest first: format, lints, tests, documentation
   help                        this text
 
@@ -36,6 +42,7 @@ examples
   cargo xtask train digits -- --out runs/second --seed 1
   cargo xtask data fashion-mnist
   cargo xtask bench --quick --networks s
+  cargo xtask conformance --networks 100 --seed 7
 ";
 
 /// What a person typed that no command understands.
@@ -66,6 +73,7 @@ fn run(arguments: &[String]) -> Result<anyhow::Result<ExitCode>, Usage> {
         "train" => Ok(cargo::become_cargo(&train::cargo_arguments(rest)?)),
         "data" => Ok(cargo::become_cargo(&data::cargo_arguments(rest)?)),
         "bench" => bench::run(rest),
+        "conformance" => conformance::run(rest),
         "ci" if rest.is_empty() => Ok(ci::run()),
         "ci" => Err(Usage(format!(
             "`ci` takes no arguments, found `{}`",
@@ -115,6 +123,13 @@ mod tests {
         check_usage("data --data-dir", "`--data-dir` needs a folder");
         check_usage("data --where mnist", "unknown flag `--where`");
         check_usage("bench --rounds", "`--rounds` needs a value");
+        check_usage("conformance --python", "`--python` needs a value");
+        check_usage("conformance --deep", "unknown flag `--deep`");
+        check_usage(
+            "conformance --seed one",
+            "`--seed` needs a whole number, found `one`",
+        );
+        check_usage("conformance --page --seed 1", "`--page` goes alone");
     }
 
     #[test]

@@ -1,0 +1,227 @@
+"""Real diffusers beside this program, both ways: the Python half of `cargo xtask conformance`.
+
+    python tests/golden/conformance.py --sample ddpm-sample --compare compare --model checkpoints/digits [--networks N] [--seed S]
+
+1. N random UNet2DModels that diffusers saves, of all blocks and keys, evaluated by this program (`compare`); what diffusers
+   cannot build, this program must refuse.
+2. Every model given with --model, a folder that this program wrote, in diffusers: it loads as a pipeline; diffusers walks by
+   every scheduler class, in its own numbers, and saves a folder with that scheduler; this program walks by what it reads
+   there, from the same x_T and, where noise is drawn, the same noise of every step.
+3. The same folder by `--rng torch` and by diffusers' pipeline with one CPU generator: the same pixels from the same seed.
+
+Prints the greatest difference of each pair and, beside it, how far diffusers is from itself when x_T changes by one unit in
+the last place: a walk that is chaotic proves nothing, and is marked so. Exit status 1 if a difference is above 1e-4.
+"""
+
+import argparse
+import inspect
+import pathlib
+import subprocess
+import sys
+import tempfile
+import warnings
+from unittest.mock import patch
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import DDPMPipeline
+from safetensors.torch import load_file, save_file
+
+import unet_sweep
+
+warnings.filterwarnings("ignore")
+diffusers.utils.logging.set_verbosity_error()
+torch.set_num_threads(1)
+
+TOLERANCE = 1e-4
+# How much further apart two walks may be than diffusers from itself.
+OF_CHAOS = 30
+IMAGES = 4
+STEPS = 50
+# class: what is set besides, and what asks this program for it where the folder alone does not.
+SCHEDULERS = [
+    ("DDPMScheduler", {}, ["--sampler", "ddpm"]),
+    ("DDPMScheduler", {"variance_type": "fixed_small", "timestep_spacing": "leading"}, ["--sampler", "ddpm"]),
+    ("DDIMScheduler", {}, []),
+    ("DDIMScheduler", {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False}, []),
+    ("DDIMScheduler", {"timestep_spacing": "linspace"}, []),
+    ("DPMSolverMultistepScheduler", {}, []),
+    ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver", "solver_order": 3, "final_sigmas_type": "sigma_min"}, []),
+    ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True}, []),
+    ("DPMSolverSinglestepScheduler", {}, []),
+    ("UniPCMultistepScheduler", {}, []),
+    ("DEISMultistepScheduler", {}, []),
+    ("PNDMScheduler", {"timestep_spacing": "leading"}, []),
+    ("PNDMScheduler", {"timestep_spacing": "leading", "skip_prk_steps": True}, []),
+    ("LMSDiscreteScheduler", {}, []),
+    ("EulerDiscreteScheduler", {}, []),
+    ("EulerDiscreteScheduler", {"use_karras_sigmas": True}, []),
+    ("EulerAncestralDiscreteScheduler", {}, []),
+    ("HeunDiscreteScheduler", {}, []),
+    ("KDPM2DiscreteScheduler", {}, []),
+    ("KDPM2AncestralDiscreteScheduler", {}, []),
+    ("EDMEulerScheduler", {}, []),
+    ("EDMDPMSolverMultistepScheduler", {}, []),
+]
+
+
+class Noise:
+    """Standard normal noise in drawing order, kept for the other program."""
+
+    def __init__(self):
+        self.generator, self.drawn = torch.Generator().manual_seed(1), []
+
+    def __call__(self, shape, *_, dtype=torch.float32, **__):
+        self.drawn.append(torch.randn(tuple(shape), generator=self.generator))
+        return self.drawn[-1].to(dtype)
+
+
+@torch.no_grad()
+def walk(scheduler, unet, x, steps):
+    """A pipeline's loop: images, and the noise that was drawn."""
+    noise, module = Noise(), inspect.getmodule(type(scheduler))
+    scheduler.set_timesteps(steps)
+    x = x * scheduler.init_noise_sigma
+    patched = patch.object(module, "randn_tensor", noise) if hasattr(module, "randn_tensor") else patch.dict({})
+    with patched:
+        for t in scheduler.timesteps:
+            output = unet(scheduler.scale_model_input(x, t), t).sample
+            x = scheduler.step(output, t, x).prev_sample
+    return x, noise.drawn
+
+
+def ours(program, model, tensors, flags):
+    """This program's images, or what it says instead."""
+    with tempfile.TemporaryDirectory() as folder:
+        noise = []
+        if tensors:
+            save_file(tensors, f"{folder}/noise.safetensors")
+            noise = ["--noise", f"{folder}/noise.safetensors"]
+        command = [program, "--model", model, *noise, "--quiet", "--out", f"{folder}/out.safetensors", *flags]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            return done.stderr.strip().replace("\n", " ")
+        return load_file(f"{folder}/out.safetensors")["samples"]
+
+
+class Table:
+    """Rows as they come, and whether all held."""
+
+    def __init__(self):
+        self.failed = 0
+
+    def row(self, what, difference, own=0.0):
+        allowed = max(TOLERANCE, OF_CHAOS * own)
+        fine = difference <= allowed
+        self.failed += not fine
+        remark = "" if allowed == TOLERANCE else f"  chaotic: diffusers from itself {own:.1e}"
+        print(f"{'ok    ' if fine else 'WRONG '} {difference:9.2e}  {what}{remark}", flush=True)
+
+    def said(self, what, words):
+        """Refusals of what this program does not do are listed, and are no fault; every other word is."""
+        missing = "not supported" in words
+        self.failed += not missing
+        print(f"{'absent' if missing else 'WRONG '} {'':9}  {what}: {words}", flush=True)
+
+
+def networks(table, compare, count, seed):
+    print(f"\nRandom networks of diffusers, evaluated by both ({count})")
+    with tempfile.TemporaryDirectory() as folder:
+        unet_sweep.main(folder, count, seed)
+        lines = subprocess.run([compare, folder], capture_output=True, text=True, check=False).stdout.splitlines()
+    assert len(lines) == count + 1, lines
+    for line in lines[:-1]:
+        difference, place, words = line.split(maxsplit=2)
+        table.row(f"{pathlib.Path(place).name} {words[:150]}", float(difference))
+
+
+def steps_of(scheduler):
+    return 20 if type(scheduler).__name__ in ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler") else STEPS
+
+
+def schedulers(table, program, model):
+    print(f"\n{model}, written by this program: {STEPS} steps by both from one x_T (20 where a step asks the network twice)")
+    pipeline = DDPMPipeline.from_pretrained(model)
+    pipeline.set_progress_bar_config(disable=True)
+    unet = pipeline.unet
+    size = unet.config.sample_size
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    x = torch.randn(IMAGES, unet.config.in_channels, height, width, generator=torch.Generator().manual_seed(0))
+    for name, more, flags in SCHEDULERS:
+        what = name + "".join(f", {key} {value}" for key, value in more.items())
+        scheduler = getattr(diffusers, name).from_config(pipeline.scheduler.config, **more)
+        steps = steps_of(scheduler)
+        theirs, drawn = walk(scheduler, unet, x, steps)
+        nudged, _ = walk(scheduler, unet, torch.nextafter(x, torch.tensor(9.0)), steps)
+        with tempfile.TemporaryDirectory() as folder:
+            # save_pretrained of a pipeline refuses schedulers that the pipeline does not know; the parts do not.
+            save(folder, unet, scheduler)
+            tensors = {"noise": x}
+            if drawn:
+                tensors["step_noise"] = torch.stack(drawn)
+            result = ours(program, folder, tensors, ["--steps", str(steps), *flags])
+        if isinstance(result, str):
+            table.said(what, result)
+        else:
+            table.row(what, (theirs - result).abs().max().item(), (theirs - nudged).abs().max().item())
+
+
+def save(folder, unet, scheduler):
+    unet.save_pretrained(f"{folder}/unet")
+    scheduler.save_pretrained(f"{folder}/scheduler")
+    name = type(scheduler).__name__
+    (pathlib.Path(folder) / "model_index.json").write_text(
+        '{"_class_name": "DDPMPipeline", "_diffusers_version": "%s", "scheduler": ["diffusers", "%s"], '
+        '"unet": ["diffusers", "UNet2DModel"]}' % (diffusers.__version__, name)
+    )
+
+
+def seeds(table, program, model):
+    """The pipelines as they are, with one generator for x_T and all steps."""
+    help_text = subprocess.run([program, "--help"], capture_output=True, text=True).stdout
+    print(f"\n{model}: the same pixels from the same seed (--rng torch)")
+    if "--rng" not in help_text:
+        return table.said("--rng torch", "not supported")
+    pipeline = DDPMPipeline.from_pretrained(model)
+    for name, steps in (("DDPMScheduler", 60), ("DDPMScheduler", 1000), ("DDIMScheduler", STEPS)):
+        scheduler = getattr(diffusers, name).from_config(pipeline.scheduler.config)
+        kind = getattr(diffusers, name.replace("Scheduler", "Pipeline"))
+        pipe = kind(unet=pipeline.unet, scheduler=scheduler)
+        pipe.set_progress_bar_config(disable=True)
+        # The fast pipelines give images in [0, 1]; x_0 as computed is held to them after the same clamp.
+        generator = torch.Generator().manual_seed(17)
+        more = {"eta": 0.0} if name == "DDIMScheduler" else {}
+        theirs = pipe(batch_size=IMAGES, num_inference_steps=steps, generator=generator, output_type="np", **more).images
+        with tempfile.TemporaryDirectory() as folder:
+            save(folder, pipeline.unet, scheduler)
+            flags = ["--rng", "torch", "--seed", "17", "--num", str(IMAGES), "--batch-size", str(IMAGES), "--steps", str(steps)]
+            result = ours(program, folder, None, flags)
+        what = f"{kind.__name__}, {steps} steps"
+        if isinstance(result, str):
+            table.said(what, result)
+            continue
+        images = (result / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+        table.row(what, float(np.abs(images - theirs).max()))
+
+
+def main():
+    flags = argparse.ArgumentParser()
+    flags.add_argument("--sample", required=True)
+    flags.add_argument("--compare", required=True)
+    flags.add_argument("--model", action="append", default=[])
+    flags.add_argument("--networks", type=int, default=40)
+    flags.add_argument("--seed", type=int, default=0)
+    flags = flags.parse_args()
+    print(f"diffusers {diffusers.__version__}, torch {torch.__version__}; greatest difference, allowed {TOLERANCE}")
+    table = Table()
+    networks(table, flags.compare, flags.networks, flags.seed)
+    for model in flags.model:
+        schedulers(table, flags.sample, model)
+        seeds(table, flags.sample, model)
+    print(f"\n{table.failed} wrong" if table.failed else "\nall the same")
+    return min(table.failed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
