@@ -50,9 +50,9 @@ pub struct ModelSettings {
     pub block_out_channels: Vec<usize>,
     /// Residual blocks of each level.
     pub layers_per_block: usize,
-    /// `DownBlock2D` or `AttnDownBlock2D` for each level.
+    /// `DownBlock2D`, `AttnDownBlock2D`, `ResnetDownsampleBlock2D`, `SkipDownBlock2D` or `AttnSkipDownBlock2D` for each level.
     pub down_block_types: Vec<String>,
-    /// `UpBlock2D` or `AttnUpBlock2D`, from the smallest level up; left out: the mirror of `down_block_types`.
+    /// `UpBlock2D`, `AttnUpBlock2D` and so on, from the smallest level up; left out: the mirror of `down_block_types`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub up_block_types: Option<Vec<String>>,
     /// Attention between the way down and the way up.
@@ -74,6 +74,27 @@ pub struct ModelSettings {
     pub freq_shift: usize,
     /// How time enters a residual block: `default` (added) or `scale_shift`.
     pub resnet_time_scale_shift: String,
+    /// The activation of residual blocks: `silu`, `mish`, `gelu` or `relu`; left out: silu.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub act_fn: Option<String>,
+    /// What halves after attention blocks: `conv` or `resnet`; left out: conv.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub downsample_type: Option<String>,
+    /// What doubles after attention blocks: `conv` or `resnet`; left out: conv.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upsample_type: Option<String>,
+    /// Width of the time embedding; left out: four times the first level's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_embedding_dim: Option<usize>,
+    /// Groups of the attention in the middle; left out: `norm_num_groups`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attn_norm_num_groups: Option<usize>,
+    /// What the middle divides its residual sums by; left out: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mid_block_scale_factor: Option<f64>,
+    /// Divide every residual sum by the square root of 2, which diffusers does not know; left out: no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rescale_residuals: Option<bool>,
     /// How the weights begin: as Ho et al.'s or as PyTorch's.
     pub initialisation: InitialisationKind,
 }
@@ -96,6 +117,13 @@ impl Default for ModelSettings {
             flip_sin_to_cos: false,
             freq_shift: 1,
             resnet_time_scale_shift: "default".into(),
+            act_fn: None,
+            downsample_type: None,
+            upsample_type: None,
+            time_embedding_dim: None,
+            attn_norm_num_groups: None,
+            mid_block_scale_factor: None,
+            rescale_residuals: None,
             initialisation: InitialisationKind::Ho,
         }
     }
@@ -630,7 +658,7 @@ impl Settings {
                 .map(|d| mirrored(d))
                 .collect()
         });
-        let json = serde_json::json!({
+        let mut json = serde_json::json!({
             "sample_size": sample_size, "in_channels": channels, "out_channels": channels,
             "block_out_channels": m.block_out_channels, "layers_per_block": m.layers_per_block,
             "down_block_types": m.down_block_types, "up_block_types": ups,
@@ -639,6 +667,27 @@ impl Settings {
             "downsample_padding": m.downsample_padding, "flip_sin_to_cos": m.flip_sin_to_cos,
             "freq_shift": m.freq_shift, "resnet_time_scale_shift": m.resnet_time_scale_shift,
         });
+        // What is left out has diffusers' default.
+        let given = [
+            ("act_fn", m.act_fn.clone().map(Into::into)),
+            ("downsample_type", m.downsample_type.clone().map(Into::into)),
+            ("upsample_type", m.upsample_type.clone().map(Into::into)),
+            ("time_embedding_dim", m.time_embedding_dim.map(Into::into)),
+            (
+                "attn_norm_num_groups",
+                m.attn_norm_num_groups.map(Into::into),
+            ),
+            (
+                "mid_block_scale_factor",
+                m.mid_block_scale_factor.map(Into::into),
+            ),
+            ("rescale_residuals", m.rescale_residuals.map(Into::into)),
+        ];
+        for (key, value) in given {
+            if let Some(value) = value {
+                json[key] = value;
+            }
+        }
         UNetConfig::from_json(&json.to_string()).map_err(|e| wrong("model", e.to_string()))
     }
 

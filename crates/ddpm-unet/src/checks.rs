@@ -184,8 +184,9 @@ fn check_groups(settings: &UNetSettings) -> Result<()> {
         }
     }
     let channels = settings.block_out_channels[last];
+    let attention = settings.mid_block && settings.add_attention;
     match settings.attn_norm_num_groups {
-        Some(groups) if !channels.is_multiple_of(groups) => Err(Error::Groups {
+        Some(groups) if attention && !channels.is_multiple_of(groups) => Err(Error::Groups {
             key: "attn_norm_num_groups",
             level: last,
             channels,

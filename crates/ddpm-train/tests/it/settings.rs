@@ -396,3 +396,42 @@ fn noise_cannot_be_predicted_where_nothing_else_is_left() {
     let d = tiny("diffusion = { zero_terminal_snr = true, prediction = \"velocity\", weighting = \"min-snr\" }").diffusion;
     Objective::new(&d).unwrap();
 }
+
+/// Blocks and keys beyond the plain network reach it, and what does not fit is refused before the first step.
+#[test]
+fn the_network_may_have_other_blocks() {
+    let text = r#"
+        model = { block_out_channels = [4, 8], down_block_types = ["ResnetDownsampleBlock2D", "AttnDownBlock2D"], act_fn = "mish",
+            upsample_type = "resnet", rescale_residuals = true, mid_block_scale_factor = 2.0, norm_num_groups = 2 }"#;
+    let settings = tiny(text);
+    settings.check().unwrap();
+    let config = settings.unet_config(1, 8, 8).unwrap();
+    let network = config.settings();
+    let ups: Vec<&str> = network.up_block_types.iter().map(|up| up.name()).collect();
+    assert_eq!(ups, ["AttnUpBlock2D", "ResnetUpsampleBlock2D"]);
+    assert!(network.rescale_residuals && network.mid_block_scale_factor == 2.0);
+    assert_eq!(config.beyond_diffusers().len(), 1);
+    let json = config.to_json();
+    assert!(
+        json.contains("\"act_fn\": \"mish\"") && json.contains("\"upsample_type\": \"resnet\"")
+    );
+    let error = tiny("model.act_fn = \"tanh\"")
+        .unet_config(1, 8, 8)
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("`act_fn` is \"tanh\""),
+        "{error}"
+    );
+}
+
+/// A network without a plan trains, and its loss falls.
+#[test]
+fn a_network_without_a_plan_trains() {
+    let settings = tiny(
+        r#"model = { block_out_channels = [4, 8], down_block_types = ["ResnetDownsampleBlock2D", "DownBlock2D"], norm_num_groups = 2 }"#,
+    );
+    let mut trainer = ddpm_train::Trainer::new(&settings, crate::images(9)).unwrap();
+    let losses: Vec<f64> = (0..30).map(|_| trainer.step().unwrap().loss).collect();
+    let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
+    assert!(mean(&losses[20..]) < mean(&losses[..10]), "{losses:?}");
+}

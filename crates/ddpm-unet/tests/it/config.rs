@@ -366,11 +366,24 @@ fn groups_must_divide_channels() {
         ..UNetSettings::ho()
     };
     assert_eq!(
-        UNetConfig::new(settings.with_levels(&[(32, false), (64, true)]))
+        UNetConfig::new(settings.clone().with_levels(&[(32, false), (64, true)]))
             .unwrap_err()
             .to_string(),
         "`attn_norm_num_groups` is 5, which does not divide the 64 channels of level 1"
     );
+    // Where nothing has these groups they may be any.
+    for settings in [
+        UNetSettings {
+            add_attention: false,
+            ..settings.clone()
+        },
+        UNetSettings {
+            mid_block: false,
+            ..settings
+        },
+    ] {
+        assert!(UNetConfig::new(settings.with_levels(&[(32, false), (64, true)])).is_ok());
+    }
 }
 
 #[track_caller]
