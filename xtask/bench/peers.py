@@ -5,16 +5,18 @@
     python peers.py count       --folder DIR                  FLOP of an evaluation, FLOP of a training step
     python peers.py export      --folder DIR                  writes DIR/network.onnx
     python peers.py first-image --model DIR --threads N --out FILE.png
-    python peers.py contend     --kind KIND --work WORK --folder DIR --threads N --output FILE
+    python peers.py contend     --kind KIND --work WORK --folder DIR --threads N --output FILE [--operation OPERATION]
 
-DIR is what `network_speed prepare` wrote. A contender writes what its first pass gave to FILE as raw f32 (the prediction;
-of a training step its loss and the gradient's norm), prints `ready`, and then answers lines: `go N` with the seconds that
+DIR is what `network_speed prepare` or `operation_speed prepare` wrote. A contender writes what its first pass gave to FILE
+as raw f32 (the prediction; of a training step its loss and the gradient's norm; of an operation the gradients of weight and
+bias, the output and the gradient of x), prints `ready`, and then answers lines: `go N` with the seconds that
 N passes took, `quit` with the most memory it ever held, in bytes. Each process imports only what its own work needs.
 """
 
 import argparse
 import importlib.metadata
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -38,6 +40,8 @@ def versions(flags):
             print(name, importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
             missing.append(name)
+    if "compile" in flags.kinds and not shutil.which(os.environ.get("CXX", "g++")):
+        sys.exit("torch.compile needs a C++ compiler: install g++ or name one in CXX, or leave it out of --peers")
     if missing:
         sys.exit(f"{sys.executable} lacks {', '.join(missing)}: pip install {' '.join(missing)}")
 
@@ -154,6 +158,51 @@ def train_torch(flags):
     return numpy.array(one_pass()), one_pass
 
 
+def operation_torch(flags):
+    import numpy
+    import torch
+    from torch.nn import functional
+
+    torch.set_num_threads(flags.threads)
+    kind, sizes, pixels, *stride = flags.operation.split("-")
+    batch, channels = map(int, sizes.split("x"))
+    height, width = map(int, pixels.split("x"))
+    stride = int(stride[0].removeprefix("s")) if stride else 1
+
+    def read(name, *shape):
+        tensor = torch.from_numpy(numpy.fromfile(flags.folder / name, "<f4")).reshape(shape)
+        if flags.kind == "channels_last" and len(shape) == 4:
+            tensor = tensor.to(memory_format=torch.channels_last)
+        return tensor
+
+    kernel = (channels, channels, 3, 3) if kind == "conv" else (channels,)
+    x, weight, bias = read("x", batch, channels, height, width), read("weight", *kernel), read("bias", channels)
+    inputs = [it.requires_grad_() for it in (x, weight, bias)]
+
+    def operation(x, weight, bias):
+        if kind == "norm":
+            return functional.silu(functional.group_norm(x, 32, weight, bias, 1e-6))
+        if stride == 2:
+            return functional.conv2d(functional.pad(x, (0, 1, 0, 1)), weight, bias, 2)
+        return functional.conv2d(x, weight, bias, 1, 1)
+
+    if flags.kind == "compile":
+        operation = torch.compile(operation)
+    gradient = read("gradient", batch, channels, height // stride, width // stride)
+
+    def backward(gradient=None):
+        for it in inputs:
+            it.grad = None
+        y = operation(*inputs)
+        # Ones each time, as candle's `y.backward()` fills them.
+        y.backward(torch.ones_like(y) if gradient is None else gradient)
+        return y
+
+    y = backward(gradient).detach()
+    first = [it.contiguous().numpy().ravel() for it in (weight.grad, bias.grad, y, x.grad)]
+    return numpy.concatenate(first), backward
+
+
 def evaluate_onnxruntime(flags):
     import onnxruntime
 
@@ -197,6 +246,8 @@ def contend(flags):
     os.dup2(2, 1)
     if flags.work == "train":
         begin = train_torch
+    elif flags.work == "operations":
+        begin = operation_torch
     else:
         begin = {"onnxruntime": evaluate_onnxruntime, "openvino": evaluate_openvino}.get(flags.kind, evaluate_torch)
     first, one_pass = begin(flags)
@@ -235,7 +286,8 @@ def main():
     parser.add_argument("task", choices=["versions", "peak", "count", "export", "first-image", "contend"])
     parser.add_argument("--kinds", nargs="*", choices=PACKAGES, default=[])
     parser.add_argument("--kind", choices=PACKAGES)
-    parser.add_argument("--work", choices=["train", "evaluate"])
+    parser.add_argument("--work", choices=["train", "evaluate", "operations"])
+    parser.add_argument("--operation")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     for name in ["folder", "model", "out", "output"]:
         parser.add_argument(f"--{name}", type=Path)

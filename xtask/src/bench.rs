@@ -3,7 +3,7 @@
 //! | what | where |
 //! |---|---|
 //! | flags | `flags` |
-//! | networks, work, peers | `work` |
+//! | networks, operations, work, peers | `work` |
 //! | the programs that are built and asked | `programs` |
 //! | one process that works when told to, and what is said to it | `contender` |
 //! | setting them up, taking turns, comparing | `contest` |
@@ -22,7 +22,7 @@ mod start_up;
 mod statistics;
 mod work;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -33,6 +33,7 @@ use flags::Flags;
 use machine::Machine;
 use page::Page;
 use programs::Programs;
+use work::{Operation, Task, Work};
 
 /// Outer error: wrong usage. Inner: a program could not be built, asked or measured.
 pub(crate) fn run(typed: &[String]) -> Result<Result<ExitCode>, Usage> {
@@ -49,22 +50,36 @@ fn measure(flags: &Flags) -> Result<ExitCode> {
         eprintln!("WARNING: {warning}");
     }
     let (mut contests, mut peak) = (Vec::new(), programs.peak()?);
-    for &network in &flags.networks {
+    let mut hold = |task: Task, folder: &Path| {
+        eprintln!("{task}");
+        Contest::hold(flags, &programs, task, folder, &mut machine)
+    };
+    let works = flags.works.iter().filter(|&&work| work != Work::Operations);
+    let works: Vec<Work> = works.copied().collect();
+    for &network in flags.networks.iter().filter(|_| !works.is_empty()) {
         let folder = folder.0.join(network.letter());
         programs.prepare(network, &folder)?;
         let flop = programs.count(&folder)?;
-        for &work in &flags.works {
-            eprintln!("network {network}, {work}");
-            let contest = Contest::hold(flags, &programs, network, work, &folder, &mut machine)?;
+        for &work in &works {
+            let contest = hold(Task::Network(network, work), &folder)?;
             contests.push((contest, flop.of(work)));
             // The most that was ever seen: a neighbour only ever takes away from it.
             peak = peak.max(programs.peak()?);
+        }
+    }
+    let mut operations = Vec::new();
+    for operation in Operation::ALL {
+        if flags.works.contains(&Work::Operations) {
+            let folder = folder.0.join(operation.word());
+            programs.prepare_operation(operation, &folder)?;
+            operations.push(hold(Task::Operation(operation), &folder)?);
         }
     }
     let mut page = Page::new(flags, programs.versions(), peak);
     for (contest, flop) in &contests {
         page.contest(contest, *flop);
     }
+    page.operations(&operations);
     if flags.start_up {
         page.start_up(&start_up::measure(&programs, flags.rounds, &folder.0)?);
     }
@@ -73,7 +88,8 @@ fn measure(flags: &Flags) -> Result<ExitCode> {
     if let Some(path) = &flags.out {
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let differ = contests.iter().any(|(contest, _)| contest.differ());
+    let all = contests.iter().map(|(contest, _)| contest);
+    let differ = all.chain(&operations).any(Contest::differ);
     Ok(ExitCode::from(u8::from(differ)))
 }
 

@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
+use crate::aligned::with_scratch;
 use crate::storage::{if_tracked, slice, view};
 
 /// y = W x + b for some linear W, and its gradients from g = dL/dy, on contiguous slices.
@@ -10,9 +11,25 @@ pub(crate) trait Affine: Send + Sync + 'static {
 
     fn output_shape(&self) -> Shape;
     fn forward(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32>;
-    fn input_gradient(&self, g: &[f32], weight: &[f32]) -> Vec<f32>;
-    fn weight_gradient(&self, g: &[f32], x: &[f32]) -> Vec<f32>;
+    fn input_gradient(&self, g: Gradient<'_>, weight: &[f32]) -> Vec<f32>;
+    fn weight_gradient(&self, g: Gradient<'_>, x: &[f32]) -> Vec<f32>;
     fn bias_gradient(&self, g: &[f32], biases: usize) -> Vec<f32>;
+
+    /// Floats that g takes once it is laid out for the gradients of input and weights; 0 where they read it as it is.
+    fn laid_out_length(&self) -> usize {
+        0
+    }
+
+    /// Lays g out.
+    fn lay_out(&self, _g: &[f32], _to: &mut [f32]) {}
+}
+
+/// dL/dy.
+#[derive(Clone, Copy)]
+pub(crate) struct Gradient<'a> {
+    pub(crate) plain: &'a [f32],
+    /// As [`Affine::lay_out`] writes it, where two gradients share that work.
+    pub(crate) laid_out: Option<&'a [f32]>,
 }
 
 /// Applies a map to tensors on the CPU whose types and shapes have been checked.
@@ -51,6 +68,24 @@ impl<A: Affine> Operation<A> {
         Ok((CpuStorage::F32(y), self.0.output_shape()))
     }
 
+    /// Lends the gradient, laid out if two are to read it so.
+    fn with_laid_out<R>(&self, g: &[f32], twice: bool, work: impl FnOnce(Gradient<'_>) -> R) -> R {
+        let length = self.0.laid_out_length();
+        if !twice || length == 0 {
+            return work(Gradient {
+                plain: g,
+                laid_out: None,
+            });
+        }
+        with_scratch(length, |blocks| {
+            self.0.lay_out(g, blocks);
+            work(Gradient {
+                plain: g,
+                laid_out: Some(blocks),
+            })
+        })
+    }
+
     /// The gradients of those arguments that need one.
     fn gradients(
         &self,
@@ -61,12 +96,16 @@ impl<A: Affine> Operation<A> {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let g = g.contiguous()?;
         let g = view(A::NAME, "the gradient", &g)?;
-        let dx = if_tracked(x, || {
-            Ok(self.0.input_gradient(&g, &view(A::NAME, "weight", weight)?))
-        })?;
-        let dw = if_tracked(weight, || {
-            Ok(self.0.weight_gradient(&g, &view(A::NAME, "x", x)?))
-        })?;
+        let both = |g: Gradient<'_>| -> Result<_> {
+            let dx = if_tracked(x, || {
+                Ok(self.0.input_gradient(g, &view(A::NAME, "weight", weight)?))
+            })?;
+            let dw = if_tracked(weight, || {
+                Ok(self.0.weight_gradient(g, &view(A::NAME, "x", x)?))
+            })?;
+            Ok((dx, dw))
+        };
+        let (dx, dw) = self.with_laid_out(&g, x.track_op() && weight.track_op(), both)?;
         let db = match bias {
             Some(bias) => if_tracked(bias, || Ok(self.0.bias_gradient(&g, bias.elem_count())))?,
             None => None,

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Shape, Tensor};
 
-use crate::affine::{self, Affine};
+use crate::affine::{self, Affine, Gradient};
 use crate::aligned::Aligned;
 use crate::correlate::{Bias, Correlation, Output};
 use crate::data_gradient::DataGradient;
@@ -130,8 +130,7 @@ impl Affine for Convolution {
             self.outputs * g.output_height * g.output_width,
             |group, memory| {
                 let source = self.inputs_of(x, group);
-                let packed = Packed::new(self.weights(weight, group), &taps, &window);
-                let blocks = packed.shape.output_blocks();
+                let blocks = self.outputs.div_ceil(LANES);
                 let bias = padded.as_ref().map(|bias| Bias {
                     data: &bias[group * blocks * LANES..],
                     image: if bias.len() == self.groups * blocks * LANES {
@@ -141,36 +140,36 @@ impl Affine for Convolution {
                     },
                     block: LANES,
                 });
-                let correlation = Correlation {
-                    batch: self.batch,
-                    source: &source,
-                    window: &window,
-                    weights: &packed,
-                    bias,
-                    plus: None,
-                    scale: 1.0,
-                };
-                let output = self.output(
-                    memory,
-                    group,
-                    (self.outputs, g.output_height, g.output_width),
-                );
-                #[allow(unsafe_code)]
-                // SAFETY: the memory is the output's, and these channels are this group's.
-                unsafe {
-                    correlation.run(output);
-                }
+                let shape = (self.outputs, g.output_height, g.output_width);
+                let output = self.output(memory, group, shape);
+                Packed::lend(|packed| {
+                    packed.fill(self.weights(weight, group), &taps, &window);
+                    let correlation = Correlation {
+                        batch: self.batch,
+                        source: &source,
+                        window: &window,
+                        weights: packed,
+                        bias,
+                        plus: None,
+                        scale: 1.0,
+                    };
+                    #[allow(unsafe_code)]
+                    // SAFETY: the memory is the output's, and these channels are this group's.
+                    unsafe {
+                        correlation.run(output);
+                    }
+                });
             },
         )
     }
 
-    fn input_gradient(&self, dy: &[f32], weight: &[f32]) -> Vec<f32> {
+    fn input_gradient(&self, dy: Gradient<'_>, weight: &[f32]) -> Vec<f32> {
         let g = &self.geometry;
         self.filled(self.inputs * g.height * g.width, |group, memory| {
             let gradient = DataGradient {
                 batch: self.batch,
                 geometry: g,
-                dy: &self.outputs_of(dy, group),
+                dy: &self.gradient_of(dy, group),
                 turned: self.weights(weight, group).turned(0, self.inputs),
                 plus: None,
             };
@@ -178,19 +177,19 @@ impl Affine for Convolution {
             #[allow(unsafe_code)]
             // SAFETY: the memory is the gradient's, and these channels are this group's.
             unsafe {
-                gradient.run(&mut Packed::default(), output);
+                Packed::lend(|packed| gradient.run(packed, output));
             }
         })
     }
 
-    fn weight_gradient(&self, dy: &[f32], x: &[f32]) -> Vec<f32> {
+    fn weight_gradient(&self, dy: Gradient<'_>, x: &[f32]) -> Vec<f32> {
         let g = &self.geometry;
         let taps: Vec<usize> = (0..g.taps()).collect();
         let length = self.outputs * self.inputs * g.taps();
         let write = |dw: &mut [_]| {
             let memory = Shared::uninitialised(dw);
             for group in 0..self.groups {
-                let (source, dy) = (self.inputs_of(x, group), self.outputs_of(dy, group));
+                let (source, dy) = (self.inputs_of(x, group), self.gradient_of(dy, group));
                 let gradient = WeightGradient {
                     batch: self.batch,
                     source: &source,
@@ -216,6 +215,18 @@ impl Affine for Convolution {
         // SAFETY: the gradient of every group writes all its weights.
         let (dw, ()) = unsafe { written(self.groups * length, write) };
         dw
+    }
+
+    fn laid_out_length(&self) -> usize {
+        self.batch * self.groups * self.gradient_image()
+    }
+
+    /// Groups, images, blocks of channels.
+    fn lay_out(&self, dy: &[f32], to: &mut [f32]) {
+        let groups = to.chunks_mut(self.batch * self.gradient_image());
+        for (group, to) in groups.enumerate() {
+            self.outputs_of(dy, group).copy_blocks(to);
+        }
     }
 
     fn bias_gradient(&self, dy: &[f32], biases: usize) -> Vec<f32> {
@@ -246,6 +257,30 @@ impl Convolution {
     fn inputs_of<'a>(&self, x: &'a [f32], group: usize) -> Source<'a> {
         let (height, width) = (self.geometry.height, self.geometry.width);
         self.channels(x, group, self.inputs, (height, width))
+    }
+
+    /// Floats of one image and group of the gradient of the output in blocks.
+    fn gradient_image(&self) -> usize {
+        let g = &self.geometry;
+        self.outputs.next_multiple_of(LANES) * g.output_height * g.output_width
+    }
+
+    /// The channels of one group of the gradient of the output, in blocks if it was laid out.
+    fn gradient_of<'a>(&self, dy: Gradient<'a>, group: usize) -> Source<'a> {
+        let Some(blocks) = dy.laid_out else {
+            return self.outputs_of(dy.plain, group);
+        };
+        let part = Part {
+            data: &blocks[group * self.batch * self.gradient_image()..],
+            layout: Layout::Blocked,
+            channels: self.outputs,
+            image: self.gradient_image(),
+        };
+        Source::plain(
+            part,
+            self.geometry.output_height,
+            self.geometry.output_width,
+        )
     }
 
     /// The channels of one group of the output or its gradient.

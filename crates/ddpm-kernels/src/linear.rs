@@ -3,7 +3,7 @@
 use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::affine::{self, Affine};
+use crate::affine::{self, Affine, Gradient};
 use crate::correlate::{Bias, Correlation, Output};
 use crate::packing::{Packed, Weights};
 use crate::source::{Layout, Part, Source, Window};
@@ -81,16 +81,16 @@ impl Affine for Linear {
         self.rows_times(x, weights, bias)
     }
 
-    fn input_gradient(&self, g: &[f32], weight: &[f32]) -> Vec<f32> {
+    fn input_gradient(&self, g: Gradient<'_>, weight: &[f32]) -> Vec<f32> {
         let weights = Weights::of_kernels(weight, (self.inputs, self.outputs), 1);
-        self.rows_times(g, weights.turned(0, self.inputs), None)
+        self.rows_times(g.plain, weights.turned(0, self.inputs), None)
     }
 
-    fn weight_gradient(&self, g: &[f32], x: &[f32]) -> Vec<f32> {
+    fn weight_gradient(&self, g: Gradient<'_>, x: &[f32]) -> Vec<f32> {
         let write = |dw: &mut [_]| {
             let memory = Shared::uninitialised(dw);
             for (i, images) in self.images().enumerate() {
-                let (x, dy) = (images.of(x, self.inputs), images.of(g, self.outputs));
+                let (x, dy) = (images.of(x, self.inputs), images.of(g.plain, self.outputs));
                 let gradient = WeightGradient {
                     batch: images.count,
                     source: &x,
@@ -159,30 +159,32 @@ impl Linear {
             width: self.rows.min(WIDTH),
         }
         .window();
-        let packed = Packed::new(weights, &[0], &window);
         let write = |y: &mut [_]| {
             let memory = Shared::uninitialised(y);
-            for images in self.images() {
-                let correlation = Correlation {
-                    batch: images.count,
-                    source: &images.of(x, inputs),
-                    window: &images.window(),
-                    weights: &packed,
-                    bias,
-                    plus: None,
-                    scale: 1.0,
-                };
-                let shape = (outputs, 1, images.width);
-                let output = Output {
-                    start: images.first * outputs,
-                    ..Output::whole(&memory, Layout::Rows, shape)
-                };
-                #[allow(unsafe_code)]
-                // SAFETY: the memory is new, and these rows are this call's alone.
-                unsafe {
-                    correlation.run(output);
+            Packed::lend(|packed| {
+                packed.fill(weights, &[0], &window);
+                for images in self.images() {
+                    let correlation = Correlation {
+                        batch: images.count,
+                        source: &images.of(x, inputs),
+                        window: &images.window(),
+                        weights: packed,
+                        bias,
+                        plus: None,
+                        scale: 1.0,
+                    };
+                    let shape = (outputs, 1, images.width);
+                    let output = Output {
+                        start: images.first * outputs,
+                        ..Output::whole(&memory, Layout::Rows, shape)
+                    };
+                    #[allow(unsafe_code)]
+                    // SAFETY: the memory is new, and these rows are this call's alone.
+                    unsafe {
+                        correlation.run(output);
+                    }
                 }
-            }
+            });
         };
         #[allow(unsafe_code)]
         // SAFETY: a correlation writes all outputs of its images, and these are all rows.

@@ -1,5 +1,7 @@
 //! Weights laid out as the inner loop reads them: slabs of output channels, each one long row.
 
+use std::cell::RefCell;
+
 use rayon::prelude::*;
 
 use crate::aligned::Aligned;
@@ -129,16 +131,21 @@ pub(crate) fn split_row(width: usize, most: usize) -> impl Iterator<Item = usize
     (0..tiles).map(move |tile| width / tiles + usize::from(tile < width % tiles))
 }
 
+thread_local! {
+    static LENT: RefCell<Vec<Packed>> = const { RefCell::new(Vec::new()) };
+}
+
 impl Packed {
-    /// Lays out the weights of a window's taps, each given by its place in the tensor from that of the first: transformed
-    /// where Winograd's tiles suit the window.
-    pub(crate) fn new(weights: Weights<'_>, taps: &[usize], window: &Window) -> Packed {
-        let mut packed = Packed::default();
-        packed.fill(weights, taps, window);
-        packed
+    /// Lends memory for weights; the thread keeps it for the next loan.
+    pub(crate) fn lend<R>(work: impl FnOnce(&mut Packed) -> R) -> R {
+        let mut packed = LENT.with_borrow_mut(Vec::pop).unwrap_or_default();
+        let result = work(&mut packed);
+        LENT.with_borrow_mut(|kept| kept.push(packed));
+        result
     }
 
-    /// As [`Packed::new`], in the memory of older weights where that suffices.
+    /// Lays out the weights of a window's taps, each given by its place in the tensor from that of the first: transformed
+    /// where Winograd's tiles suit the window. The memory of older weights serves where it suffices.
     pub(crate) fn fill(&mut self, weights: Weights<'_>, taps: &[usize], window: &Window) {
         let (level, inputs, outputs) = (Level::current(), weights.inputs.0, weights.outputs.0);
         let kernel = winograd::kernel(window).filter(|_| winograd::suits(window, inputs, outputs));

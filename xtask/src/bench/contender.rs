@@ -6,7 +6,9 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
@@ -15,13 +17,19 @@ pub(crate) struct Contender {
     name: String,
     process: Child,
     to: ChildStdin,
-    from: BufReader<ChildStdout>,
+    /// Its lines, which a thread reads: so that waiting for one can end.
+    from: Receiver<std::io::Result<String>>,
     complaints: PathBuf,
 }
 
 impl Contender {
-    /// Starts it and waits until it is ready. What it complains of is kept in a file.
-    pub(crate) fn start(name: &str, mut command: Command, complaints: &Path) -> Result<Self> {
+    /// Starts it and waits until it is ready, at most so long. What it complains of is kept in a file.
+    pub(crate) fn start(
+        name: &str,
+        mut command: Command,
+        complaints: &Path,
+        limit: Duration,
+    ) -> Result<Self> {
         let file = File::create(complaints)
             .with_context(|| format!("cannot write {}", complaints.display()))?;
         let mut process = command
@@ -30,17 +38,23 @@ impl Contender {
             .stderr(file)
             .spawn()
             .with_context(|| format!("cannot start {name}"))?;
-        let (Some(to), Some(from)) = (process.stdin.take(), process.stdout.take()) else {
+        let (Some(to), Some(said)) = (process.stdin.take(), process.stdout.take()) else {
             bail!("{name} has no pipes");
         };
+        let (lines, from) = channel();
+        std::thread::spawn(move || {
+            // Where nobody listens any more, nothing is lost.
+            let mut lines_of = BufReader::new(said).lines();
+            while lines_of.next().is_some_and(|line| lines.send(line).is_ok()) {}
+        });
         let mut contender = Self {
             name: name.to_owned(),
             process,
             to,
-            from: BufReader::new(from),
+            from,
             complaints: complaints.to_owned(),
         };
-        let line = contender.line()?;
+        let line = contender.line(Some(limit))?;
         if line != "ready" {
             bail!("{name} said `{line}`, expected `ready`");
         }
@@ -65,14 +79,24 @@ impl Contender {
     fn ask(&mut self, line: &str) -> Result<String> {
         // Where it has died, its silence says so, and its complaints say why.
         drop(writeln!(self.to, "{line}").and_then(|()| self.to.flush()));
-        self.line()
+        self.line(None)
     }
 
-    fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        let read = self.from.read_line(&mut line);
-        if read.with_context(|| format!("cannot hear {}", self.name))? > 0 {
-            return Ok(line.trim().to_owned());
+    fn line(&mut self, limit: Option<Duration>) -> Result<String> {
+        let heard = match limit {
+            Some(limit) => self.from.recv_timeout(limit),
+            None => self.from.recv().map_err(RecvTimeoutError::from),
+        };
+        match heard {
+            Ok(line) => {
+                let line = line.with_context(|| format!("cannot hear {}", self.name))?;
+                return Ok(line.trim().to_owned());
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let seconds = limit.unwrap_or_default().as_secs_f64();
+                bail!("{} was not ready after {seconds:.0} s", self.name);
+            }
+            Err(RecvTimeoutError::Disconnected) => {}
         }
         let status = self.process.wait().context("it does not end")?;
         let text = std::fs::read_to_string(&self.complaints).unwrap_or_default();
@@ -152,7 +176,7 @@ mod tests {
             shell.args(["-c", script]);
             let file = format!("ddpm-contender-{name}-{}", std::process::id());
             let complaints = std::env::temp_dir().join(file);
-            let contender = Contender::start(name, shell, &complaints);
+            let contender = Contender::start(name, shell, &complaints, Duration::from_secs(1));
             drop(std::fs::remove_file(complaints));
             contender
         }
@@ -164,6 +188,12 @@ mod tests {
             assert_eq!(contender.go(3).unwrap(), 3.5);
             assert_eq!(contender.go(1).unwrap(), 1.5);
             assert_eq!(contender.quit().unwrap(), Some(4096));
+        }
+
+        #[test]
+        fn one_that_is_not_ready_in_time_is_out() {
+            let error = start("slow", "sleep 5; echo ready").err().unwrap();
+            assert_eq!(error.to_string(), "slow was not ready after 1 s");
         }
 
         #[test]

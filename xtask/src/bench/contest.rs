@@ -1,4 +1,4 @@
-//! One network at one work: every contender set up, outputs compared, then turn after turn.
+//! One task: every contender set up, outputs compared, then turn after turn.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use super::flags::Flags;
 use super::machine::Machine;
 use super::programs::Programs;
 use super::statistics::difference;
-use super::work::{Network, Peer, Work};
+use super::work::{Peer, Task, Work};
 
 /// Outputs further apart than this, relatively, are not of the same work.
 const SAME: f64 = 1e-3;
@@ -21,10 +21,8 @@ const WATCHING: Duration = Duration::from_millis(250);
 
 /// What came of it.
 pub(crate) struct Contest {
-    /// Of which network.
-    pub(crate) network: Network,
-    /// At which work.
-    pub(crate) work: Work,
+    /// What it was about.
+    pub(crate) task: Task,
     /// Passes of a turn.
     pub(crate) passes: usize,
     /// How we did.
@@ -42,6 +40,8 @@ pub(crate) struct Measured {
     pub(crate) memory: Option<u64>,
     /// How far its first output is from ours.
     pub(crate) difference: f64,
+    /// Seconds until it was ready.
+    pub(crate) set_up: f64,
 }
 
 /// What can come of a peer.
@@ -65,28 +65,39 @@ impl Contest {
     pub(crate) fn hold(
         flags: &Flags,
         programs: &Programs,
-        network: Network,
-        work: Work,
+        task: Task,
         folder: &Path,
         machine: &mut Machine,
     ) -> Result<Self> {
-        let output = folder.join(format!("ddpm.{}", work.word()));
-        let command = programs.ours(work, folder, &output);
-        let contender = set_up("ddpm", || {
-            Contender::start("ddpm", command, &output.with_extension("stderr"))
+        let output = folder.join(format!("ddpm.{}", task.word()));
+        let command = programs.ours(task, folder, &output);
+        let (contender, ready) = set_up("ddpm", || {
+            let complaints = folder.join(format!("ddpm.{}.stderr", task.word()));
+            Contender::start("ddpm", command, &complaints, flags.set_up)
         })?;
         let reference = read_output(&output)?;
-        let mut ours = Standing::new(contender, 0.0);
-        let able = flags.peers.iter().filter(|peer| peer.does(work));
-        let mut peers: Vec<(Peer, Result<Standing, Outcome>)> = able
-            .map(|&peer| (peer, enter(programs, peer, work, folder, &reference)))
+        let mut ours = Standing::new(contender, 0.0, ready);
+        let able = flags.peers.iter().filter(|peer| peer.does(task.work()));
+        let plan = (task.work() == Work::Operations).then_some(&Peer::Plan);
+        let mut peers: Vec<(Peer, Result<Standing, Outcome>)> = plan
+            .into_iter()
+            .chain(able)
+            .map(|&peer| {
+                let state = enter((flags, programs), peer, task, folder, &reference);
+                (peer, state)
+            })
             .collect();
+        // There are many operations, and a pass is short.
+        let turn = match task {
+            Task::Network(..) => flags.turn,
+            Task::Operation(_) => flags.turn / 4,
+        };
 
         let mut passes = 1;
         for warm_up in 0..flags.warm_ups {
             let fastest = round(&mut ours, &mut peers, 1, machine)?;
-            eprintln!("  warm-up {}: {fastest:.2} s a pass at best", warm_up + 1);
-            passes = passes_for(flags.turn, fastest);
+            eprintln!("  warm-up {}: {fastest:.4} s a pass at best", warm_up + 1);
+            passes = passes_for(turn, fastest);
         }
         ours.measured.seconds.clear();
         for standing in peers
@@ -98,7 +109,7 @@ impl Contest {
         for number in 1..=flags.rounds {
             let fastest = round(&mut ours, &mut peers, passes, machine)?;
             eprintln!(
-                "  round {number} of {}: {fastest:.2} s a pass at best",
+                "  round {number} of {}: {fastest:.4} s a pass at best",
                 flags.rounds
             );
         }
@@ -107,8 +118,7 @@ impl Contest {
             (peer, outcome.map_or_else(|why| why, Outcome::Measured))
         });
         Ok(Self {
-            network,
-            work,
+            task,
             passes,
             peers: peers.collect(),
             ours: ours.finish()?,
@@ -123,11 +133,12 @@ impl Contest {
 }
 
 impl Standing {
-    fn new(contender: Contender, difference: f64) -> Self {
+    fn new(contender: Contender, difference: f64, set_up: f64) -> Self {
         Self {
             contender,
             measured: Measured {
                 difference,
+                set_up,
                 ..Measured::default()
             },
         }
@@ -152,40 +163,47 @@ impl Standing {
 
 /// Starts a peer and compares what its first pass gave.
 fn enter(
-    programs: &Programs,
+    (flags, programs): (&Flags, &Programs),
     peer: Peer,
-    work: Work,
+    task: Task,
     folder: &Path,
     reference: &[f32],
 ) -> Result<Standing, Outcome> {
-    let output = folder.join(format!("{}.{}", peer.word(), work.word()));
-    let complaints = folder.join(format!("{}.{}.stderr", peer.word(), work.word()));
-    let contender = set_up(peer, || {
-        let command = programs.peer(peer, work, folder, &output)?;
-        Contender::start(peer.word(), command, &complaints)
+    let output = folder.join(format!("{}.{}", peer.word(), task.word()));
+    let complaints = folder.join(format!("{}.{}.stderr", peer.word(), task.word()));
+    let (contender, ready) = set_up(peer, || {
+        let command = programs.peer(peer, task, folder, &output)?;
+        Contender::start(peer.word(), command, &complaints, flags.set_up)
     })
     .map_err(failed)?;
     let theirs = read_output(&output).map_err(failed)?;
-    let apart = match work {
-        Work::Evaluate => difference(reference, &theirs),
-        // Loss and norm are two things: each has its own scale.
-        Work::Train if reference.len() == theirs.len() => {
-            let pairs = reference.chunks(1).zip(theirs.chunks(1));
-            pairs.map(|(a, b)| difference(a, b)).fold(0.0, f64::max)
-        }
-        Work::Train => f64::INFINITY,
-    };
+    let apart = by_parts(&task.parts(reference.len()), reference, &theirs);
     if apart <= SAME {
-        Ok(Standing::new(contender, apart))
+        Ok(Standing::new(contender, apart, ready))
     } else {
         Err(Outcome::Differs(apart))
     }
 }
 
+/// The largest difference of two outputs whose parts have so many numbers, and each its own scale.
+fn by_parts(lengths: &[usize], ours: &[f32], theirs: &[f32]) -> f64 {
+    if ours.len() != theirs.len() || ours.len() != lengths.iter().sum::<usize>() {
+        return f64::INFINITY;
+    }
+    let (mut largest, mut start) = (0f64, 0);
+    for &length in lengths {
+        let part = start..start + length;
+        largest = largest.max(difference(&ours[part.clone()], &theirs[part]));
+        start += length;
+    }
+    largest
+}
+
+/// Starts a contender and says how long that took.
 fn set_up(
     name: impl std::fmt::Display,
     start: impl FnOnce() -> Result<Contender>,
-) -> Result<Contender> {
+) -> Result<(Contender, f64)> {
     let begun = Instant::now();
     let contender = start();
     let seconds = begun.elapsed().as_secs_f64();
@@ -193,7 +211,7 @@ fn set_up(
         Ok(_) => eprintln!("  {name}: ready after {seconds:.1} s"),
         Err(error) => eprintln!("  {name}: failed after {seconds:.1} s: {error:#}"),
     }
-    contender
+    contender.map(|contender| (contender, seconds))
 }
 
 /// Everybody's turn; the seconds of the fastest pass. A peer that dies is out.
@@ -245,6 +263,15 @@ mod tests {
         let bytes = [1.5_f32, -2.0].map(f32::to_le_bytes).concat();
         assert_eq!(numbers(&bytes), Some(vec![1.5, -2.0]));
         assert_eq!(numbers(&bytes[1..]), None);
+    }
+
+    #[test]
+    fn every_part_has_its_own_scale() {
+        let (ours, theirs) = ([100.0, 1.0, 2.0], [100.0, 1.5, 2.0]);
+        assert_eq!(by_parts(&[1, 2], &ours, &theirs), 0.25);
+        assert_eq!(by_parts(&[3], &ours, &theirs), 0.005);
+        assert_eq!(by_parts(&[2], &ours, &theirs), f64::INFINITY);
+        assert_eq!(by_parts(&[3], &ours, &theirs[..2]), f64::INFINITY);
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub(crate) struct Flags {
     pub(crate) warm_ups: usize,
     /// How long a turn of the fastest should last.
     pub(crate) turn: Duration,
+    /// How long a contender may take to be ready.
+    pub(crate) set_up: Duration,
     /// Whether this is only a look, not for the record.
     pub(crate) quick: bool,
     /// Whether to measure the way to the first image.
@@ -70,6 +72,9 @@ impl Flags {
                         "--peers" => flags.peers = list(flag, &text, &Peer::ALL, Peer::word)?,
                         "--rounds" => rounds = Some(count(flag, &text)?),
                         "--threads" => flags.threads = count(flag, &text)?,
+                        "--set-up" => {
+                            flags.set_up = Duration::from_secs(count(flag, &text)? as u64);
+                        }
                         other => return Err(Usage(format!("unknown flag `{other}`"))),
                     }
                 }
@@ -94,6 +99,7 @@ impl Flags {
             rounds: 5,
             warm_ups: 2,
             turn: Duration::from_secs(2),
+            set_up: Duration::from_secs(1200),
             quick: false,
             start_up: true,
             out: None,
@@ -155,6 +161,10 @@ mod tests {
         assert_eq!((flags.rounds, flags.warm_ups), (2, 1));
         assert_eq!(flags.peers, [Peer::Eager, Peer::Compile]);
         assert_eq!(parse("--rounds 3 --quick").unwrap().rounds, 3);
+        assert_eq!(
+            parse("--set-up 60").unwrap().set_up,
+            Duration::from_secs(60)
+        );
     }
 
     #[test]
@@ -184,7 +194,7 @@ mod tests {
             ),
             (
                 "--work eval",
-                "`--work` knows train, evaluate; it does not know `eval`",
+                "`--work` knows train, evaluate, operations; it does not know `eval`",
             ),
         ] {
             assert_eq!(parse(line), Err(Usage(expected.to_owned())), "{line}");

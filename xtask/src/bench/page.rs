@@ -5,6 +5,7 @@ use super::flags::Flags;
 use super::machine::Machine;
 use super::start_up::StartUp;
 use super::statistics::Spread;
+use super::work::{Peer, Task};
 
 /// A page in the making.
 pub(crate) struct Page<'a> {
@@ -28,7 +29,10 @@ impl<'a> Page<'a> {
 
     /// Adds a table; `flop` is what a pass costs.
     pub(crate) fn contest(&mut self, contest: &Contest, flop: f64) {
-        let (network, work, batch) = (contest.network, contest.work, contest.network.batch());
+        let Task::Network(network, work) = contest.task else {
+            return;
+        };
+        let batch = network.batch();
         let gflop = flop / batch as f64 / 1e9;
         let passes = match contest.passes {
             1 => "1 pass".to_owned(),
@@ -58,13 +62,11 @@ impl<'a> Page<'a> {
                     let memory = memory.map_or("?".to_owned(), |ratio| format!("{ratio:.2}"));
                     let apart = format!("{:.0e}", theirs.difference);
                     let against = [ratio, memory, apart];
-                    row(
-                        &peer.to_string(),
-                        theirs,
-                        seconds_to_speed,
-                        self.peak,
-                        &against,
-                    )
+                    let name = match peer {
+                        Peer::Compile => format!("{peer} (set up in {:.0} s)", theirs.set_up),
+                        _ => peer.to_string(),
+                    };
+                    row(&name, theirs, seconds_to_speed, self.peak, &against)
                 }
                 Outcome::Differs(apart) => {
                     format!(
@@ -73,6 +75,27 @@ impl<'a> Page<'a> {
                 }
                 Outcome::Failed(why) => format!("| {peer} | failed: {} | | | | | |\n", cell(why)),
             };
+        }
+    }
+
+    /// Adds one table of all operations.
+    pub(crate) fn operations(&mut self, contests: &[Contest]) {
+        let Some(first) = contests.first() else {
+            return;
+        };
+        let names = first.peers.iter().map(|(peer, _)| peer.to_string());
+        let names: Vec<String> = names.collect();
+        self.tables += &format!(
+            "\n## Operations\n\n\
+             One alone, forward and backward with gradients for x, weight and bias, from a gradient of ones; milliseconds. \
+             The last ratios are to PyTorch's fastest.\n\n\
+             | operation (batch x channels, pixels) | ddpm-kernels in candle's graph | {} | the graph's speed / PyTorch's | the plan's | outputs apart |\n\
+             |---|---|{}---|---|---|\n",
+            names.join(" | "),
+            "---|".repeat(names.len()),
+        );
+        for contest in contests {
+            self.tables += &operation_row(contest);
         }
     }
 
@@ -148,6 +171,42 @@ fn row(
     )
 }
 
+fn operation_row(contest: &Contest) -> String {
+    let cells = contest.peers.iter().map(|(_, outcome)| match outcome {
+        Outcome::Measured(measured) => milliseconds(&measured.seconds),
+        Outcome::Differs(apart) => format!("not compared: **{apart:.0e}** apart"),
+        Outcome::Failed(why) => format!("failed: {}", cell(why)),
+    });
+    let cells: Vec<String> = cells.collect();
+    let measured = |index: usize| match &contest.peers[index].1 {
+        Outcome::Measured(measured) => Some(measured),
+        _ => None,
+    };
+    let best = fastest(contest).and_then(measured);
+    let plan = contest.peers.iter().position(|(peer, _)| peer.is_ours());
+    let against =
+        |ours: &[f64]| best.map_or("?".to_owned(), |best| ratio(&best.seconds, ours, true));
+    let of_plan = plan.and_then(measured);
+    let rivals = (0..contest.peers.len()).filter(|&index| Some(index) != plan);
+    let apart = rivals.filter_map(measured).map(|rival| rival.difference);
+    format!(
+        "| {} | {} | {} | {} | {} | {:.0e} |\n",
+        contest.task,
+        milliseconds(&contest.ours.seconds),
+        cells.join(" | "),
+        against(&contest.ours.seconds),
+        of_plan.map_or("?".to_owned(), |plan| against(&plan.seconds)),
+        apart.fold(0.0, f64::max),
+    )
+}
+
+fn milliseconds(seconds: &[f64]) -> String {
+    Spread::of(seconds).map_or("?".to_owned(), |s| {
+        let [median, lowest, highest] = [s.median, s.lowest, s.highest].map(|s| 1e3 * s);
+        format!("{median:.1} ({lowest:.1}-{highest:.1})")
+    })
+}
+
 /// How much faster we are: their seconds over ours, round by round.
 fn ratio(theirs: &[f64], ours: &[f64], bold: bool) -> String {
     let Some(ratio) = Spread::of_ratios(theirs, ours) else {
@@ -169,6 +228,7 @@ fn fastest(contest: &Contest) -> Option<usize> {
         _ => None,
     };
     let peers = contest.peers.iter().enumerate();
+    let peers = peers.filter(|(_, (peer, _))| !peer.is_ours());
     let timed = peers.filter_map(|(index, (_, outcome))| Some((index, seconds(outcome)?)));
     timed
         .min_by(|a, b| a.1.total_cmp(&b.1))
@@ -182,7 +242,7 @@ fn cell(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::work::{Network, Peer, Work};
+    use super::super::work::{Network, Operation, Work};
     use super::*;
 
     fn measured(seconds: &[f64], mib: u64, difference: f64) -> Measured {
@@ -190,6 +250,7 @@ mod tests {
             seconds: seconds.to_vec(),
             memory: Some(mib << 20),
             difference,
+            set_up: 12.0,
         }
     }
 
@@ -202,8 +263,7 @@ mod tests {
         let flags = flags();
         let mut page = Page::new(&flags, "ddpm 1, torch 2", 100.0);
         let contest = Contest {
-            network: Network::M,
-            work: Work::Evaluate,
+            task: Task::Network(Network::M, Work::Evaluate),
             passes: 4,
             ours: measured(&[1.0, 2.0, 1.0], 100, 0.0),
             peers: vec![
@@ -226,10 +286,42 @@ mod tests {
             [
                 "| ddpm | 8.0 (4.0-8.0) |  | 40, 40 % | 100 |  |  |",
                 "| PyTorch eager | 2.7 (1.6-4.0) | 2.50 (2.00-3.00) | 13, 13 % | 150 | 0.67 | 2e-6 |",
-                "| torch.compile | 4.0 (2.0-8.0) | **2.00** (1.00-2.00) | 20, 20 % | 200 | 0.50 | 0e0 |",
+                "| torch.compile (set up in 12 s) | 4.0 (2.0-8.0) | **2.00** (1.00-2.00) | 20, 20 % | 200 | 0.50 | 0e0 |",
                 "| onnxruntime | not compared: its output is another | | | | | **5e-1** |",
                 "| OpenVINO | failed: a \\| b | | | | | |",
             ]
+        );
+    }
+
+    #[test]
+    fn operations_are_rows_of_one_table_and_a_plan_is_no_rival() {
+        let flags = flags();
+        let mut page = Page::new(&flags, "ddpm 1, torch 2", 100.0);
+        page.operations(&[]);
+        assert_eq!(page.tables, "");
+        let contest = Contest {
+            task: Task::Operation(Operation::ALL[0]),
+            passes: 4,
+            ours: measured(&[0.02, 0.04, 0.02], 100, 0.0),
+            peers: vec![
+                (
+                    Peer::Plan,
+                    Outcome::Measured(measured(&[0.01, 0.02, 0.01], 100, 0.0)),
+                ),
+                (
+                    Peer::Eager,
+                    Outcome::Measured(measured(&[0.03, 0.05, 0.02], 150, 2e-6)),
+                ),
+                (Peer::Compile, Outcome::Failed("no compiler".to_owned())),
+            ],
+        };
+        page.operations(&[contest]);
+        assert_eq!(
+            page.tables.lines().last(),
+            Some(
+                "| convolution 3x3, 32x64, 28x28 | 20.0 (20.0-40.0) | 10.0 (10.0-20.0) | 30.0 (20.0-50.0) | \
+                 failed: no compiler | **1.25** (1.00-1.50) | **2.50** (2.00-3.00) | 2e-6 |"
+            )
         );
     }
 

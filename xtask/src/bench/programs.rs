@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::contender::last_lines;
 use super::flags::Flags;
-use super::work::{Network, Peer, Work};
+use super::work::{Network, Operation, Peer, Task, Work};
 use crate::cargo::cargo;
 
 /// Where everything is, and the command line of each.
@@ -31,7 +31,7 @@ impl Flop {
     pub(crate) fn of(self, work: Work) -> f64 {
         match work {
             Work::Train => self.train,
-            Work::Evaluate => self.evaluate,
+            _ => self.evaluate,
         }
     }
 }
@@ -52,7 +52,8 @@ impl Programs {
             versions: String::new(),
         };
         programs.versions = programs.ask_versions(&flags.peers)?;
-        let ours = "build --release --package ddpm-train --example network_speed --package ddpm-sample --bin ddpm-sample";
+        let ours = "build --release --package ddpm-train --example network_speed --package ddpm-sample --bin ddpm-sample \
+                    --package ddpm-kernels --example operation_speed";
         let mut command = cargo();
         command.args(ours.split(' ')).current_dir(&programs.root);
         let status = command.status().context("cannot start cargo")?;
@@ -86,7 +87,7 @@ impl Programs {
 
     /// Fills a folder with a network, its weights and its inputs.
     pub(crate) fn prepare(&self, network: Network, folder: &Path) -> Result<()> {
-        let mut command = Command::new(self.network_speed());
+        let mut command = Command::new(self.example("network_speed"));
         command.args(["prepare", "--network", network.letter(), "--batch"]);
         command
             .arg(network.batch().to_string())
@@ -95,27 +96,52 @@ impl Programs {
         answer(&mut command).map(drop)
     }
 
+    /// Fills a folder with an operation's inputs.
+    pub(crate) fn prepare_operation(&self, operation: Operation, folder: &Path) -> Result<()> {
+        let mut command = Command::new(self.example("operation_speed"));
+        command.args(["prepare", "--operation", &operation.word()]);
+        answer(command.arg("--folder").arg(folder)).map(drop)
+    }
+
     /// Ours at work.
-    pub(crate) fn ours(&self, work: Work, folder: &Path, output: &Path) -> Command {
-        let mut command = Command::new(self.network_speed());
-        command.arg("contend");
-        self.at_work(command, work, folder, output)
+    pub(crate) fn ours(&self, task: Task, folder: &Path, output: &Path) -> Command {
+        let command = match task {
+            Task::Network(..) => {
+                let mut command = Command::new(self.example("network_speed"));
+                command.arg("contend");
+                command
+            }
+            Task::Operation(_) => self.operation("graph"),
+        };
+        self.at_work(command, task, folder, output)
     }
 
     /// A peer at work; one that reads ONNX gets its file first.
     pub(crate) fn peer(
         &self,
         peer: Peer,
-        work: Work,
+        task: Task,
         folder: &Path,
         output: &Path,
     ) -> Result<Command> {
+        if peer.is_ours() {
+            return Ok(self.at_work(self.operation(peer.word()), task, folder, output));
+        }
         if peer.reads_onnx() && !folder.join("network.onnx").exists() {
             answer(self.script("export").arg("--folder").arg(folder))?;
         }
         let mut command = self.script("contend");
         command.args(["--kind", peer.word()]);
-        Ok(self.at_work(command, work, folder, output))
+        Ok(self.at_work(command, task, folder, output))
+    }
+
+    /// Ours at an operation, with the memory and the threads that `ddpm-train` gives itself.
+    fn operation(&self, how: &str) -> Command {
+        let mut command = Command::new(self.example("operation_speed"));
+        command.args(["contend", "--as", how]);
+        command.env("MIMALLOC_PURGE_DELAY", "-1");
+        command.env("CANDLE_NUM_THREADS", &self.threads);
+        command
     }
 
     /// Ours from its start to one image of the shipped digits.
@@ -141,8 +167,11 @@ impl Programs {
         command
     }
 
-    fn at_work(&self, mut command: Command, work: Work, folder: &Path, output: &Path) -> Command {
-        command.args(["--work", work.word(), "--threads", &self.threads]);
+    fn at_work(&self, mut command: Command, task: Task, folder: &Path, output: &Path) -> Command {
+        command.args(["--work", task.work().word(), "--threads", &self.threads]);
+        if let Task::Operation(operation) = task {
+            command.args(["--operation", &operation.word()]);
+        }
         command
             .arg("--folder")
             .arg(folder)
@@ -181,11 +210,18 @@ impl Programs {
             .arg(self.root.join("xtask/bench/peers.py"))
             .arg(task);
         command.env("OMP_NUM_THREADS", &self.threads);
+        // torch.compile: in its own process, one kernel after the other (its pool of workers can wait for ever), and what
+        // it has compiled once it finds again.
+        command.env("TORCHINDUCTOR_COMPILE_THREADS", "1");
+        command.env(
+            "TORCHINDUCTOR_CACHE_DIR",
+            self.release.with_file_name("inductor"),
+        );
         command
     }
 
-    fn network_speed(&self) -> PathBuf {
-        self.release.join("examples").join(program("network_speed"))
+    fn example(&self, name: &str) -> PathBuf {
+        self.release.join("examples").join(program(name))
     }
 
     fn digits(&self) -> PathBuf {

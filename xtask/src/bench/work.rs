@@ -18,11 +18,41 @@ pub(crate) enum Work {
     Train,
     /// One call of the network without gradients.
     Evaluate,
+    /// One operation alone, forward and backward.
+    Operations,
+}
+
+/// One operation on a batch of images of some channels, which it keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Operation {
+    kind: Kind,
+    batch: usize,
+    channels: usize,
+    side: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// 3 by 3, of this stride, with a bias.
+    Convolution(usize),
+    /// In 32 groups, with SiLU.
+    Normalisation,
+}
+
+/// What one contest is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// A network at work (any but [`Work::Operations`]).
+    Network(Network, Work),
+    /// An operation alone.
+    Operation(Operation),
 }
 
 /// Who else does it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
+    /// An operation of ours again, in a plan instead of candle's graph.
+    Plan,
     /// PyTorch as it comes.
     Eager,
     /// PyTorch with the channels of a pixel side by side.
@@ -57,20 +87,103 @@ impl Network {
 }
 
 impl Work {
-    /// Both.
-    pub(crate) const ALL: [Self; 2] = [Self::Train, Self::Evaluate];
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Train, Self::Evaluate, Self::Operations];
 
     /// As flags name it.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Train => "train",
             Self::Evaluate => "evaluate",
+            Self::Operations => "operations",
+        }
+    }
+}
+
+impl Operation {
+    /// What networks S and M are made of, by their sizes; two small ones and one of stride 2 last.
+    pub(crate) const ALL: [Self; 9] = [
+        Self::convolution(32, 64, 28, 1),
+        Self::convolution(32, 128, 14, 1),
+        Self::convolution(32, 32, 28, 1),
+        Self::convolution(16, 128, 32, 1),
+        Self::convolution(16, 256, 16, 1),
+        Self {
+            kind: Kind::Normalisation,
+            batch: 32,
+            channels: 128,
+            side: 28,
+        },
+        Self::convolution(32, 64, 28, 2),
+        Self::convolution(8, 256, 8, 1),
+        Self::convolution(16, 256, 4, 1),
+    ];
+
+    const fn convolution(batch: usize, channels: usize, side: usize, stride: usize) -> Self {
+        Self {
+            kind: Kind::Convolution(stride),
+            batch,
+            channels,
+            side,
+        }
+    }
+
+    /// As `operation_speed` and `peers.py` name it.
+    pub(crate) fn word(self) -> String {
+        let Self {
+            kind,
+            batch,
+            channels,
+            side,
+        } = self;
+        let sizes = format!("{batch}x{channels}-{side}x{side}");
+        match kind {
+            Kind::Convolution(stride) => format!("conv-{sizes}-s{stride}"),
+            Kind::Normalisation => format!("norm-{sizes}"),
+        }
+    }
+
+    /// How many numbers of its output belong together: gradients of weight and bias, output, gradient of x.
+    fn parts(self) -> [usize; 4] {
+        let (weights, stride) = match self.kind {
+            Kind::Convolution(stride) => (9 * self.channels * self.channels, stride),
+            Kind::Normalisation => (self.channels, 1),
+        };
+        let images = |side: usize| self.batch * self.channels * side * side;
+        let (before, after) = (images(self.side), images(self.side / stride));
+        [weights, self.channels, after, before]
+    }
+}
+
+impl Task {
+    /// What names its files.
+    pub(crate) fn word(self) -> String {
+        match self {
+            Self::Network(_, work) => work.word().to_owned(),
+            Self::Operation(operation) => operation.word(),
+        }
+    }
+
+    /// What a pass is.
+    pub(crate) fn work(self) -> Work {
+        match self {
+            Self::Network(_, work) => work,
+            Self::Operation(_) => Work::Operations,
+        }
+    }
+
+    /// How many numbers of an output of so many belong together, each with a scale of its own.
+    pub(crate) fn parts(self, length: usize) -> Vec<usize> {
+        match self {
+            Self::Network(_, Work::Train) => vec![1; length],
+            Self::Network(..) => vec![length],
+            Self::Operation(operation) => operation.parts().to_vec(),
         }
     }
 }
 
 impl Peer {
-    /// All of them.
+    /// All that can be asked for.
     pub(crate) const ALL: [Self; 5] = [
         Self::Eager,
         Self::ChannelsLast,
@@ -82,6 +195,7 @@ impl Peer {
     /// As flags and `peers.py` name it.
     pub(crate) fn word(self) -> &'static str {
         match self {
+            Self::Plan => "plan",
             Self::Eager => "eager",
             Self::ChannelsLast => "channels_last",
             Self::Compile => "compile",
@@ -90,9 +204,14 @@ impl Peer {
         }
     }
 
-    /// Whether it can do this: two of them do not train.
+    /// Whether it can do this: two of them only evaluate.
     pub(crate) fn does(self, work: Work) -> bool {
         work == Work::Evaluate || !self.reads_onnx()
+    }
+
+    /// Whether it is ours, and no rival.
+    pub(crate) fn is_ours(self) -> bool {
+        self == Self::Plan
     }
 
     /// Whether it wants the network as an ONNX file.
@@ -112,18 +231,72 @@ impl fmt::Display for Work {
         f.write_str(match self {
             Self::Train => "training step",
             Self::Evaluate => "evaluation",
+            Self::Operations => "operations",
         })
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kind,
+            batch,
+            channels,
+            side,
+        } = self;
+        match kind {
+            Kind::Convolution(1) => f.write_str("convolution 3x3"),
+            Kind::Convolution(stride) => write!(f, "convolution 3x3 stride {stride}"),
+            Kind::Normalisation => f.write_str("GroupNorm(32) + SiLU"),
+        }?;
+        write!(f, ", {batch}x{channels}, {side}x{side}")
+    }
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(network, work) => write!(f, "network {network}, {work}"),
+            Self::Operation(operation) => write!(f, "{operation}"),
+        }
     }
 }
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Plan => "ddpm-kernels in a plan",
             Self::Eager => "PyTorch eager",
             Self::ChannelsLast => "PyTorch eager, channels_last",
             Self::Compile => "torch.compile",
             Self::Onnxruntime => "onnxruntime",
             Self::Openvino => "OpenVINO",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_has_a_word_and_parts() {
+        let word = |operation: Operation| operation.word();
+        let [first, .., small] = Operation::ALL;
+        assert_eq!(word(first), "conv-32x64-28x28-s1");
+        assert_eq!(word(Operation::ALL[5]), "norm-32x128-28x28");
+        assert_eq!(
+            small.parts(),
+            [9 * 256 * 256, 256, 16 * 256 * 16, 16 * 256 * 16]
+        );
+        let halved = Operation::convolution(2, 3, 8, 2);
+        assert_eq!(halved.parts(), [81, 3, 2 * 3 * 16, 2 * 3 * 64]);
+        assert_eq!(halved.to_string(), "convolution 3x3 stride 2, 2x3, 8x8");
+    }
+
+    #[test]
+    fn every_number_of_a_training_step_has_its_own_scale() {
+        assert_eq!(Task::Network(Network::S, Work::Train).parts(2), [1, 1]);
+        assert_eq!(Task::Network(Network::S, Work::Evaluate).parts(7), [7]);
     }
 }
