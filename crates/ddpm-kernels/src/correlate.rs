@@ -169,10 +169,12 @@ impl Correlation<'_> {
         } else {
             pixels * LANES * self.weights.shape.columns
         };
+        // A window of another size than the image reads beyond it, or has rows that lie further apart.
+        let size = (self.window.height, self.window.width);
         let stored = self
             .source
             .as_stored()
-            .filter(|_| self.window.is_pointwise());
+            .filter(|_| self.window.is_pointwise() && size == self.source.size());
         let gathered = if stored.is_some() {
             0
         } else {

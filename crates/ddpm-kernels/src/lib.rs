@@ -102,6 +102,7 @@ mod geometry;
 mod heads;
 mod normalise;
 mod packing;
+mod planes;
 mod simd;
 mod source;
 mod sums;

@@ -4,7 +4,8 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
-use crate::simd::{self, per_processor, sigmoid, silu_slope};
+use crate::planes::{Line, normalised, through_silu};
+use crate::simd::{self, per_processor};
 use crate::storage::{in_pieces, slice, tensor_like, view};
 
 /// What follows a normalisation in the same pass.
@@ -147,13 +148,12 @@ impl GroupNorm {
             // While this group is computed, the next one comes from memory.
             let mut ahead = ahead.chunks(self.pixels);
             for ((y, x), channel) in channels.zip(self.affine_start(group)..) {
-                let scale = inverse * gamma[channel];
-                fetch(ahead.next().unwrap_or_default());
-                if self.silu {
-                    affine_silu(y, x, mean, scale, beta[channel]);
-                } else {
-                    affine(y, x, mean, scale, beta[channel]);
-                }
+                let line = Line {
+                    mean,
+                    scale: inverse * gamma[channel],
+                    shift: beta[channel],
+                };
+                normalised(y, x, line, self.silu, ahead.next().unwrap_or_default());
             }
             [mean, inverse]
         })
@@ -211,15 +211,13 @@ impl GroupNorm {
             .enumerate()
         {
             let h = &mut dx[channel * self.pixels..][..self.pixels];
-            if self.silu {
-                through_silu(h, x, g, mean, inverse * gamma[channel], beta[channel]);
-            } else {
-                h.copy_from_slice(g);
-            }
-            let (sum_h, sum_h_x) = (
-                simd::sum(h),
-                sum_of_products(h, x, mean) * f64::from(inverse),
-            );
+            let line = Line {
+                mean,
+                scale: inverse * gamma[channel],
+                shift: beta[channel],
+            };
+            let [sum_h, sum_h_x] = through_silu(h, x, g, line, self.silu);
+            let sum_h_x = sum_h_x * f64::from(inverse);
             mean_h += f64::from(gamma[channel]) * sum_h;
             mean_h_x += f64::from(gamma[channel]) * sum_h_x;
             affine_gradients.push((sum_h_x as f32, sum_h as f32));
@@ -267,49 +265,7 @@ fn statistics(x: &[f32], eps: f64) -> [f32; 2] {
     [rounded, (1.0 / (variance + eps).sqrt()) as f32]
 }
 
-/// Asks for memory that is read soon.
-fn fetch(x: &[f32]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in x.chunks(16) {
-        #[allow(unsafe_code)]
-        // SAFETY: every processor has the instruction, and it touches nothing.
-        unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(
-                line.as_ptr().cast(),
-            );
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = x;
-}
-
 per_processor! {
-    fn affine(y: &mut [f32], x: &[f32], mean: f32, scale: f32, shift: f32) {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y = (x - mean) * scale + shift;
-        }
-    }
-
-    fn affine_silu(y: &mut [f32], x: &[f32], mean: f32, scale: f32, shift: f32) {
-        for (y, x) in y.iter_mut().zip(x) {
-            let z = (x - mean) * scale + shift;
-            *y = z * sigmoid(z);
-        }
-    }
-
-    /// h = g silu'(z).
-    fn through_silu(h: &mut [f32], x: &[f32], g: &[f32], mean: f32, scale: f32, shift: f32) {
-        for ((h, x), g) in h.iter_mut().zip(x).zip(g) {
-            let z = (x - mean) * scale + shift;
-            *h = g * silu_slope(z);
-        }
-    }
-
-    /// Σ h (x - mean).
-    fn sum_of_products(h: &[f32], x: &[f32], mean: f32) -> f64 {
-        simd::sum_of(h, x, |h, x| h * (x - mean))
-    }
-
     fn input_gradient(dx: &mut [f32], x: &[f32], mean: f32, scale: f32, slope: f32, shift: f32) {
         for (dx, x) in dx.iter_mut().zip(x) {
             *dx = scale * *dx - slope * (x - mean) - shift;

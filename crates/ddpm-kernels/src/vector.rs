@@ -24,7 +24,43 @@ pub(crate) trait Vector: Copy {
     unsafe fn store_some(self, to: *mut f32, count: usize);
     /// Rows become columns.
     unsafe fn transpose(rows: [Self; 16]) -> [Self; 16];
+    /// The smaller of the two; NaN stays.
+    unsafe fn at_most(self, most: Self) -> Self;
+    /// The larger of the two; NaN stays.
+    unsafe fn at_least(self, least: Self) -> Self;
+    /// 2^n of a whole number n to which [`ROUNDER`] was added, -126 <= n <= 127.
+    unsafe fn power_of_two(self) -> Self;
+    /// 1 / x to two units in the last place, for x from 1 to 1e38.
+    unsafe fn reciprocal(self) -> Self;
+
+    /// 1 / (1 + e^-x) to some units in the last place, with [`crate::simd::exp`]'s polynomial; beyond ±87 it stays. NaN stays.
+    #[inline(always)]
+    unsafe fn sigmoid(self) -> Self {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let x = self.at_most(Self::splat(87.0)).at_least(Self::splat(-87.0));
+            let shifted = Self::splat(ROUNDER).fused(x, Self::splat(-std::f32::consts::LOG2_E));
+            let n = shifted.sub(Self::splat(ROUNDER));
+            let minus_r = x
+                .fused(n, Self::splat(0.693_359_4))
+                .fused(n, Self::splat(-2.121_944_4e-4)); // ln 2 in two parts
+            let r = Self::zero().sub(minus_r);
+            let p = Self::splat(1.398_2e-3).fused(Self::splat(1.987_569_1e-4), r);
+            let p = Self::splat(8.333_452e-3).fused(p, r);
+            let p = Self::splat(4.166_579_6e-2).fused(p, r);
+            let p = Self::splat(1.666_666_5e-1).fused(p, r);
+            let p = Self::splat(5.000_000_3e-1).fused(p, r);
+            let one = Self::splat(1.0);
+            let e_r = r.fused(p, r.mul(r)).add(one);
+            one.fused(e_r, shifted.power_of_two()).reciprocal()
+        }
+    }
 }
+
+/// 1.5 * 2^23: adding it leaves the nearest integer in the low bits.
+const ROUNDER: f32 = 12_582_912.0;
+/// What is added to the bits of n + ROUNDER, before they become those of an exponent.
+const TO_EXPONENT: i32 = 127 - ROUNDER.to_bits() as i32;
 
 /// A plain array, which the compiler turns into whatever the target has.
 #[derive(Clone, Copy)]
@@ -101,6 +137,30 @@ impl Vector for Portable {
     unsafe fn transpose(rows: [Self; 16]) -> [Self; 16] {
         std::array::from_fn(|column| Portable(std::array::from_fn(|row| rows[row].0[column])))
     }
+    #[inline(always)]
+    unsafe fn at_most(self, most: Self) -> Self {
+        self.zip(most, |x, most| if x > most { most } else { x })
+    }
+    #[inline(always)]
+    unsafe fn at_least(self, least: Self) -> Self {
+        self.zip(least, |x, least| if x < least { least } else { x })
+    }
+    #[inline(always)]
+    unsafe fn power_of_two(self) -> Self {
+        let of = |x: f32| {
+            f32::from_bits(
+                (x.to_bits() as i32)
+                    .wrapping_add(TO_EXPONENT)
+                    .cast_unsigned()
+                    << 23,
+            )
+        };
+        Portable(self.0.map(of))
+    }
+    #[inline(always)]
+    unsafe fn reciprocal(self) -> Self {
+        Portable(self.0.map(f32::recip))
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -110,7 +170,7 @@ pub(crate) use x86::{Avx2, Avx512};
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::Vector;
+    use super::{TO_EXPONENT, Vector};
 
     /// Two registers of eight.
     #[derive(Clone, Copy)]
@@ -221,6 +281,42 @@ mod x86 {
                         Avx2(b[i - 8], d[i - 8])
                     }
                 })
+            }
+        }
+        #[inline(always)]
+        unsafe fn at_most(self, most: Self) -> Self {
+            // SAFETY: as above. Of a NaN and a number the second argument is the result.
+            unsafe { Avx2(_mm256_min_ps(most.0, self.0), _mm256_min_ps(most.1, self.1)) }
+        }
+        #[inline(always)]
+        unsafe fn at_least(self, least: Self) -> Self {
+            // SAFETY: as above.
+            unsafe {
+                Avx2(
+                    _mm256_max_ps(least.0, self.0),
+                    _mm256_max_ps(least.1, self.1),
+                )
+            }
+        }
+        #[inline(always)]
+        unsafe fn power_of_two(self) -> Self {
+            // SAFETY: as above.
+            unsafe {
+                let to = _mm256_set1_epi32(TO_EXPONENT);
+                let low = _mm256_add_epi32(_mm256_castps_si256(self.0), to);
+                let high = _mm256_add_epi32(_mm256_castps_si256(self.1), to);
+                Avx2(
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<23>(low)),
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<23>(high)),
+                )
+            }
+        }
+        #[inline(always)]
+        unsafe fn reciprocal(self) -> Self {
+            // SAFETY: as above.
+            unsafe {
+                let one = _mm256_set1_ps(1.0);
+                Avx2(_mm256_div_ps(one, self.0), _mm256_div_ps(one, self.1))
             }
         }
     }
@@ -369,10 +465,100 @@ mod x86 {
                 })
             }
         }
+        #[inline(always)]
+        unsafe fn at_most(self, most: Self) -> Self {
+            // SAFETY: as above. Of a NaN and a number the second argument is the result.
+            unsafe { Avx512(_mm512_min_ps(most.0, self.0)) }
+        }
+        #[inline(always)]
+        unsafe fn at_least(self, least: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { Avx512(_mm512_max_ps(least.0, self.0)) }
+        }
+        #[inline(always)]
+        unsafe fn power_of_two(self) -> Self {
+            // SAFETY: as above.
+            unsafe {
+                let bits =
+                    _mm512_add_epi32(_mm512_castps_si512(self.0), _mm512_set1_epi32(TO_EXPONENT));
+                Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(bits)))
+            }
+        }
+        /// An estimate of 14 bits and one step of Newton's: a division takes as long as half of a sigmoid.
+        #[inline(always)]
+        unsafe fn reciprocal(self) -> Self {
+            // SAFETY: as above.
+            unsafe {
+                let about = _mm512_rcp14_ps(self.0);
+                let off = _mm512_fnmadd_ps(self.0, about, _mm512_set1_ps(1.0));
+                Avx512(_mm512_fmadd_ps(about, off, about))
+            }
+        }
     }
 
     /// A bit for each of the first `count` of sixteen lanes.
     fn first(count: usize) -> u16 {
         ((1u32 << count.min(16)) - 1) as u16
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::processor::Level;
+
+    #[inline(always)]
+    unsafe fn any<V: Vector>(x: &[f32; 16]) -> [f32; 16] {
+        let mut y = [0f32; 16];
+        // SAFETY: sixteen floats each; the caller's promise.
+        unsafe { V::load(x.as_ptr()).sigmoid().store(y.as_mut_ptr()) };
+        y
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn avx2(x: &[f32; 16]) -> [f32; 16] {
+        // SAFETY: the caller's promise.
+        unsafe { any::<Avx2>(x) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+    unsafe fn avx512(x: &[f32; 16]) -> [f32; 16] {
+        // SAFETY: the caller's promise.
+        unsafe { any::<Avx512>(x) }
+    }
+
+    #[test]
+    fn the_sigmoid_is_that_of_double_precision() {
+        for level in Level::available() {
+            let of = |x: &[f32; 16]| {
+                // SAFETY: the level is available.
+                unsafe {
+                    match level {
+                        #[cfg(target_arch = "x86_64")]
+                        Level::Avx512 => avx512(x),
+                        #[cfg(target_arch = "x86_64")]
+                        Level::Avx2 => avx2(x),
+                        _ => any::<Portable>(x),
+                    }
+                }
+            };
+            for i in -50_000..50_000i32 {
+                let x: [f32; 16] = std::array::from_fn(|lane| (i * 16 + lane as i32) as f32 * 1e-4);
+                for (x, y) in x.into_iter().zip(of(&x)) {
+                    let truth = 1.0 / (1.0 + (-f64::from(x)).exp());
+                    let error = (f64::from(y) - truth).abs() / truth;
+                    let most = 4.0 * f64::from(f32::EPSILON);
+                    assert!(error < most, "{level:?}: sigmoid({x}) is off by {error:e}");
+                }
+            }
+            let mut x = [f32::NAN; 16];
+            x[..4].copy_from_slice(&[1e30, -1e30, f32::INFINITY, f32::NEG_INFINITY]);
+            let y = of(&x);
+            assert_eq!((y[0], y[2]), (1.0, 1.0), "{level:?}");
+            assert!(y[1] < 1e-37 && y[3] < 1e-37, "{level:?}");
+            assert!(y[4..].iter().all(|y| y.is_nan()), "{level:?}");
+        }
     }
 }
