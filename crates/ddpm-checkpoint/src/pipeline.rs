@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
-use ddpm_samplers::{SamplerKind, SchedulerConfig};
+use ddpm_samplers::{SchedulerClass, SchedulerConfig};
 use ddpm_unet::{DIFFUSERS_VERSION, UNetConfig, WeightsMismatch};
 use serde_json::Value;
 
@@ -115,7 +115,7 @@ impl Pipeline {
             write(
                 INDEX,
                 "the model's index",
-                &index_text(self.scheduler.kind()),
+                &index_text(self.scheduler.class()),
             )?;
         } else {
             write(
@@ -408,7 +408,7 @@ fn check_index(path: &Path) -> Result<()> {
         Some(Value::String(class)) => {
             let reason = format!(
                 "pipeline {class} is not supported; supported are {}",
-                PIPELINES.join(" and ")
+                PIPELINES.join(", ")
             );
             return Err(Error::unsupported(path, reason));
         }
@@ -420,11 +420,18 @@ fn check_index(path: &Path) -> Result<()> {
         }
     }
     check_component(path, index.get("unet"), "unet", &["UNet2DModel"])?;
-    check_component(path, index.get("scheduler"), "scheduler", &SCHEDULERS)
+    let schedulers = SchedulerClass::NAMES.map(|(name, _)| name);
+    check_component(path, index.get("scheduler"), "scheduler", &schedulers)
 }
 
-const PIPELINES: [&str; 2] = ["DDPMPipeline", "DDIMPipeline"];
-const SCHEDULERS: [&str; 2] = ["DDPMScheduler", "DDIMScheduler"];
+/// Those of one unconditional network in pixel space, the older ones among them.
+const PIPELINES: [&str; 5] = [
+    "DDPMPipeline",
+    "DDIMPipeline",
+    "PNDMPipeline",
+    "ScoreSdeVePipeline",
+    "RePaintPipeline",
+];
 
 fn check_component(
     path: &Path,
@@ -448,7 +455,7 @@ fn check_component(
     }
     let reason = format!(
         "{name} {class} is not supported; supported are {}",
-        supported.join(" and ")
+        supported.join(", ")
     );
     Err(Error::unsupported(path, reason))
 }
@@ -463,9 +470,12 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
         .map_err(|error| Error::malformed(path, format!("it is not text: {error}")))
 }
 
-fn index_text(kind: SamplerKind) -> String {
-    let class = usize::from(kind == SamplerKind::Ddim);
-    let (pipeline, scheduler) = (PIPELINES[class], SCHEDULERS[class]);
+/// `DDIMPipeline` turns every scheduler into its own; `DDPMPipeline` runs the one it is given.
+fn index_text(scheduler: SchedulerClass) -> String {
+    let pipeline = match scheduler {
+        SchedulerClass::Ddim => PIPELINES[1],
+        _ => PIPELINES[0],
+    };
     format!(
         "{{\n  \"_class_name\": \"{pipeline}\",\n  \"_diffusers_version\": \"{DIFFUSERS_VERSION}\",\n  \
          \"scheduler\": [\n    \"diffusers\",\n    \"{scheduler}\"\n  ],\n  \

@@ -36,4 +36,13 @@ pub trait NoiseSource {
     /// # Errors
     /// Whatever fails inside, as [`Error::Noise`](crate::Error::Noise).
     fn draw(&mut self, draw: usize, like: &Tensor) -> Result<Tensor>;
+
+    /// A draw that is made and not used: of no account where draws have addresses, but a generator of a sequence is to move on.
+    ///
+    /// # Errors
+    /// As [`NoiseSource::draw`].
+    fn skip(&mut self, draw: usize, like: &Tensor) -> Result<()> {
+        let _ = (draw, like);
+        Ok(())
+    }
 }

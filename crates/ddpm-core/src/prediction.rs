@@ -71,18 +71,12 @@ impl Prediction {
             return Ok(output.clone());
         }
         self.check_snr(schedule, t)?;
-        let ratio = |t| {
-            let (of_x_0, of_x_t) = posterior_weights(schedule, t);
-            (-of_x_t / of_x_0, 1.0 / of_x_0)
-        };
-        let weights = |t| match self {
-            Prediction::Noise => {
-                let root = root(schedule, t);
-                (1.0 / root, -root_of_rest(schedule, t) / root)
-            }
-            Prediction::Original => (0.0, 1.0),
-            Prediction::Velocity => (root(schedule, t), -root_of_rest(schedule, t)),
-            Prediction::PosteriorMean => ratio(t),
+        let weights = |t| {
+            let level = (root(schedule, t), root_of_rest(schedule, t));
+            self.x_0_weights(level).unwrap_or_else(|| {
+                let (of_x_0, of_x_t) = posterior_weights(schedule, t);
+                (-of_x_t / of_x_0, 1.0 / of_x_0)
+            })
         };
         mix(
             schedule,
@@ -122,24 +116,52 @@ impl Prediction {
                 Ok(output.clone())
             }
             Prediction::Original => eps_from_x_0(schedule, x_t, t, output),
-            Prediction::Velocity => mix(
-                schedule,
-                t,
-                Term {
-                    name: "x_t",
-                    tensor: x_t,
-                    coefficient: &|t| root_of_rest(schedule, t),
-                },
-                Term {
-                    name: "the output of the network",
-                    tensor: output,
-                    coefficient: &|t| root(schedule, t),
-                },
-            ),
+            Prediction::Velocity => {
+                let weights = |t| {
+                    let level = (root(schedule, t), root_of_rest(schedule, t));
+                    self.eps_weights(level).unwrap_or((f64::NAN, f64::NAN))
+                };
+                mix(
+                    schedule,
+                    t,
+                    Term {
+                        name: "x_t",
+                        tensor: x_t,
+                        coefficient: &|t| weights(t).0,
+                    },
+                    Term {
+                        name: "the output of the network",
+                        tensor: output,
+                        coefficient: &|t| weights(t).1,
+                    },
+                )
+            }
             Prediction::PosteriorMean => {
                 let x_0 = self.x_0_hat(schedule, x_t, t, output)?;
                 eps_from_x_0(schedule, x_t, t, &x_0)
             }
+        }
+    }
+
+    /// The weights of x and of the output in [x_0-hat](Prediction::x_0_hat) at the level x = signal x_0 + noise eps, given as
+    /// (signal, noise); none for the posterior mean, which needs the level before it.
+    pub fn x_0_weights(self, (signal, noise): (f64, f64)) -> Option<(f64, f64)> {
+        match self {
+            Prediction::Noise => Some((1.0 / signal, -noise / signal)),
+            Prediction::Original => Some((0.0, 1.0)),
+            Prediction::Velocity => Some((signal, -noise)),
+            Prediction::PosteriorMean => None,
+        }
+    }
+
+    /// The weights of x and of the output in the [noise](Prediction::eps_hat) at the level x = signal x_0 + noise eps, given as
+    /// (signal, noise); none for the posterior mean, which needs the level before it.
+    pub fn eps_weights(self, (signal, noise): (f64, f64)) -> Option<(f64, f64)> {
+        match self {
+            Prediction::Noise => Some((0.0, 1.0)),
+            Prediction::Original => Some((1.0 / noise, -signal / noise)),
+            Prediction::Velocity => Some((noise, signal)),
+            Prediction::PosteriorMean => None,
         }
     }
 

@@ -170,6 +170,10 @@ impl NoiseSource for TorchGenerator {
         };
         Ok(noise.map_err(to_core)?.to_dtype(like.dtype())?)
     }
+
+    fn skip(&mut self, draw: usize, like: &Tensor) -> ddpm_core::Result<()> {
+        self.draw(draw, like).map(drop)
+    }
 }
 
 /// Numbers that are turned into normals together.

@@ -1,73 +1,105 @@
-//! A trained process on disk: diffusers' `scheduler_config.json` of `DDPMScheduler` and `DDIMScheduler`.
+//! A trained process on disk: diffusers' `scheduler_config.json` of any of its classes for images, and the sampler it asks for.
 
-use crate::{Clip, DdimSettings, Error, Process, Result, Sampler, SamplerKind};
+use crate::curve::karras_with;
+use crate::keys::{Keys, meaning, strict, wrong};
+use crate::levels::Clock;
+use crate::meaning::Meaning;
+use crate::solver::{Solver, Spread, read_variance, word_of_variance, words_of_spacing};
+use crate::table::Table;
+use crate::trained::{
+    BETA_END, BETA_START, PREDICTIONS, Trained, TrainedEdm, TrainedSteps, check_steps, sigma_range,
+};
+use crate::{
+    AncestralSettings, Betas, Clip, Curve, DdimSettings, DpmAlgorithm, End, Error, LevelChoice,
+    Levels, Manner, PndmPlan, Process, Result, Sampler, SamplerKind, SchedulerClass, StepVariance,
+};
 use ddpm_core::{Prediction, Schedule, Spacing, Variance};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
 
 /// The version of diffusers whose files these are: written as `_diffusers_version`.
 const DIFFUSERS_VERSION: &str = "0.42.1";
 
-/// More steps than any network was trained with; a broken file would ask for all memory.
-const MAX_STEPS: usize = 1_000_000;
-
-/// The betas of training, as diffusers' `beta_schedule` and `trained_betas` say them.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Betas {
-    /// `linear`: [`Schedule::linear`].
-    Linear {
-        /// `beta_start`.
-        start: f64,
-        /// `beta_end`.
-        end: f64,
-    },
-    /// `scaled_linear`: [`Schedule::scaled_linear`].
-    ScaledLinear {
-        /// `beta_start`.
-        start: f64,
-        /// `beta_end`.
-        end: f64,
-    },
-    /// `squaredcos_cap_v2`: [`Schedule::cosine`].
-    Cosine,
-    /// `sigmoid`: [`Schedule::sigmoid`]; `DDPMScheduler` alone knows it.
-    Sigmoid {
-        /// `beta_start`.
-        start: f64,
-        /// `beta_end`.
-        end: f64,
-    },
-    /// `laplace`: [`Schedule::laplace`]; `DDPMScheduler` alone knows it.
-    Laplace,
-    /// `trained_betas`: any others, [`Schedule::from_betas`].
-    Trained(Vec<f64>),
-}
-
 /// What `scheduler_config.json` says: how a network was trained, and how its owner would sample.
 ///
 /// ```
-/// use ddpm_samplers::SchedulerConfig;
+/// use ddpm_samplers::{Choice, SamplerKind, SchedulerConfig};
 ///
 /// let config = SchedulerConfig::from_json(r#"{
 ///     "_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "variance_type": "fixed_large"
 /// }"#)?;
-/// let process = config.process(50)?;
-/// assert_eq!(process.schedule.steps(), 50);
+/// let sampler = config.sampler(&Choice::steps(50))?;
+/// assert_eq!((sampler.steps(), sampler.draws()), (50, 49));
+///
+/// let faster = config.with_kind(SamplerKind::UniPc)?.with("solver_order", 3)?;
+/// assert_eq!(faster.sampler(&Choice::steps(8))?.evaluations(), 8);
 /// assert_eq!(config, SchedulerConfig::from_json(&config.to_json())?);
 /// # Ok::<(), ddpm_samplers::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct SchedulerConfig {
-    class: SamplerKind,
-    steps: usize,
-    betas: Betas,
-    zero_terminal_snr: bool,
-    prediction: Prediction,
-    variance: Variance,
+    class: SchedulerClass,
+    /// The keys of the file, those of other classes among them.
+    said: Map<String, Value>,
+    trained: Trained,
+    solver: Solver,
+    spread: Spread,
     clip: Clip,
-    spacing: Spacing,
+    variance: StepVariance,
     set_alpha_to_one: bool,
+}
+
+/// Two files that say the same, be it by a key or by its default.
+impl PartialEq for SchedulerConfig {
+    fn eq(&self, other: &Self) -> bool {
+        (self.class, &self.trained, &self.solver, &self.spread)
+            == (other.class, &other.trained, &other.solver, &other.spread)
+            && (&self.clip, self.variance, self.set_alpha_to_one)
+                == (&other.clip, other.variance, other.set_alpha_to_one)
+    }
+}
+
+/// What a walk is to be beyond what the file says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// Its steps.
+    pub steps: Steps,
+    /// Of DDIM alone: how much noise, in 0..=1.
+    pub eta: f64,
+    /// By the papers, or number for number as diffusers.
+    pub manner: Manner,
+    /// The clip of a sampler that clips, where the range of the data is known better than by the file.
+    pub clip: Option<Clip>,
+}
+
+/// The steps of a walk.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Steps {
+    /// So many, spaced as the file says.
+    Number(usize),
+    /// At these network times, 0..T, falling: diffusers' `timesteps`.
+    Times(Vec<usize>),
+    /// From each of these sigmas to the next, falling: diffusers' `sigmas`.
+    Sigmas(Vec<f64>),
+}
+
+impl Choice {
+    /// So many steps by the papers, without noise where there is a choice.
+    pub fn steps(steps: usize) -> Self {
+        Choice {
+            steps: Steps::Number(steps),
+            eta: 0.0,
+            manner: Manner::Paper,
+            clip: None,
+        }
+    }
+
+    /// The same number for number as diffusers.
+    pub fn as_diffusers(self) -> Self {
+        Choice {
+            manner: Manner::Diffusers,
+            ..self
+        }
+    }
 }
 
 impl SchedulerConfig {
@@ -76,7 +108,7 @@ impl SchedulerConfig {
     /// # Errors
     /// When the betas make no schedule of `steps` steps, at most a million; when the range of the clipping is not a finite
     /// number above 0, or the file has no words for it: for [`Clip::PerChannel`] write [`Clip::None`] and set the clip of
-    /// the [`Process`] where the range of the data is known.
+    /// the [`Choice`] where the range of the data is known.
     pub fn ddpm(
         betas: Betas,
         steps: usize,
@@ -85,28 +117,33 @@ impl SchedulerConfig {
         clip: Clip,
     ) -> Result<Self> {
         check_steps(steps)?;
+        let mut said = words_of_betas(&betas);
+        said.insert("num_train_timesteps".to_owned(), json!(steps));
+        said.insert("prediction_type".to_owned(), json!(word_of(prediction)));
+        let variance = word_of_variance(StepVariance::Fixed(variance));
+        said.insert("variance_type".to_owned(), json!(variance));
+        said.insert("timestep_spacing".to_owned(), json!("trailing"));
         match clip {
-            Clip::None => {}
-            Clip::Range(range) => check_range(range)?,
+            Clip::None => {
+                said.insert("clip_sample".to_owned(), json!(false));
+            }
+            Clip::Range(range) => {
+                // Before it is a number of JSON, which has no infinity.
+                check_range(range)?;
+                said.insert("clip_sample_range".to_owned(), json!(range));
+            }
+            Clip::Dynamic { ratio, most } => {
+                said.insert("thresholding".to_owned(), json!(true));
+                said.insert("dynamic_thresholding_ratio".to_owned(), json!(ratio));
+                said.insert("sample_max_value".to_owned(), json!(most));
+            }
             Clip::PerChannel(_) => {
                 return Err(Error::Inexpressible {
                     what: "clipping that differs between channels",
                 });
             }
         }
-        let config = SchedulerConfig {
-            class: SamplerKind::Ddpm,
-            steps,
-            betas,
-            zero_terminal_snr: false,
-            prediction,
-            variance,
-            clip,
-            spacing: Spacing::Trailing,
-            set_alpha_to_one: true,
-        };
-        config.schedule()?;
-        Ok(config)
+        SchedulerConfig::read(SchedulerClass::Ddpm, said, None)
     }
 
     /// The same with the betas rescaled to zero terminal SNR (`rescale_betas_zero_snr`).
@@ -114,205 +151,536 @@ impl SchedulerConfig {
     /// # Errors
     /// When the schedule has only one step.
     pub fn with_zero_terminal_snr(mut self) -> Result<Self> {
-        self.zero_terminal_snr = true;
-        self.schedule()?;
-        Ok(self)
+        let key = "rescale_betas_zero_snr".to_owned();
+        self.said.insert(key, json!(true));
+        SchedulerConfig::read(self.class, self.said, None)
     }
 
     /// Reads `scheduler_config.json`; keys that are missing or null take diffusers' defaults.
     ///
     /// # Errors
-    /// When the text is no JSON object; when its class is neither `DDPMScheduler` nor `DDIMScheduler`; when a key is unknown
-    /// (unless it is null or starts with `_`); when a value has the wrong type or asks for something that is not there.
+    /// When the text is no JSON object; when its class is none of [`SchedulerClass`]; when no class has a key (unless it is null or
+    /// starts with `_`; diffusers keeps keys of one class in files of another); when a value has the wrong type or asks for
+    /// something that is not there.
     pub fn from_json(text: &str) -> Result<Self> {
-        let map: Map<String, Value> = serde_json::from_str(text).map_err(Error::Json)?;
-        let mut keys = Keys { map };
-        let class = keys.word(
-            "_class_name",
-            None,
-            &[
-                ("DDPMScheduler", SamplerKind::Ddpm),
-                ("DDIMScheduler", SamplerKind::Ddim),
-            ],
-        )?;
-        let steps = keys.count("num_train_timesteps", 1000)?;
-        check_steps(steps)?;
-        let config = SchedulerConfig {
-            class,
-            steps,
-            betas: read_betas(&mut keys, steps)?,
-            zero_terminal_snr: keys.flag("rescale_betas_zero_snr", false)?,
-            prediction: keys.word("prediction_type", Some(Prediction::Noise), &PREDICTIONS)?,
-            variance: keys.word("variance_type", Some(Variance::FixedSmall), &VARIANCES)?,
-            clip: read_clip(&mut keys)?,
-            spacing: read_spacing(&mut keys)?,
-            set_alpha_to_one: keys.flag("set_alpha_to_one", true)?,
+        let mut said: Map<String, Value> =
+            serde_json::from_str(&strict(text)).map_err(Error::Json)?;
+        let class = said.remove("_class_name").filter(|name| !name.is_null());
+        let class = match class {
+            Some(name) => meaning("_class_name", &name, &SchedulerClass::NAMES)?,
+            None => {
+                let names = SchedulerClass::NAMES.map(|(name, _)| format!("`{name}`"));
+                let expected = format!("one of {}", names.join(", "));
+                return Err(wrong("_class_name", "missing", expected));
+            }
         };
-        keys.finish(class)?;
-        config.schedule()?;
-        Ok(config)
+        said.retain(|key, value| !key.starts_with('_') && !value.is_null());
+        if let Some(key) = said.keys().find(|key| !SchedulerClass::any_has(key)) {
+            return Err(Error::UnknownKey {
+                key: key.clone(),
+                class: class.name(),
+            });
+        }
+        SchedulerConfig::read(class, said, None)
     }
 
-    /// `scheduler_config.json`, its keys in order as diffusers writes them.
+    /// `scheduler_config.json`, its keys in order as diffusers writes them, and the keys of other classes that it was read with.
     pub fn to_json(&self) -> String {
-        let (word, start, end) = match self.betas {
-            Betas::Linear { start, end } => ("linear", start, end),
-            Betas::ScaledLinear { start, end } => ("scaled_linear", start, end),
-            Betas::Sigmoid { start, end } => ("sigmoid", start, end),
-            Betas::Cosine => ("squaredcos_cap_v2", BETA_START, BETA_END),
-            Betas::Laplace => ("laplace", BETA_START, BETA_END),
-            Betas::Trained(_) => ("linear", BETA_START, BETA_END),
-        };
-        let trained = match &self.betas {
-            Betas::Trained(betas) => json!(betas),
-            _ => Value::Null,
-        };
-        let range = if let Clip::Range(r) = self.clip {
-            r
-        } else {
-            1.0
-        };
-        let (spacing, offset) = match self.spacing {
-            Spacing::Leading { offset } => ("leading", offset),
-            Spacing::Linspace => ("linspace", 0),
-            Spacing::Trailing => ("trailing", 0),
-        };
-        let mut file = BTreeMap::from([
-            ("_class_name", json!(class_name(self.class))),
-            ("_diffusers_version", json!(DIFFUSERS_VERSION)),
-            ("num_train_timesteps", json!(self.steps)),
-            ("beta_start", json!(start)),
-            ("beta_end", json!(end)),
-            ("beta_schedule", json!(word)),
-            ("trained_betas", json!(trained)),
-            ("rescale_betas_zero_snr", json!(self.zero_terminal_snr)),
-            (
-                "prediction_type",
-                json!(word_of(&PREDICTIONS, self.prediction)),
-            ),
-            ("clip_sample", json!(self.clip != Clip::None)),
-            ("clip_sample_range", json!(range)),
-            ("thresholding", json!(false)),
-            ("dynamic_thresholding_ratio", json!(0.995)),
-            ("sample_max_value", json!(1.0)),
-            ("timestep_spacing", json!(spacing)),
-            ("steps_offset", json!(offset)),
-        ]);
-        // Each class has one key of its own; the other class's is written where it would be missed.
-        if self.class == SamplerKind::Ddpm || self.variance != Variance::FixedSmall {
-            file.insert("variance_type", json!(word_of(&VARIANCES, self.variance)));
+        let mut file = self.class.defaults().cloned().unwrap_or_default();
+        // An infinity is no JSON; diffusers takes it for a missing one.
+        file.remove("lambda_min_clipped");
+        for (key, value) in &self.said {
+            file.insert(key.clone(), value.clone());
         }
-        if self.class == SamplerKind::Ddim || !self.set_alpha_to_one {
-            file.insert("set_alpha_to_one", json!(self.set_alpha_to_one));
-        }
-        format!("{:#}\n", json!(file))
+        file.retain(|_, value| !matches!(value.as_str(), Some("-Infinity")));
+        file.insert("_class_name".to_owned(), json!(self.class.name()));
+        file.insert("_diffusers_version".to_owned(), json!(DIFFUSERS_VERSION));
+        format!("{:#}\n", Value::Object(file))
     }
 
-    /// The schedule of training.
+    /// The same network with the scheduler of another class, as diffusers' `from_config`: keys that both have keep what the file says,
+    /// others take the new class's defaults. How the network was trained stays, also where the new class cannot say it.
+    ///
+    /// # Errors
+    /// When a word of the file means nothing to the new class.
+    pub fn switched(&self, class: SchedulerClass) -> Result<Self> {
+        SchedulerConfig::read(class, self.said.clone(), Some(self.trained.clone()))
+    }
+
+    /// The same network with this sampler.
+    ///
+    /// # Errors
+    /// When a word of the file means nothing to the sampler.
+    pub fn with_kind(&self, kind: SamplerKind) -> Result<Self> {
+        let mut said = self.said.clone();
+        for (key, value) in kind.keys() {
+            said.insert(key.to_owned(), value);
+        }
+        SchedulerConfig::read(kind.class(), said, Some(self.trained.clone()))
+    }
+
+    /// The same with another value of a key of its class. How the network was trained stays.
+    ///
+    /// # Errors
+    /// When the class has no such key, or the value is not one of its.
+    pub fn with(&self, key: &str, value: impl Into<Value>) -> Result<Self> {
+        if !self.class.has(key) {
+            return Err(Error::UnknownKey {
+                key: key.to_owned(),
+                class: self.class.name(),
+            });
+        }
+        let mut said = self.said.clone();
+        said.insert(key.to_owned(), value.into());
+        SchedulerConfig::read(self.class, said, Some(self.trained.clone()))
+    }
+
+    /// The same with another spacing.
+    ///
+    /// # Errors
+    /// When the class has only one.
+    pub fn with_spacing(&self, spacing: Spacing) -> Result<Self> {
+        let (word, offset) = words_of_spacing(spacing);
+        let config = self.with("timestep_spacing", word)?;
+        match config.class.has("steps_offset") {
+            true => config.with("steps_offset", offset),
+            false => Ok(config),
+        }
+    }
+
+    fn read(
+        class: SchedulerClass,
+        said: Map<String, Value>,
+        trained: Option<Trained>,
+    ) -> Result<Self> {
+        let keys = Keys { class, said: &said };
+        let trained = match trained {
+            Some(trained) => trained,
+            None => Trained::read(keys)?,
+        };
+        Ok(SchedulerConfig {
+            class,
+            solver: Solver::read(keys)?,
+            spread: Spread::read(keys)?,
+            clip: read_clip(keys)?,
+            variance: read_variance(keys)?,
+            set_alpha_to_one: read_set_alpha_to_one(keys)?,
+            trained,
+            said,
+        })
+    }
+
+    /// The sampler of the file with its walk chosen.
+    ///
+    /// # Errors
+    /// When there are not so many steps, the steps cannot be walked in this order, or the sampler cannot walk them; when it needs
+    /// more than noise to begin with, as RePaint does.
+    pub fn sampler(&self, choice: &Choice) -> Result<Sampler> {
+        match &self.trained {
+            Trained::Steps(trained) => self.sampler_of_steps(trained, choice),
+            Trained::Edm(trained) => {
+                let spread = (trained.sigma_max, trained.sigma_min);
+                let levels = self.model_levels(trained.meaning, Clock::LogSigma, spread, choice)?;
+                self.sampler_of_levels(levels, choice)
+            }
+            Trained::Score {
+                sigma_min,
+                sigma_max,
+            } => {
+                let ends = (*sigma_max, *sigma_min);
+                let mut levels = self.model_levels(Meaning::Score, Clock::Sigma, ends, choice)?;
+                if let (Manner::Diffusers, Solver::ScoreSdeVe { least_time, .. }) =
+                    (choice.manner, &self.solver)
+                {
+                    levels = levels.told_by_time(ends, *least_time);
+                }
+                self.sampler_of_levels(levels.exploding(Spacing::Trailing), choice)
+            }
+        }
+    }
+
+    /// What a walk over `steps` of the steps of training needs, spaced as the file says, by the papers.
+    ///
+    /// # Errors
+    /// When there are not so many steps, or the offset of the file runs over the end; when the network was not trained on steps.
+    pub fn process(&self, steps: usize) -> Result<Process> {
+        match &self.trained {
+            Trained::Steps(trained) => self.walked(trained, &Choice::steps(steps)),
+            _ => Err(Error::Inexpressible {
+                what: "steps of a network that was trained at any sigma",
+            }),
+        }
+    }
+
+    fn sampler_of_steps(&self, trained: &TrainedSteps, choice: &Choice) -> Result<Sampler> {
+        let manner = choice.manner;
+        match &self.solver {
+            Solver::Ancestral(variance) => {
+                let settings = AncestralSettings {
+                    variance: *variance,
+                    manner,
+                };
+                Ok(Sampler::Ancestral(self.walked(trained, choice)?, settings))
+            }
+            Solver::Ddim | Solver::DdimInverse => {
+                let settings = self.landing(trained, choice)?;
+                let process = self.walked(trained, choice)?;
+                Ok(match self.solver {
+                    Solver::Ddim => Sampler::Ddim(process, settings),
+                    _ => Sampler::DdimInverse(process, settings),
+                })
+            }
+            Solver::Pndm { skip_prk_steps } => {
+                let walked = self.walked(trained, choice)?.schedule;
+                let falling = walked.timesteps().rev();
+                let times: Vec<usize> = falling.map(|t| walked.network_time(t) as usize).collect();
+                let end = self.landing(trained, choice)?.alpha_bar_end;
+                let training = self.training(trained, choice)?;
+                let plan = PndmPlan::new(&training, &times, *skip_prk_steps, end, manner)?;
+                Ok(Sampler::Pndm(plan))
+            }
+            Solver::RePaint => Err(Error::NeedsImage),
+            _ => self.sampler_of_levels(self.levels(trained, choice)?, choice),
+        }
+    }
+
+    fn sampler_of_levels(&self, levels: Levels, choice: &Choice) -> Result<Sampler> {
+        Ok(match &self.solver {
+            Solver::Dpm(settings) => Sampler::Dpm(levels, *settings),
+            Solver::DpmSinglestep(settings) => Sampler::DpmSinglestep(levels, *settings),
+            Solver::UniPc(settings) => Sampler::UniPc(levels, settings.clone()),
+            Solver::Deis {
+                order,
+                lower_order_final,
+            } => Sampler::Deis(levels, *order, *lower_order_final),
+            Solver::Lms => Sampler::Lms(levels, 4),
+            Solver::Euler { .. } => Sampler::Euler(levels),
+            Solver::EulerAncestral => Sampler::EulerAncestral(levels),
+            Solver::Heun => Sampler::Heun(levels),
+            Solver::Kdpm2 => Sampler::Kdpm2(levels),
+            Solver::Kdpm2Ancestral => Sampler::Kdpm2Ancestral(levels),
+            Solver::ScoreSdeVe {
+                snr, corrections, ..
+            } => Sampler::ScoreSdeVe(levels, *snr, *corrections),
+            // What these come to over levels without steps between them.
+            Solver::Ddim if choice.eta == 0.0 => Sampler::Euler(levels),
+            Solver::Ddim if choice.eta == 1.0 => Sampler::EulerAncestral(levels),
+            Solver::Ancestral(StepVariance::Fixed(Variance::FixedSmall)) => {
+                Sampler::EulerAncestral(levels)
+            }
+            Solver::Pndm { .. } => Sampler::Lms(levels, 4),
+            _ => {
+                return Err(Error::NoSteps {
+                    class: self.class.name(),
+                });
+            }
+        })
+    }
+
+    /// The levels of a walk on a schedule of steps.
+    fn levels(&self, trained: &TrainedSteps, choice: &Choice) -> Result<Levels> {
+        let training = self.training(trained, choice)?;
+        let spread = &self.spread;
+        let options = LevelChoice {
+            steps: 0,
+            spacing: spread.spacing,
+            curve: spread.curve,
+            end: spread.end,
+            sigma_min: spread.sigma_min,
+            sigma_max: spread.sigma_max,
+            lambda_min: spread.lambda_min,
+            manner: choice.manner,
+        };
+        let exploding = matches!(
+            self.solver,
+            Solver::Lms
+                | Solver::Euler { .. }
+                | Solver::EulerAncestral
+                | Solver::Heun
+                | Solver::Kdpm2
+                | Solver::Kdpm2Ancestral
+                | Solver::ScoreSdeVe { .. }
+        );
+        let mut levels = match &choice.steps {
+            Steps::Number(steps) => {
+                let options = LevelChoice {
+                    steps: *steps,
+                    ..options
+                };
+                match self.class {
+                    SchedulerClass::EdmEuler
+                    | SchedulerClass::EdmDpmSolverMultistep
+                    | SchedulerClass::ScoreSdeVe => self.borrowed_levels(&training, options)?,
+                    _ if exploding => Levels::of_euler(&training, options)?,
+                    _ => Levels::of_dpm_solver(&training, options)?,
+                }
+            }
+            Steps::Times(_) if spread.curve != Curve::Trained => {
+                return Err(Error::TimesAndCurve { what: "timesteps" });
+            }
+            Steps::Times(times) => {
+                let times: Vec<f64> = times.iter().map(|&time| time as f64).collect();
+                Levels::at_times(&training, &times, options)?
+            }
+            Steps::Sigmas(_) if spread.curve != Curve::Trained => {
+                return Err(Error::TimesAndCurve { what: "sigmas" });
+            }
+            Steps::Sigmas(sigmas) => Levels::at_sigmas(&training, sigmas, choice.manner)?,
+        };
+        if exploding {
+            levels = levels.exploding(spread.spacing);
+        }
+        if let (Some(rounding), Manner::Diffusers) = (spread.rounding, choice.manner) {
+            levels = levels.with_whole_times(rounding);
+        }
+        if matches!(
+            self.solver,
+            Solver::Euler {
+                told_log_sigma: true
+            }
+        ) {
+            levels = levels.with_log_sigma_times();
+        }
+        let flows = matches!(spread.curve, Curve::Flow(_) | Curve::KarrasFlow);
+        match (trained.flow, flows) {
+            (true, true) => Ok(levels.meaning(Meaning::Flow)),
+            (true, false) => {
+                let expected = "another: without `use_flow_sigmas` there is no flow";
+                Err(wrong("prediction_type", "flow_prediction", expected))
+            }
+            (false, _) => Ok(levels),
+        }
+    }
+
+    /// The levels that a class for networks without steps asks for, as far as the schedule of training has them.
+    fn borrowed_levels(&self, training: &Process, options: LevelChoice) -> Result<Levels> {
+        let keys = Keys {
+            class: self.class,
+            said: &self.said,
+        };
+        let (low, high) = sigma_range(keys)?;
+        let table = Table::new(&training.schedule, options.manner);
+        let ends = (high.min(table.last()), low.max(table.first()));
+        let sigmas = self.own_curve(ends, options.steps)?;
+        Levels::at_sigmas(training, &sigmas, options.manner)
+    }
+
+    /// The levels of a network without steps.
+    fn model_levels(
+        &self,
+        meaning: Meaning,
+        clock: Clock,
+        ends: (f64, f64),
+        choice: &Choice,
+    ) -> Result<Levels> {
+        let sigmas = match &choice.steps {
+            Steps::Number(steps) => self.own_curve(ends, *steps)?,
+            Steps::Sigmas(sigmas) => sigmas.clone(),
+            Steps::Times(_) => {
+                return Err(Error::NoSteps {
+                    class: self.class.name(),
+                });
+            }
+        };
+        let clip = self.clip_for(choice);
+        Ok(Levels::of_model(
+            meaning,
+            clock,
+            clip,
+            &sigmas,
+            choice.manner,
+        ))
+    }
+
+    /// So many sigmas as a class for networks without steps spreads them, and the end.
+    fn own_curve(&self, ends: (f64, f64), steps: usize) -> Result<Vec<f64>> {
+        if steps == 0 {
+            return Err(Error::StepCount {
+                asked: 0,
+                steps: self.steps(),
+                most: self.steps(),
+            });
+        }
+        let geometric =
+            self.class == SchedulerClass::ScoreSdeVe || self.spread.curve == Curve::Exponential;
+        let mut sigmas = match geometric {
+            true => crate::curve::exponential(ends, steps),
+            false => karras_with(self.spread.rho, ends, steps),
+        };
+        sigmas.push(match self.spread.end {
+            End::Zero => 0.0,
+            End::SigmaMin => ends.1,
+            End::Again => sigmas.last().copied().unwrap_or(ends.1),
+        });
+        Ok(sigmas)
+    }
+
+    /// The process of training.
+    fn training(&self, trained: &TrainedSteps, choice: &Choice) -> Result<Process> {
+        Ok(Process {
+            schedule: trained.schedule_in(choice.manner)?,
+            prediction: trained.prediction,
+            clip: self.clip_for(choice),
+        })
+    }
+
+    /// The process of a walk over some of the steps of training.
+    fn walked(&self, trained: &TrainedSteps, choice: &Choice) -> Result<Process> {
+        let mut process = self.training(trained, choice)?;
+        let schedule = &process.schedule;
+        process.schedule = match &choice.steps {
+            Steps::Number(steps) if *steps == schedule.steps() => return Ok(process),
+            Steps::Number(steps) => schedule.respaced(self.spread.spacing, *steps)?,
+            Steps::Times(times) => {
+                let all = schedule.steps();
+                let whole: Vec<f64> = times.iter().map(|&time| time as f64).collect();
+                crate::levels::check_times(&whole, all)?;
+                let kept = times.iter().map(|time| schedule.timestep(time + 1));
+                let kept = kept.collect::<ddpm_core::Result<Vec<_>>>()?;
+                schedule.respaced_at(&kept)?
+            }
+            Steps::Sigmas(_) => {
+                return Err(Error::NoSigmas {
+                    class: self.class.name(),
+                });
+            }
+        };
+        Ok(process)
+    }
+
+    /// DDIM as the file has it.
+    fn landing(&self, trained: &TrainedSteps, choice: &Choice) -> Result<DdimSettings> {
+        let mut settings = DdimSettings::new(choice.eta);
+        let schedule = trained.schedule_in(choice.manner)?;
+        if !self.set_alpha_to_one {
+            settings.alpha_bar_end = schedule.alpha_bar(schedule.timestep(1)?);
+        }
+        Ok(match (choice.manner, &choice.steps) {
+            (Manner::Diffusers, Steps::Number(steps)) => {
+                settings.landing_as_diffusers(&schedule, *steps)
+            }
+            _ => settings,
+        })
+    }
+
+    /// DDIM as the file has it, with this `eta`, by the papers.
+    ///
+    /// # Errors
+    /// When the network was not trained on steps.
+    pub fn ddim_settings(&self, eta: f64) -> Result<DdimSettings> {
+        let choice = Choice {
+            eta,
+            ..Choice::steps(1)
+        };
+        match &self.trained {
+            Trained::Steps(trained) => self.landing(trained, &choice),
+            _ => Ok(DdimSettings::new(eta)),
+        }
+    }
+
+    fn clip_for(&self, choice: &Choice) -> Clip {
+        match &choice.clip {
+            Some(clip) if self.class.has("clip_sample") => clip.clone(),
+            _ => self.clip.clone(),
+        }
+    }
+
+    /// The schedule of training; of a network without steps, that of its sigmas.
     ///
     /// # Errors
     /// When the betas make no schedule; not for a configuration that was read or made without an error.
     pub fn schedule(&self) -> Result<Schedule> {
-        let schedule = match &self.betas {
-            Betas::Linear { start, end } => Schedule::linear(self.steps, *start, *end),
-            Betas::ScaledLinear { start, end } => Schedule::scaled_linear(self.steps, *start, *end),
-            Betas::Sigmoid { start, end } => Schedule::sigmoid(self.steps, *start, *end),
-            Betas::Cosine => Schedule::cosine(self.steps),
-            Betas::Laplace => Schedule::laplace(self.steps),
-            Betas::Trained(betas) if betas.len() != self.steps => {
-                let expected = format!("num_train_timesteps = {} numbers", self.steps);
-                return Err(wrong(
-                    "trained_betas",
-                    format!("a list of {}", betas.len()),
-                    expected,
-                ));
-            }
-            Betas::Trained(betas) => Schedule::from_betas(betas),
-        }?;
-        match self.zero_terminal_snr {
-            true => Ok(schedule.rescaled_to_zero_terminal_snr()?),
-            false => Ok(schedule),
-        }
-    }
-
-    /// What a walk over `steps` of the steps of training needs, spaced as the file says.
-    ///
-    /// # Errors
-    /// When there are not so many steps, or the offset of the file runs over the end.
-    pub fn process(&self, steps: usize) -> Result<Process> {
-        let schedule = self.schedule()?;
-        let schedule = match steps == schedule.steps() {
-            true => schedule,
-            false => schedule.respaced(self.spacing, steps)?,
+        let (low, high) = match &self.trained {
+            Trained::Steps(trained) => return trained.schedule(),
+            Trained::Edm(TrainedEdm {
+                sigma_min,
+                sigma_max,
+                ..
+            })
+            | Trained::Score {
+                sigma_min,
+                sigma_max,
+            } => (*sigma_min, *sigma_max),
         };
-        Ok(Process {
-            schedule,
-            prediction: self.prediction,
-            clip: self.clip.clone(),
-        })
+        let rising = crate::curve::exponential((low, high), self.steps());
+        let alpha_bars = rising.iter().map(|sigma| 1.0 / (1.0 + sigma * sigma));
+        Ok(Schedule::from_alpha_bars(&alpha_bars.collect::<Vec<_>>())?)
     }
 
-    /// The sampler of this kind with the settings of the file; `eta` is for DDIM alone.
-    ///
-    /// # Errors
-    /// When the schedule cannot be made; see [`SchedulerConfig::schedule`].
-    pub fn sampler(&self, kind: SamplerKind, eta: f64) -> Result<Sampler> {
-        match kind {
-            SamplerKind::Ddpm => Ok(Sampler::Ancestral(self.variance)),
-            SamplerKind::Ddim => Ok(Sampler::Ddim(self.ddim_settings(eta)?)),
-        }
-    }
-
-    /// DDIM as the file has it, with this `eta`.
-    ///
-    /// # Errors
-    /// When the schedule cannot be made; see [`SchedulerConfig::schedule`].
-    pub fn ddim_settings(&self, eta: f64) -> Result<DdimSettings> {
-        let mut settings = DdimSettings::new(eta);
-        if !self.set_alpha_to_one {
-            let schedule = self.schedule()?;
-            settings.alpha_bar_end = schedule.alpha_bar(schedule.timestep(1)?);
-        }
-        Ok(settings)
-    }
-
-    /// The sampler that the file names: `DDPMScheduler` or `DDIMScheduler`.
-    pub fn kind(&self) -> SamplerKind {
+    /// The scheduler's class.
+    pub fn class(&self) -> SchedulerClass {
         self.class
+    }
+
+    /// The sampler that the file names.
+    pub fn kind(&self) -> SamplerKind {
+        match &self.solver {
+            Solver::Dpm(_) if self.class == SchedulerClass::EdmDpmSolverMultistep => {
+                SamplerKind::EdmDpm
+            }
+            Solver::Dpm(settings) => match settings.algorithm {
+                DpmAlgorithm::Solver => SamplerKind::Dpm,
+                DpmAlgorithm::Sde => SamplerKind::DpmSde,
+                DpmAlgorithm::SdePlusPlus => SamplerKind::DpmPlusPlusSde,
+                DpmAlgorithm::SolverPlusPlus if settings.order == 3 => SamplerKind::DpmPlusPlus3,
+                DpmAlgorithm::SolverPlusPlus => SamplerKind::DpmPlusPlus,
+            },
+            Solver::DpmSinglestep(_) => SamplerKind::DpmPlusPlusSingle,
+            Solver::Pndm {
+                skip_prk_steps: true,
+            } => SamplerKind::Plms,
+            _ => {
+                let mut kinds = SamplerKind::all();
+                let own = kinds.find(|kind| kind.class() == self.class);
+                own.unwrap_or(SamplerKind::Ddim)
+            }
+        }
     }
 
     /// The number of steps of training T.
     pub fn steps(&self) -> usize {
-        self.steps
+        match &self.trained {
+            Trained::Steps(trained) => trained.steps,
+            _ => {
+                let said = self.said.get("num_train_timesteps").and_then(Value::as_u64);
+                said.and_then(|n| usize::try_from(n).ok()).unwrap_or(1000)
+            }
+        }
     }
 
-    /// The betas as the file says them, before any rescaling.
-    pub fn betas(&self) -> &Betas {
-        &self.betas
+    /// The betas as the file says them, before any rescaling; none for a network without steps.
+    pub fn betas(&self) -> Option<&Betas> {
+        match &self.trained {
+            Trained::Steps(trained) => Some(&trained.betas),
+            _ => None,
+        }
     }
 
     /// Whether the betas are rescaled to zero terminal SNR.
     pub fn zero_terminal_snr(&self) -> bool {
-        self.zero_terminal_snr
+        matches!(&self.trained, Trained::Steps(trained) if trained.zero_terminal_snr)
     }
 
     /// Why diffusers cannot sample with this file, in words for whoever opens it; `None` when it can.
     pub fn beyond_diffusers(&self) -> Option<&'static str> {
-        match self.prediction {
-            Prediction::PosteriorMean => Some(
+        match self.prediction() {
+            Some(Prediction::PosteriorMean) => Some(
                 "the network predicts posterior means, for which diffusers has no prediction_type",
             ),
             _ => None,
         }
     }
 
-    /// What the network outputs.
-    pub fn prediction(&self) -> Prediction {
-        self.prediction
+    /// What the network outputs, if it was trained on steps.
+    pub fn prediction(&self) -> Option<Prediction> {
+        match &self.trained {
+            Trained::Steps(trained) => Some(trained.prediction),
+            _ => None,
+        }
     }
 
     /// The variance of ancestral sampling.
-    pub fn variance(&self) -> Variance {
+    pub fn variance(&self) -> StepVariance {
         self.variance
     }
 
@@ -323,102 +691,71 @@ impl SchedulerConfig {
 
     /// Which steps a shorter walk keeps.
     pub fn spacing(&self) -> Spacing {
-        self.spacing
-    }
-
-    /// The same with another spacing.
-    pub fn with_spacing(mut self, spacing: Spacing) -> Self {
-        self.spacing = spacing;
-        self
+        self.spread.spacing
     }
 }
 
-const BETA_START: f64 = 0.0001;
-const BETA_END: f64 = 0.02;
-
-/// `posterior_mean` is our word: diffusers has none, and stops with its own message instead of sampling wrongly.
-const PREDICTIONS: [(&str, Prediction); 4] = [
-    ("epsilon", Prediction::Noise),
-    ("sample", Prediction::Original),
-    ("v_prediction", Prediction::Velocity),
-    ("posterior_mean", Prediction::PosteriorMean),
-];
-
-/// The first word of each variance is the one that is written. diffusers' other words: `fixed_small_log` comes to the same as
-/// `fixed_small`; `fixed_large_log` takes the root of a logarithm there and yields NaN; the learned ones need two outputs.
-const VARIANCES: [(&str, Variance); 3] = [
-    ("fixed_small", Variance::FixedSmall),
-    ("fixed_large", Variance::FixedLarge),
-    ("fixed_small_log", Variance::FixedSmall),
-];
-
-fn read_betas(keys: &mut Keys, steps: usize) -> Result<Betas> {
-    let start = keys.number("beta_start", BETA_START)?;
-    let end = keys.number("beta_end", BETA_END)?;
-    let named = keys.word(
-        "beta_schedule",
-        Some(Betas::Linear { start, end }),
-        &[
-            ("linear", Betas::Linear { start, end }),
-            ("scaled_linear", Betas::ScaledLinear { start, end }),
-            ("squaredcos_cap_v2", Betas::Cosine),
-            ("sigmoid", Betas::Sigmoid { start, end }),
-            ("laplace", Betas::Laplace),
-        ],
-    )?;
-    let Some(value) = keys.take("trained_betas") else {
-        return Ok(named);
+fn words_of_betas(betas: &Betas) -> Map<String, Value> {
+    let (word, start, end) = match betas {
+        Betas::Linear { start, end } => ("linear", *start, *end),
+        Betas::ScaledLinear { start, end } => ("scaled_linear", *start, *end),
+        Betas::Sigmoid { start, end } => ("sigmoid", *start, *end),
+        Betas::Cosine => ("squaredcos_cap_v2", BETA_START, BETA_END),
+        Betas::Laplace => ("laplace", BETA_START, BETA_END),
+        Betas::Exponential => ("exp", BETA_START, BETA_END),
+        Betas::Trained(_) => ("linear", BETA_START, BETA_END),
     };
-    let numbers = value
-        .as_array()
-        .and_then(|list| list.iter().map(Value::as_f64).collect::<Option<Vec<_>>>());
-    match numbers {
-        Some(betas) => Ok(Betas::Trained(betas)),
-        None => Err(wrong(
-            "trained_betas",
-            value,
-            format!("null or {steps} numbers"),
-        )),
+    let mut words = Map::new();
+    words.insert("beta_schedule".to_owned(), json!(word));
+    words.insert("beta_start".to_owned(), json!(start));
+    words.insert("beta_end".to_owned(), json!(end));
+    if let Betas::Trained(betas) = betas {
+        words.insert("trained_betas".to_owned(), json!(betas));
     }
+    words
 }
 
-fn read_clip(keys: &mut Keys) -> Result<Clip> {
-    let range = keys.number("clip_sample_range", 1.0)?;
+fn word_of(prediction: Prediction) -> Option<&'static str> {
+    let mut words = PREDICTIONS.iter();
+    words.find(|(_, p)| *p == prediction).map(|(word, _)| *word)
+}
+
+fn read_clip(keys: Keys) -> Result<Clip> {
+    let range = keys.number("clip_sample_range")?.unwrap_or(1.0);
     check_range(range)?;
-    keys.number("dynamic_thresholding_ratio", 0.995)?;
-    keys.number("sample_max_value", 1.0)?;
-    if keys.flag("thresholding", false)? {
-        return Err(wrong(
-            "thresholding",
-            true,
-            "false: dynamic thresholding is not supported",
-        ));
+    if keys.flag("thresholding")? {
+        let within = |ratio: f64| (0.0..=1.0).contains(&ratio);
+        let ratio = keys.number_in(
+            "dynamic_thresholding_ratio",
+            0.995,
+            within,
+            "a number in 0..=1",
+        )?;
+        let right = |most: f64| most >= 1.0 && most.is_finite();
+        let most = keys.number_in(
+            "sample_max_value",
+            1.0,
+            right,
+            "a finite number of at least 1",
+        )?;
+        return Ok(Clip::Dynamic { ratio, most });
     }
-    match keys.flag("clip_sample", true)? {
+    match keys.flag("clip_sample")? {
         true => Ok(Clip::Range(range)),
         false => Ok(Clip::None),
     }
 }
 
-fn read_spacing(keys: &mut Keys) -> Result<Spacing> {
-    let leading = Spacing::Leading {
-        offset: keys.count("steps_offset", 0)?,
-    };
-    let words = [
-        ("leading", leading),
-        ("linspace", Spacing::Linspace),
-        ("trailing", Spacing::Trailing),
-    ];
-    keys.word("timestep_spacing", Some(leading), &words)
-}
-
-fn check_steps(steps: usize) -> Result<()> {
-    match steps <= MAX_STEPS {
-        true => Ok(()),
-        false => {
-            let expected = format!("at most {MAX_STEPS}");
-            Err(wrong("num_train_timesteps", steps, expected))
-        }
+/// Also where the class that is read keeps it for another, as it was written in files of ours.
+fn read_set_alpha_to_one(keys: Keys) -> Result<bool> {
+    match keys
+        .value("set_alpha_to_one")
+        .or(keys.said.get("set_alpha_to_one").cloned())
+    {
+        None => Ok(true),
+        Some(value) => value
+            .as_bool()
+            .ok_or_else(|| wrong("set_alpha_to_one", &value, "true or false")),
     }
 }
 
@@ -427,94 +764,5 @@ fn check_range(range: f64) -> Result<()> {
     match range > 0.0 && range.is_finite() {
         true => Ok(()),
         false => Err(wrong("clip_sample_range", range, "a finite number above 0")),
-    }
-}
-
-/// The keys of a file that have not been read yet.
-struct Keys {
-    map: Map<String, Value>,
-}
-
-impl Keys {
-    /// The value of a key, unless it is missing or null.
-    fn take(&mut self, key: &str) -> Option<Value> {
-        self.map.remove(key).filter(|value| !value.is_null())
-    }
-
-    fn number(&mut self, key: &str, default: f64) -> Result<f64> {
-        let Some(value) = self.take(key) else {
-            return Ok(default);
-        };
-        value.as_f64().ok_or_else(|| wrong(key, &value, "a number"))
-    }
-
-    fn count(&mut self, key: &str, default: usize) -> Result<usize> {
-        let Some(value) = self.take(key) else {
-            return Ok(default);
-        };
-        let count = value.as_u64().and_then(|count| usize::try_from(count).ok());
-        count.ok_or_else(|| wrong(key, &value, "a whole number of at least 0"))
-    }
-
-    fn flag(&mut self, key: &str, default: bool) -> Result<bool> {
-        let Some(value) = self.take(key) else {
-            return Ok(default);
-        };
-        value
-            .as_bool()
-            .ok_or_else(|| wrong(key, &value, "true or false"))
-    }
-
-    fn word<T: Clone>(&mut self, key: &str, default: Option<T>, words: &[(&str, T)]) -> Result<T> {
-        let value = self.take(key);
-        if let (None, Some(default)) = (&value, default) {
-            return Ok(default);
-        }
-        let word = value.as_ref().and_then(Value::as_str);
-        let found = words.iter().find(|(name, _)| Some(*name) == word);
-        found.map(|(_, meaning)| meaning.clone()).ok_or_else(|| {
-            let names: Vec<String> = words.iter().map(|(name, _)| format!("`{name}`")).collect();
-            let value = value
-                .as_ref()
-                .map_or("missing".to_owned(), Value::to_string);
-            wrong(key, value, format!("one of {}", names.join(", ")))
-        })
-    }
-
-    /// Fails when a key is left that means something.
-    fn finish(self, class: SamplerKind) -> Result<()> {
-        let unknown = self
-            .map
-            .into_iter()
-            .find(|(key, value)| !key.starts_with('_') && !value.is_null());
-        match unknown {
-            None => Ok(()),
-            Some((key, _)) => Err(Error::UnknownKey {
-                key,
-                class: class_name(class),
-            }),
-        }
-    }
-}
-
-fn class_name(class: SamplerKind) -> &'static str {
-    match class {
-        SamplerKind::Ddpm => "DDPMScheduler",
-        SamplerKind::Ddim => "DDIMScheduler",
-    }
-}
-
-fn word_of<T: PartialEq>(words: &[(&'static str, T)], meaning: T) -> Option<&'static str> {
-    words
-        .iter()
-        .find(|(_, m)| *m == meaning)
-        .map(|(word, _)| *word)
-}
-
-fn wrong(key: &str, value: impl ToString, expected: impl Into<String>) -> Error {
-    Error::Value {
-        key: key.to_owned(),
-        value: value.to_string(),
-        expected: expected.into(),
     }
 }

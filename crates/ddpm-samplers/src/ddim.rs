@@ -1,7 +1,7 @@
 //! DDIM: equation 12 of Song, Meng and Ermon 2021, from the same network with fewer steps and as little noise as one likes.
 
 use crate::walk::{Moved, Noise};
-use crate::{Error, Process, Result, Walk};
+use crate::{Error, Manner, Process, Result, Walk};
 use candle_core::Tensor;
 use ddpm_core::{Denoiser, NoiseSource, Schedule, Timestep, eps_from_x_0};
 use std::num::NonZeroUsize;
@@ -98,7 +98,7 @@ pub fn ddim_with<'a>(
 ) -> Walk<'a> {
     let schedule = &process.schedule;
     let check = settings.check(schedule);
-    let mut noise = Noise::new(noise);
+    let mut noise = Noise::new(noise, settings.manner());
     let walk = Walk::down(process, x_t_last, move |x_t, t| {
         let answer = process.ask(denoiser, x_t, t)?;
         let x_0_hat = process.x_0_hat(x_t, &answer)?;
@@ -127,6 +127,14 @@ pub(crate) fn towards(
 }
 
 impl DdimSettings {
+    /// Whose account is followed; with eta = 0 even diffusers draws nothing.
+    pub(crate) fn manner(&self) -> Manner {
+        match (&self.landing, self.eta) {
+            (Landing::NextStep, _) | (_, 0.0) => Manner::Paper,
+            _ => Manner::Diffusers,
+        }
+    }
+
     /// sigma_t^2 (equation 16 of Song et al. 2021), eta^2 times beta-tilde_t:
     /// (1 - alpha-bar_{t-1}) / (1 - alpha-bar_t) (1 - alpha-bar_t / alpha-bar_{t-1}).
     /// Never negative, because [`DdimSettings::check`] asks that alpha-bar_{t-1} is at least alpha-bar_t.
@@ -136,7 +144,7 @@ impl DdimSettings {
     }
 
     /// alpha-bar_{t-1} of the equations: the level that step t of `schedule` goes down to; NaN where a stride finds none.
-    fn level_after(&self, schedule: &Schedule, t: Timestep) -> f64 {
+    pub(crate) fn level_after(&self, schedule: &Schedule, t: Timestep) -> f64 {
         match &self.landing {
             Landing::NextStep => t
                 .previous()

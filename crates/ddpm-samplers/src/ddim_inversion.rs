@@ -2,7 +2,7 @@
 
 use crate::ddim::{check_end, towards};
 use crate::walk::Moved;
-use crate::{Process, Walk};
+use crate::{DdimSettings, Process, Walk};
 use candle_core::Tensor;
 use ddpm_core::{Denoiser, Prediction};
 
@@ -31,13 +31,23 @@ pub fn ddim_inversion_with<'a>(
     denoiser: &'a dyn Denoiser,
     x_0: &Tensor,
 ) -> Walk<'a> {
+    let mut settings = DdimSettings::new(0.0);
+    settings.alpha_bar_end = alpha_bar_start;
+    ddim_inversion_of(process, settings, denoiser, x_0)
+}
+
+/// The way back of a [`ddim_with`](crate::ddim_with) walk with these settings, of which eta and direction mean nothing here.
+pub fn ddim_inversion_of<'a>(
+    process: &'a Process,
+    settings: DdimSettings,
+    denoiser: &'a dyn Denoiser,
+    x_0: &Tensor,
+) -> Walk<'a> {
     let schedule = &process.schedule;
-    let check = check_end("alpha_bar_start", alpha_bar_start, schedule);
+    let check = check_end("alpha_bar_start", settings.alpha_bar_end, schedule);
     let walk = Walk::up(process, x_0, move |x, t| {
         let answer = process.ask(denoiser, x, t)?;
-        let before = t
-            .previous()
-            .map_or(alpha_bar_start, |t| schedule.alpha_bar(t));
+        let before = settings.level_after(schedule, t);
         let (signal, noise) = (before.sqrt(), (1.0 - before).sqrt());
         let eps = match process.prediction {
             Prediction::Velocity => ((&answer.output * signal)? + (x * noise)?)?,

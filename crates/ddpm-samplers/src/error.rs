@@ -30,8 +30,62 @@ pub enum Error {
         /// The most that this sampler can make of them.
         most: usize,
     },
+    /// Times that a walk cannot visit one after the other.
+    #[error("the timesteps must be at least one number, fall, and lie in 0..{steps}")]
+    Times {
+        /// How many the schedule of training has.
+        steps: usize,
+    },
+    /// Numbers that are too few, or in the wrong order.
+    #[error("the {name} must be {expected}")]
+    Order {
+        /// What they are.
+        name: &'static str,
+        /// What would have been right.
+        expected: &'static str,
+    },
+    /// Times or sigmas of one's own, and a curve that makes them.
+    #[error(
+        "{what} of one's own and a curve of sigmas (karras, exponential, beta, lu, flow) exclude each other"
+    )]
+    TimesAndCurve {
+        /// What was given.
+        what: &'static str,
+    },
+    /// The sampler works on steps, and the network has none.
+    #[error(
+        "{class} works on steps of training, but the network was trained at any sigma: choose another sampler"
+    )]
+    NoSteps {
+        /// The scheduler's class.
+        class: &'static str,
+    },
+    /// The sampler knows no sigmas.
+    #[error("{class} works on steps of training: give it timesteps, not sigmas")]
+    NoSigmas {
+        /// The scheduler's class.
+        class: &'static str,
+    },
+    /// The sampler needs an image to begin with.
+    #[error("RePaint needs an image with a known part: see `repaint`")]
+    NeedsImage,
+    /// Too few steps for PNDM.
+    #[error("{asked} steps of PNDM: expected at least {least}, which its first steps need")]
+    StepCountOfPndm {
+        /// How many were asked for.
+        asked: usize,
+        /// The fewest.
+        least: usize,
+    },
+    /// The sampler wants a variance from a network that says none.
+    #[error(
+        "the variance is to be learned, but the network has no channels for it: its output has as many as its input"
+    )]
+    NoVariance,
     /// The network answered with another shape than it was asked about.
-    #[error("the network was given {given:?} and returned {returned:?}, expected the same shape")]
+    #[error(
+        "the network was given {given:?} and returned {returned:?}, expected the same shape, or twice the channels"
+    )]
     OutputShape {
         /// The shape of x_t.
         given: Vec<usize>,

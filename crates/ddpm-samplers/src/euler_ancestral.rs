@@ -1,6 +1,6 @@
 //! Euler's method below each level, and noise back up to it: `sample_euler_ancestral` of Crowson's k-diffusion.
 
-use crate::levels::{Level, straight};
+use crate::level::{Level, straight};
 use crate::walk::{Moved, Noise};
 use crate::{Levels, Walk};
 use candle_core::Tensor;
@@ -20,18 +20,19 @@ pub fn euler_ancestral<'a>(
     x_t_last: &Tensor,
     noise: &'a mut dyn NoiseSource,
 ) -> Walk<'a> {
-    let mut noise = Noise::new(noise);
-    Walk::over(levels.walk(), x_t_last, move |x, t| {
-        let x = levels.begin(x, t)?;
-        let (from, to) = levels.step(t);
-        let x_0_hat = levels.x_0_hat(denoiser, &x, t)?;
-        let mean = straight(&x, &x_0_hat, (from, to), (to.sigma / from.sigma).powi(2))?;
-        let x = noise.around(mean, to.signal() * sigma_up(from, to))?;
+    let mut noise = Noise::new(noise, levels.manner());
+    levels.walk(x_t_last, move |x, i| {
+        let (from, to) = levels.step(i);
+        let x_0_hat = levels.guess(denoiser, x, i)?.x_0_hat;
+        let share = (to.sigma() / from.sigma()).powi(2);
+        let mean = straight(x, &x_0_hat, (from, to), share)?;
+        let x = noise.around(mean, to.signal * sigma_up(from, to))?;
         Ok(Moved { x, x_0_hat })
     })
 }
 
-/// The noise that takes sigma_down back up to the level `to`; never negative, since levels fall.
-fn sigma_up(from: Level, to: Level) -> f64 {
-    to.sigma * (1.0 - (to.sigma / from.sigma).powi(2)).max(0.0).sqrt()
+/// The noise that takes sigma_down back up to the level `to`, where the images still have variance exploding scale.
+pub(crate) fn sigma_up(from: Level, to: Level) -> f64 {
+    let share = to.sigma() / from.sigma();
+    to.sigma() * (1.0 - share * share).max(0.0).sqrt()
 }

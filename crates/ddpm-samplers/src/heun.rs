@@ -1,6 +1,6 @@
 //! Heun's method along the probability flow: algorithm 1 of Karras et al. 2022, second order.
 
-use crate::levels::{Level, straight};
+use crate::level::{Level, straight};
 use crate::walk::Moved;
 use crate::{Levels, Result, Walk};
 use candle_core::Tensor;
@@ -15,15 +15,14 @@ use ddpm_core::Denoiser;
 /// # Shapes
 /// `x_t_last` (x_T, standard normal): `[B, C, H, W]`.
 pub fn heun<'a>(levels: &'a Levels, denoiser: &'a dyn Denoiser, x_t_last: &Tensor) -> Walk<'a> {
-    Walk::over(levels.walk(), x_t_last, move |x, t| {
-        let x = &levels.begin(x, t)?;
-        let (from, to) = levels.step(t);
-        let x_0_hat = levels.x_0_hat(denoiser, x, t)?;
-        let there = straight(x, &x_0_hat, (from, to), to.sigma / from.sigma)?;
-        let x = match t.previous() {
-            None => there,
-            Some(next) => {
-                let x_0_there = levels.x_0_hat(denoiser, &there, next)?;
+    levels.walk(x_t_last, move |x, i| {
+        let (from, to) = levels.step(i);
+        let x_0_hat = levels.guess(denoiser, x, i)?.x_0_hat;
+        let there = straight(x, &x_0_hat, (from, to), to.sigma() / from.sigma())?;
+        let x = match i + 1 == levels.steps() {
+            true => there,
+            false => {
+                let x_0_there = levels.guess(denoiser, &there, i + 1)?.x_0_hat;
                 mean_of_slopes((x, &x_0_hat, from), (&there, &x_0_there, to))?
             }
         };
@@ -36,11 +35,11 @@ type Place<'a> = (&'a Tensor, &'a Tensor, Level);
 
 /// x'/signal' = x/signal + (sigma' - sigma) (d + d') / 2 with the slopes d = (x/signal - x_0-hat) / sigma at both ends.
 fn mean_of_slopes(here: Place, there: Place) -> Result<Tensor> {
-    let half = 0.5 * (there.2.sigma - here.2.sigma);
+    let half = 0.5 * (there.2.sigma() - here.2.sigma());
     let slope = |(x, x_0_hat, level): Place| -> Result<Tensor> {
-        Ok((((x / level.signal())? - x_0_hat)? * (half / level.sigma))?)
+        Ok((((x / level.signal)? - x_0_hat)? * (half / level.sigma()))?)
     };
     let (x, _, from) = here;
-    let moved = (((x / from.signal())? + slope(here)?)? + slope(there)?)?;
-    Ok((moved * there.2.signal())?)
+    let moved = (((x / from.signal)? + slope(here)?)? + slope(there)?)?;
+    Ok((moved * there.2.signal)?)
 }

@@ -4,16 +4,19 @@
 //! view (Song et al. 2021, "Score-based generative modeling"; Karras et al. 2022, section 2). Walks keep the images as they are
 //! everywhere here, x_t itself, and only their steps are reckoned in sigma.
 
-use crate::process::Answer;
-use crate::{Error, Process, Result};
+use crate::curve::{beta, exponential, karras, lu};
+use crate::level::Level;
+use crate::meaning::{Guess, Meaning};
+use crate::table::Table;
+use crate::walk::Moved;
+use crate::{Clip, Curve, Error, Manner, Process, Result, Walk};
 use candle_core::Tensor;
-use ddpm_core::{Denoiser, Schedule, Spacing, Timestep, eps_from_x_0};
+use ddpm_core::{Denoiser, Spacing};
 
-/// The levels of a walk: sigma_T > ... > sigma_1 >= sigma_0, and the network's time at each but the last, as diffusers chooses them.
+/// The levels of a walk, mostly falling, and the network's time at each but the last, as diffusers chooses them.
 ///
-/// Step t of the walk goes from sigma_t to sigma_{t-1}. The times may lie between two steps of training; sigma is interpolated there.
-/// Where the schedule of training ends without any signal, its last alpha-bar is taken for 2^-24, as by diffusers. Posterior means
-/// are read as those of the walk's own steps, as on a respaced schedule.
+/// Step i of the walk, counted from 0, goes from level i to level i + 1. The times may lie between two steps of training; sigma is
+/// interpolated there. Posterior means are read as those of the walk's own steps, as on a respaced schedule.
 ///
 /// ```
 /// use ddpm_core::{Prediction, Schedule, Spacing};
@@ -31,13 +34,19 @@ use ddpm_core::{Denoiser, Schedule, Spacing, Timestep, eps_from_x_0};
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Levels {
-    /// Its schedule has one step a level.
-    process: Process,
-    /// By t; those of t = 0 are the end of the walk.
-    sigmas: Vec<f64>,
+    /// In the order of the walk, its end the last.
+    levels: Vec<Level>,
     times: Vec<f64>,
+    /// The step that the walk begins with.
+    first: usize,
+    meaning: Meaning,
+    clock: Clock,
+    clip: Clip,
     /// x_T of the walk in standard deviations.
     start: f64,
+    /// The images of the walk's end are handed over in the variance exploding view, as diffusers' Euler does.
+    exploding: bool,
+    manner: Manner,
 }
 
 /// How the levels of a walk are chosen.
@@ -51,38 +60,36 @@ pub struct LevelChoice {
     pub curve: Curve,
     /// Where the last step ends.
     pub end: End,
-}
-
-/// How sigma falls from the first level to the last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Curve {
-    /// As on the schedule of training.
-    Trained,
-    /// Evenly in sigma^(1/7) (equation 5 of Karras et al. 2022): diffusers' `use_karras_sigmas`.
-    Karras,
+    /// The lowest sigma of a curve, unless it is that of training: diffusers' `sigma_min`.
+    pub sigma_min: Option<f64>,
+    /// The highest sigma of a curve, unless it is that of training: diffusers' `sigma_max`.
+    pub sigma_max: Option<f64>,
+    /// Steps of training at a lower lambda = -ln sigma are left out: diffusers' `lambda_min_clipped`.
+    pub lambda_min: f64,
+    /// alpha-bar in f64, or in f32 as diffusers has it.
+    pub manner: Manner,
 }
 
 /// The level that the last step ends at: diffusers' `final_sigmas_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum End {
     /// `zero`: the clean image.
     Zero,
     /// `sigma_min`: the first level of training.
     SigmaMin,
+    /// The level that the last step starts from, so that it does nothing: `sigma_min` of diffusers' UniPC and DEIS with a curve.
+    Again,
 }
 
 /// Which whole time stands for one between two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rounding {
-    /// The nearer: diffusers' way but for the schedule `squaredcos_cap_v2`.
+    /// The nearer.
     Nearest,
-    /// The lower: diffusers' way for the schedule `squaredcos_cap_v2`.
+    /// The lower.
     Down,
 }
-
-/// alpha-bar where it is 0: near enough to no signal, and a number.
-const ALPHA_BAR_WITHOUT_SIGNAL: f64 = 1.0 / 16_777_216.0;
 
 impl LevelChoice {
     /// `steps` levels as spaced, down to the clean image.
@@ -92,264 +99,375 @@ impl LevelChoice {
             spacing,
             curve: Curve::Trained,
             end: End::Zero,
+            sigma_min: None,
+            sigma_max: None,
+            lambda_min: f64::NEG_INFINITY,
+            manner: Manner::Paper,
         }
     }
 }
 
 impl Levels {
-    /// The levels of diffusers' `DPMSolverMultistepScheduler`: whole times, one interval more than steps for linspace and leading
-    /// spacing, and Karras' levels between the ends of training. `training.schedule` is the full one.
+    /// The levels of diffusers' `DPMSolverMultistepScheduler`, its singlestep sister, UniPC and DEIS: whole times, one interval more
+    /// than steps for linspace and leading spacing, and curves between the ends of training. `training.schedule` is the full one.
     ///
     /// # Errors
     /// When the schedule has not so many steps, or the offset of the spacing runs over its end.
     pub fn of_dpm_solver(training: &Process, choice: LevelChoice) -> Result<Self> {
-        let table = Table::new(&training.schedule);
-        let times = whole_times(table.steps(), choice)?;
-        let (sigmas, times) = match choice.curve {
-            Curve::Trained => (times.iter().map(|&t| table.sigma(t)).collect(), times),
-            Curve::Karras => {
-                let (first, last) = (table.steps() as f64 - 1.0, 0.0);
-                let sigmas = karras(table.sigma(first), table.sigma(last), choice.steps);
-                let times: Vec<f64> = sigmas.iter().map(|&sigma| table.time(sigma)).collect();
-                (sigmas, times)
-            }
-        };
-        Levels::new(training, &table, choice.end, sigmas, times)
+        let table = Table::new(&training.schedule, choice.manner);
+        let times = whole_times(&table, choice)?;
+        Levels::curved(
+            training,
+            &table,
+            choice,
+            (table.last(), table.first()),
+            times,
+        )
     }
 
-    /// The levels of diffusers' `EulerDiscreteScheduler`, `EulerAncestralDiscreteScheduler` and `HeunDiscreteScheduler`: times that need
-    /// not be whole for linspace spacing, Karras' levels between the ends of the spaced ones, and a start of sigma_T eps rather
-    /// than x_T unless spacing is leading. `training.schedule` is the full one.
+    /// The levels of diffusers' `EulerDiscreteScheduler`, `EulerAncestralDiscreteScheduler`, `HeunDiscreteScheduler`, KDPM2 and LMS:
+    /// times that need not be whole for linspace spacing, curves between the ends of the spaced ones, and a start of sigma_T eps
+    /// rather than x_T unless spacing is leading. `training.schedule` is the full one.
     ///
     /// # Errors
     /// When the schedule has not so many steps, or the offset of the spacing runs over its end.
     pub fn of_euler(training: &Process, choice: LevelChoice) -> Result<Self> {
-        let table = Table::new(&training.schedule);
+        let table = Table::new(&training.schedule, choice.manner);
         let times = times(table.steps(), choice)?;
-        let sigmas: Vec<f64> = times.iter().map(|&t| table.sigma(t)).collect();
-        let (sigmas, times) = match (choice.curve, sigmas.as_slice()) {
-            (Curve::Karras, [first, .., last]) => {
-                let sigmas = karras(*first, *last, choice.steps);
-                let times = sigmas.iter().map(|&sigma| table.time(sigma)).collect();
-                (sigmas, times)
-            }
-            _ => (sigmas, times),
+        let ends = match times.as_slice() {
+            [first, .., last] => (table.sigma(*first), table.sigma(*last)),
+            [only] => (table.sigma(*only), table.sigma(*only)),
+            [] => (f64::NAN, f64::NAN),
         };
-        let mut levels = Levels::new(training, &table, choice.end, sigmas, times)?;
-        if !matches!(choice.spacing, Spacing::Leading { .. }) {
-            levels.start = levels.level(levels.process.schedule.steps()).noise();
+        let levels = Levels::curved(training, &table, choice, ends, times)?;
+        Ok(levels.exploding(choice.spacing))
+    }
+
+    /// The levels of training at these network times, falling: what diffusers makes of custom `timesteps`.
+    ///
+    /// # Errors
+    /// When there is none, they do not fall, or one lies beyond the schedule.
+    pub fn at_times(training: &Process, times: &[f64], choice: LevelChoice) -> Result<Self> {
+        let table = Table::new(&training.schedule, choice.manner);
+        check_times(times, table.steps())?;
+        let sigmas = times.iter().map(|&t| table.sigma(t)).collect();
+        Levels::new(training, &table, choice, sigmas, times.to_vec())
+    }
+
+    /// These levels, falling, the end included, with the times that training has for them: what diffusers makes of custom `sigmas`.
+    ///
+    /// # Errors
+    /// When there are fewer than two, or they do not fall.
+    pub fn at_sigmas(training: &Process, sigmas: &[f64], manner: Manner) -> Result<Self> {
+        let table = Table::new(&training.schedule, manner);
+        let falls = sigmas.windows(2).all(|pair| pair[0] > pair[1]);
+        let (Some((&end, from)), true) = (sigmas.split_last(), falls && sigmas.len() > 1) else {
+            return Err(Error::Order {
+                name: "sigmas",
+                expected: "two numbers of at least 0 or more of them, falling",
+            });
+        };
+        let times = from.iter().map(|&sigma| table.time(sigma)).collect();
+        let choice = LevelChoice {
+            manner,
+            ..LevelChoice::new(from.len(), Spacing::Trailing)
+        };
+        let mut levels = Levels::new(training, &table, choice, from.to_vec(), times)?;
+        if let Some(last) = levels.levels.last_mut() {
+            *last = Level::of_sigma(end);
         }
         Ok(levels)
     }
 
-    /// The same with the network told whole times, as diffusers' `DPMSolverMultistepScheduler` does with Karras' levels.
+    /// The same for a start and an end in the variance exploding view, as diffusers' Euler family has them with this spacing.
+    pub fn exploding(mut self, spacing: Spacing) -> Self {
+        let sigmas = self.levels.iter().map(|level| level.sigma());
+        let highest = sigmas.fold(0.0, f64::max);
+        let signal = self.level(0).signal;
+        self.start = match spacing {
+            // Leading spacing starts below T, where x_T still holds some of the image.
+            Spacing::Leading { .. } => highest.hypot(1.0) * signal,
+            _ => highest * signal,
+        };
+        self.exploding = true;
+        self
+    }
+
+    /// The same with the network told whole times, as by diffusers' DPM solvers.
     pub fn with_whole_times(mut self, rounding: Rounding) -> Self {
-        // Levels that are those of training are so but for the last bits.
-        const LAST_BITS: f64 = 1e-9;
         for time in &mut self.times {
             *time = match rounding {
                 Rounding::Nearest => time.round_ties_even(),
-                Rounding::Down => (*time + LAST_BITS).floor(),
+                Rounding::Down => time.floor(),
             };
         }
         self
     }
 
-    /// sigma of every level in the order of the walk, the end included: one number more than there are steps.
+    /// The same with the network told ln(sigma) / 4 instead of a time: `timestep_type: continuous` of diffusers' Euler.
+    pub fn with_log_sigma_times(mut self) -> Self {
+        self.clock = Clock::LogSigma;
+        self.times = self
+            .levels
+            .iter()
+            .map(|&level| self.time_of(level))
+            .collect();
+        self.times.pop();
+        self
+    }
+
+    /// The same with the network told sigma at times from 1 down to `least` rather than 0, between these ends: diffusers'
+    /// `ScoreSdeVeScheduler`, whose steps go by the levels themselves.
+    pub(crate) fn told_by_time(mut self, (high, low): (f64, f64), least: f64) -> Self {
+        let last = self.times.len().saturating_sub(1).max(1) as f64;
+        for (i, time) in self.times.iter_mut().enumerate() {
+            let share = 1.0 + (least - 1.0) * i as f64 / last;
+            *time = low * (high / low).powf(share);
+        }
+        self
+    }
+
+    /// The same begun with step `first`, counted from 0, from images that are already at that level.
+    pub fn from_step(mut self, first: usize) -> Self {
+        self.first = first;
+        self
+    }
+
+    /// sigma of every level in the order of the walk, the end included: one number more than there are steps. For a flow, its s.
     pub fn sigmas(&self) -> Vec<f64> {
-        self.sigmas.iter().rev().copied().collect()
+        let flow = |level: &&Level| level.signal + level.noise == 1.0 && level.noise > 0.0;
+        match self.levels.first().filter(flow) {
+            Some(_) => self.levels.iter().map(|level| level.noise).collect(),
+            None => self.levels.iter().map(|level| level.sigma()).collect(),
+        }
     }
 
     /// What the network is told at every step, in the order of the walk.
     pub fn times(&self) -> Vec<f64> {
-        self.times.iter().skip(1).rev().copied().collect()
+        self.times.clone()
     }
 
-    /// The number of steps of a walk.
+    /// The number of steps of a walk from the first level.
     pub fn steps(&self) -> usize {
-        self.process.schedule.steps()
+        self.times.len()
+    }
+
+    /// The levels of a model that does not live on a schedule, all in sigma, the end included.
+    pub(crate) fn of_model(
+        meaning: Meaning,
+        clock: Clock,
+        clip: Clip,
+        sigmas: &[f64],
+        manner: Manner,
+    ) -> Self {
+        let mut levels = Levels {
+            levels: sigmas.iter().map(|&sigma| Level::of_sigma(sigma)).collect(),
+            times: Vec::new(),
+            first: 0,
+            meaning,
+            clock,
+            clip,
+            start: 1.0,
+            exploding: true,
+            manner,
+        };
+        let from = levels.levels.iter().take(sigmas.len().saturating_sub(1));
+        levels.times = from.map(|&level| levels.time_of(level)).collect();
+        levels
+    }
+
+    /// The levels of a curve between `ends`, or of `times`.
+    fn curved(
+        training: &Process,
+        table: &Table,
+        choice: LevelChoice,
+        ends: (f64, f64),
+        times: Vec<f64>,
+    ) -> Result<Self> {
+        let n = times.len();
+        let ends = (
+            choice.sigma_max.unwrap_or(ends.0),
+            choice.sigma_min.unwrap_or(ends.1),
+        );
+        let sigmas = match choice.curve {
+            Curve::Trained => times.iter().map(|&t| table.sigma(t)).collect(),
+            Curve::Karras => karras(ends, n),
+            Curve::Exponential => exponential(ends, n),
+            Curve::Lu => lu(table.log_ends(), n),
+            Curve::Beta => beta(ends, n),
+            Curve::LogLinear => {
+                let mut sigmas = exponential((table.last(), table.first()), n + 1);
+                let end = sigmas.pop();
+                let mut levels = Levels::new(training, table, choice, sigmas, times)?;
+                levels.set_end(end.map(Level::of_sigma));
+                return Ok(levels);
+            }
+            Curve::Flow(flow) => {
+                return Levels::flowing(training, table, choice, flow.levels(table.steps(), n));
+            }
+            Curve::KarrasFlow => {
+                let noise = karras(ends, n).iter().map(|s| s / (1.0 + s)).collect();
+                return Levels::flowing(training, table, choice, noise);
+            }
+        };
+        let times = match choice.curve {
+            Curve::Trained => times,
+            _ => sigmas.iter().map(|&sigma| table.time(sigma)).collect(),
+        };
+        Levels::new(training, table, choice, sigmas, times)
+    }
+
+    /// The levels of a flow, told by their share of T.
+    fn flowing(
+        training: &Process,
+        table: &Table,
+        choice: LevelChoice,
+        noise: Vec<f64>,
+    ) -> Result<Self> {
+        let times = noise.iter().map(|s| s * table.steps() as f64).collect();
+        let mut levels = Levels::new(training, table, choice, noise.clone(), times)?;
+        let end = match choice.end {
+            End::Zero => 0.0,
+            End::SigmaMin => table.first(),
+            End::Again => noise.last().copied().unwrap_or(f64::NAN),
+        };
+        let noise = noise.into_iter().chain([end]);
+        levels.levels = noise.map(Level::of_flow).collect();
+        Ok(levels)
     }
 
     /// From sigmas and times in the order of the walk, the end not among them.
     fn new(
         training: &Process,
         table: &Table,
-        end: End,
-        sigmas: Vec<f64>,
+        choice: LevelChoice,
+        mut sigmas: Vec<f64>,
         times: Vec<f64>,
     ) -> Result<Self> {
-        let end = match end {
+        sigmas.push(match choice.end {
             End::Zero => 0.0,
-            End::SigmaMin => table.sigma(0.0),
-        };
-        let rising = |last: f64, numbers: Vec<f64>| -> Vec<f64> {
-            std::iter::once(last)
-                .chain(numbers.into_iter().rev())
-                .collect()
-        };
-        let sigmas = rising(end, sigmas);
-        let alpha_bars: Vec<f64> = sigmas
-            .iter()
-            .skip(1)
-            .map(|sigma| 1.0 / (1.0 + sigma * sigma))
-            .collect();
-        let process = Process {
-            schedule: Schedule::from_alpha_bars(&alpha_bars)?,
-            ..training.clone()
-        };
+            End::SigmaMin => table.first(),
+            End::Again => sigmas.last().copied().unwrap_or(f64::NAN),
+        });
+        if choice.manner == Manner::Diffusers {
+            let in_f32 = |sigma: &mut f64| *sigma = f64::from(*sigma as f32);
+            sigmas.iter_mut().for_each(in_f32);
+        }
         Ok(Levels {
-            process,
-            sigmas,
-            times: rising(f64::NAN, times),
+            levels: sigmas.into_iter().map(Level::of_sigma).collect(),
+            times,
+            first: 0,
+            meaning: Meaning::Prediction(training.prediction),
+            clock: Clock::Trained(table.clone()),
+            clip: training.clip.clone(),
             start: 1.0,
+            exploding: false,
+            manner: choice.manner,
         })
     }
 
-    /// The steps of a walk in order, with what the network is told.
-    pub(crate) fn walk(&self) -> Vec<(Timestep, f64)> {
-        let steps = self.process.schedule.timesteps().rev();
-        steps.map(|t| (t, self.time(t))).collect()
-    }
-
-    /// x as it is at step t, when x_T is still the standard normal noise that it was made from.
-    pub(crate) fn begin(&self, x: &Tensor, t: Timestep) -> Result<Tensor> {
-        match t == self.process.schedule.last() && self.start != 1.0 {
-            true => Ok((x * self.start)?),
-            false => Ok(x.clone()),
+    fn set_end(&mut self, end: Option<Level>) {
+        if let (Some(last), Some(end)) = (self.levels.last_mut(), end) {
+            *last = end;
         }
     }
 
-    /// The level that step t starts from; that of t = 0 is the end of the walk.
-    pub(crate) fn level(&self, t: usize) -> Level {
-        Level {
-            sigma: self.sigmas.get(t).copied().unwrap_or(f64::NAN),
+    /// The same for a network with other words.
+    pub(crate) fn meaning(mut self, meaning: Meaning) -> Self {
+        self.meaning = meaning;
+        self
+    }
+
+    /// A walk over the levels: `rule` does step i, counted from 0.
+    pub(crate) fn walk<'a>(
+        &'a self,
+        x_t_last: &Tensor,
+        mut rule: impl FnMut(&Tensor, usize) -> Result<Moved> + 'a,
+    ) -> Walk<'a> {
+        let n = self.steps();
+        let numbered = self.times.iter().enumerate().skip(self.first);
+        let steps = numbered.map(|(i, &time)| (n - i, time)).collect();
+        Walk::over(steps, x_t_last, move |x, left| {
+            let i = n - left;
+            // x_T is still the standard normal noise that it was made from.
+            let moved = match i == 0 && self.start != 1.0 {
+                true => rule(&(x * self.start)?, i)?,
+                false => rule(x, i)?,
+            };
+            self.arrive(moved, i)
+        })
+    }
+
+    fn arrive(&self, moved: Moved, i: usize) -> Result<Moved> {
+        let signal = self.level(i + 1).signal;
+        match self.exploding && i + 1 == self.steps() && signal != 1.0 {
+            true => Ok(Moved {
+                x: (moved.x / signal)?,
+                ..moved
+            }),
+            false => Ok(moved),
         }
     }
 
-    /// The levels between which step t goes.
-    pub(crate) fn step(&self, t: Timestep) -> (Level, Level) {
-        let after = t.previous().map_or(0, Timestep::get);
-        (self.level(t.get()), self.level(after))
+    /// Level i; that of i = N is the end of the walk.
+    pub(crate) fn level(&self, i: usize) -> Level {
+        self.levels.get(i).copied().unwrap_or(Level {
+            signal: f64::NAN,
+            noise: f64::NAN,
+        })
     }
 
-    /// x_0-hat for x at the level of step t, clipped.
-    pub(crate) fn x_0_hat(
+    /// The levels between which step i goes.
+    pub(crate) fn step(&self, i: usize) -> (Level, Level) {
+        (self.level(i), self.level(i + 1))
+    }
+
+    /// The step that a walk begins with.
+    pub(crate) fn first(&self) -> usize {
+        self.first
+    }
+
+    /// Whose account is followed.
+    pub(crate) fn manner(&self) -> Manner {
+        self.manner
+    }
+
+    /// What the network makes of x at level i.
+    pub(crate) fn guess(&self, denoiser: &dyn Denoiser, x: &Tensor, i: usize) -> Result<Guess> {
+        let time = self.times.get(i).copied().unwrap_or(f64::NAN);
+        self.guess_at(denoiser, x, self.step(i), time)
+    }
+
+    /// What the network, told `time`, makes of x at a level, of which the second is the one before it in training.
+    pub(crate) fn guess_at(
         &self,
         denoiser: &dyn Denoiser,
         x: &Tensor,
-        t: Timestep,
-    ) -> Result<Tensor> {
-        self.process.x_0_hat(x, &self.ask(denoiser, x, t)?)
+        levels: (Level, Level),
+        time: f64,
+    ) -> Result<Guess> {
+        self.meaning.guess(&self.clip, denoiser, x, levels, time)
     }
 
-    /// The noise that x at the level of step t and x_0-hat imply.
-    pub(crate) fn eps_hat(&self, x: &Tensor, t: Timestep, x_0_hat: &Tensor) -> Result<Tensor> {
-        let t = vec![t; x.dims().first().copied().unwrap_or(0)];
-        Ok(eps_from_x_0(&self.process.schedule, x, &t, x_0_hat)?)
-    }
-
-    fn ask(&self, denoiser: &dyn Denoiser, x: &Tensor, t: Timestep) -> Result<Answer> {
-        self.process.ask_at(denoiser, x, t, self.time(t))
-    }
-
-    fn time(&self, t: Timestep) -> f64 {
-        self.times.get(t.get()).copied().unwrap_or(f64::NAN)
-    }
-}
-
-/// One level of noise: x = signal x_0 + noise eps with signal^2 + noise^2 = 1 and sigma = noise / signal.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Level {
-    pub(crate) sigma: f64,
-}
-
-impl Level {
-    /// alpha_t of Lu et al. 2022, sqrt(alpha-bar): 1 at the clean image.
-    pub(crate) fn signal(self) -> f64 {
-        1.0 / self.sigma.hypot(1.0)
-    }
-
-    /// sigma_t of Lu et al. 2022, sqrt(1 - alpha-bar): 0 at the clean image.
-    pub(crate) fn noise(self) -> f64 {
-        self.sigma * self.signal()
-    }
-
-    /// lambda_t of Lu et al. 2022, half the logarithm of the signal-to-noise ratio: infinite at the clean image.
-    pub(crate) fn lambda(self) -> f64 {
-        -self.sigma.ln()
-    }
-}
-
-/// x at the level `from`, with its distance from x_0-hat in the variance exploding view shortened to a `share`, at the scale of the
-/// level `to`: x'/signal' = x_0-hat + share (x/signal - x_0-hat). With share = sigma'/sigma this is Euler's step of equation 3 of
-/// Karras et al. 2022.
-pub(crate) fn straight(
-    x: &Tensor,
-    x_0_hat: &Tensor,
-    (from, to): (Level, Level),
-    share: f64,
-) -> Result<Tensor> {
-    let of_x = share * to.signal() / from.signal();
-    let of_x_0 = (1.0 - share) * to.signal();
-    Ok(((x * of_x)? + (x_0_hat * of_x_0)?)?)
-}
-
-/// sigma on the schedule of training, by network time 0..T-1.
-struct Table {
-    sigmas: Vec<f64>,
-}
-
-impl Table {
-    fn new(training: &Schedule) -> Self {
-        let sigma = |t| match training.alpha_bar(t) {
-            0.0 => ALPHA_BAR_WITHOUT_SIGNAL,
-            alpha_bar => alpha_bar,
-        };
-        let sigmas = training.timesteps().map(sigma);
-        Table {
-            sigmas: sigmas.map(|a| ((1.0 - a) / a).sqrt()).collect(),
-        }
-    }
-
-    fn steps(&self) -> usize {
-        self.sigmas.len()
-    }
-
-    /// sigma at a time, linear between the steps of training.
-    fn sigma(&self, time: f64) -> f64 {
-        let below = time.floor();
-        let at = |i: f64| self.sigmas.get(i as usize).copied();
-        match (at(below), at(below + 1.0)) {
-            (Some(low), Some(high)) => low + (time - below) * (high - low),
-            (low, _) => low.unwrap_or(f64::NAN),
-        }
-    }
-
-    /// The time of a sigma, linear in ln sigma between the steps of training, from 0 to T - 1.
-    fn time(&self, sigma: f64) -> f64 {
-        let above = self.sigmas.partition_point(|&s| s <= sigma);
-        let below = above.saturating_sub(1).min(self.steps().saturating_sub(2));
-        match self.sigmas.get(below..below + 2) {
-            Some(&[low, high]) => {
-                below as f64 + ((sigma / low).ln() / (high / low).ln()).clamp(0.0, 1.0)
-            }
-            _ => 0.0,
+    /// What the network is told at a level, be it one of the walk's or between them.
+    pub(crate) fn time_of(&self, level: Level) -> f64 {
+        match &self.clock {
+            Clock::Trained(table) => table.time(level.sigma()),
+            Clock::LogSigma => 0.25 * level.sigma().ln(),
+            Clock::Sigma => level.sigma(),
         }
     }
 }
 
-/// Karras' levels from `first` down to `last`: equation 5 of Karras et al. 2022 with rho = 7.
-fn karras(first: f64, last: f64, steps: usize) -> Vec<f64> {
-    const RHO: f64 = 7.0;
-    let (high, low) = (first.powf(1.0 / RHO), last.powf(1.0 / RHO));
-    let gap = 1.0 / steps.saturating_sub(1).max(1) as f64;
-    // The ends exactly, so that a walk may end at its last level.
-    let level = |i| match i {
-        0 => first,
-        i if i + 1 == steps => last,
-        i => (high + i as f64 * gap * (low - high)).powf(RHO),
-    };
-    (0..steps).map(level).collect()
+/// How a network is told of a level.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Clock {
+    /// By the step of training, or a number between two.
+    Trained(Table),
+    /// ln(sigma) / 4: c_noise of Karras et al. 2022, table 1.
+    LogSigma,
+    /// sigma itself.
+    Sigma,
 }
 
 /// The times of diffusers' Euler and Heun schedulers, falling.
@@ -358,40 +476,48 @@ fn times(of: usize, choice: LevelChoice) -> Result<Vec<f64>> {
     let n = choice.steps;
     let last = (of - 1) as f64;
     let gap = last / n.saturating_sub(1).max(1) as f64;
+    // diffusers keeps these times in f32.
+    let exactly = |time: f64| match choice.manner {
+        Manner::Paper => time,
+        Manner::Diffusers => f64::from(time as f32),
+    };
     match choice.spacing {
         // diffusers' single level of linspace is the cleanest; there is nothing to take away from noise then.
         Spacing::Linspace if n == 1 => Ok(vec![0.0]),
-        Spacing::Linspace => Ok((0..n).rev().map(|i| i as f64 * gap).collect()),
+        Spacing::Linspace => Ok((0..n).rev().map(|i| exactly(i as f64 * gap)).collect()),
         Spacing::Leading { offset } => leading(of, n, 0, of / n, offset),
-        Spacing::Trailing => Ok(trailing(of, n)),
+        Spacing::Trailing => Ok(trailing(of, n, of)),
     }
 }
 
 /// The times of diffusers' DPM solvers, falling: time 0 is an end of linspace and leading spacing, and left out.
-fn whole_times(of: usize, choice: LevelChoice) -> Result<Vec<f64>> {
-    let n = choice.steps;
+fn whole_times(table: &Table, choice: LevelChoice) -> Result<Vec<f64>> {
+    let (n, all) = (choice.steps, table.steps());
+    let of = all - table.below_lambda(choice.lambda_min).min(all);
     match choice.spacing {
         Spacing::Trailing => {
-            check_steps(of, n, of)?;
-            Ok(trailing(of, n))
+            check_steps(all, n, all)?;
+            Ok(trailing(all, n, of))
         }
         Spacing::Linspace => {
-            check_steps(of, n, of - 1)?;
+            check_steps(all, n, of.saturating_sub(1))?;
             let gap = (of - 1) as f64 / n as f64;
             let times = (1..=n).rev().map(|i| (i as f64 * gap).round_ties_even());
             Ok(times.collect())
         }
         Spacing::Leading { offset } => {
-            check_steps(of, n, of - 1)?;
-            leading(of, n, 1, of / (n + 1), offset)
+            check_steps(all, n, of.saturating_sub(1))?;
+            leading(all, n, 1, of / (n + 1), offset)
         }
     }
 }
 
-fn trailing(of: usize, n: usize) -> Vec<f64> {
+/// Every (of / n)th time from `from` - 1 down: n of them where `from` is `of`.
+fn trailing(of: usize, n: usize, from: usize) -> Vec<f64> {
     let gap = of as f64 / n as f64;
     (0..n)
-        .map(|i| (of as f64 - i as f64 * gap).round_ties_even() - 1.0)
+        .map(|i| (from as f64 - i as f64 * gap).round_ties_even() - 1.0)
+        .filter(|&time| time >= 0.0)
         .collect()
 }
 
@@ -415,5 +541,14 @@ fn check_steps(steps: usize, asked: usize, most: usize) -> Result<()> {
     match (1..=most).contains(&asked) {
         true => Ok(()),
         false => Err(Error::StepCount { asked, steps, most }),
+    }
+}
+
+/// Fails unless the times fall from below `steps` to at least 0.
+pub(crate) fn check_times(times: &[f64], steps: usize) -> Result<()> {
+    let within = |time: &f64| (0.0..steps as f64).contains(time);
+    match !times.is_empty() && times.iter().all(within) && times.windows(2).all(|t| t[0] > t[1]) {
+        true => Ok(()),
+        false => Err(Error::Times { steps }),
     }
 }

@@ -50,9 +50,21 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod manner;
+
 mod process;
 
 mod walk;
+
+mod level;
+
+mod table;
+
+mod curve;
+
+mod meaning;
+
+mod levels;
 
 mod ancestral;
 
@@ -60,9 +72,19 @@ mod ddim;
 
 mod ddim_inversion;
 
-mod levels;
+mod integral;
 
 mod dpm_solver;
+
+mod dpm_solver_singlestep;
+
+mod unipc;
+
+mod deis;
+
+mod pndm;
+
+mod lms;
 
 mod euler;
 
@@ -70,22 +92,51 @@ mod euler_ancestral;
 
 mod heun;
 
+mod kdpm2;
+
+mod kdpm2_ancestral;
+
+mod score_sde_ve;
+
+mod repaint;
+
+mod class;
+
+mod keys;
+
+mod trained;
+
+mod solver;
+
 mod sampler;
 
 mod config;
 
 mod error;
 
-pub use ancestral::ancestral;
-pub use config::{Betas, SchedulerConfig};
+pub use ancestral::{AncestralSettings, StepVariance, ancestral, ancestral_with};
+pub use class::SchedulerClass;
+pub use config::{Choice, SchedulerConfig, Steps};
+pub use curve::{Curve, Flow};
 pub use ddim::{DdimSettings, Direction, Landing, ddim, ddim_with};
-pub use ddim_inversion::{ddim_inversion, ddim_inversion_with};
+pub use ddim_inversion::{ddim_inversion, ddim_inversion_of, ddim_inversion_with};
+pub use deis::deis;
 pub use dpm_solver::{DpmAlgorithm, DpmSecondOrder, DpmSettings, dpm_solver};
+pub use dpm_solver_singlestep::dpm_solver_singlestep;
 pub use error::{Error, Result};
 pub use euler::euler;
 pub use euler_ancestral::euler_ancestral;
 pub use heun::heun;
-pub use levels::{Curve, End, LevelChoice, Levels, Rounding};
+pub use kdpm2::kdpm2;
+pub use kdpm2_ancestral::kdpm2_ancestral;
+pub use levels::{End, LevelChoice, Levels, Rounding};
+pub use lms::lms;
+pub use manner::Manner;
+pub use pndm::{PndmPlan, pndm};
 pub use process::{Clip, Process};
+pub use repaint::{RePaintSettings, repaint};
 pub use sampler::{Sampler, SamplerKind};
+pub use score_sde_ve::score_sde_ve;
+pub use trained::Betas;
+pub use unipc::{UniPcKind, UniPcSettings, unipc};
 pub use walk::{Step, Walk};

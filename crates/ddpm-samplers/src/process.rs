@@ -1,7 +1,7 @@
 //! What is common to all walks: the schedule, what the network says, how x_0-hat is clipped.
 
 use crate::{Error, Result};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use ddpm_core::{Denoiser, Prediction, Schedule, Timestep};
 
 /// The process that a network was trained on, as a walk needs it.
@@ -24,6 +24,14 @@ pub enum Clip {
     Range(f64),
     /// Each channel its own `(low, high)`: for images normalised per channel.
     PerChannel(Vec<(f64, f64)>),
+    /// Dynamic thresholding (Saharia et al. 2022, section 2.3): to [-s, s], then divided by s, where s is the `ratio` quantile of an
+    /// image's |x_0-hat|, but at least 1 and at most `most`; diffusers' `thresholding`.
+    Dynamic {
+        /// `dynamic_thresholding_ratio`, in 0..=1.
+        ratio: f64,
+        /// `sample_max_value`, at least 1.
+        most: f64,
+    },
 }
 
 impl Clip {
@@ -53,6 +61,12 @@ impl Clip {
                 let x = x_0_hat.broadcast_maximum(&per_channel(low, x_0_hat)?)?;
                 Ok(x.broadcast_minimum(&per_channel(high, x_0_hat)?)?)
             }
+            Clip::Dynamic { ratio, most } => {
+                let thresholds = thresholds(x_0_hat, *ratio, *most)?;
+                let x = x_0_hat.broadcast_minimum(&thresholds)?;
+                let x = x.broadcast_maximum(&thresholds.neg()?)?;
+                Ok(x.broadcast_div(&thresholds)?)
+            }
         }
     }
 }
@@ -76,25 +90,24 @@ impl Process {
         let times = vec![time; images];
         // Detached, so that weights that are being trained do not keep the graph of the whole walk alive.
         let output = denoiser.predict(x, &times)?.detach();
-        match output.dims() == x.dims() {
-            true => Ok(Answer { t, output }),
-            false => Err(Error::OutputShape {
-                given: x.dims().to_vec(),
-                returned: output.dims().to_vec(),
-            }),
-        }
+        let (output, variance) = halves(x, output)?;
+        Ok(Answer {
+            t,
+            output,
+            variance,
+        })
     }
 
     /// The clean images that an answer implies, clipped.
     pub(crate) fn x_0_hat(&self, x_t: &Tensor, answer: &Answer) -> Result<Tensor> {
-        let Answer { t, output } = answer;
+        let Answer { t, output, .. } = answer;
         let x_0_hat = self.prediction.x_0_hat(&self.schedule, x_t, t, output)?;
         self.clip.apply(&x_0_hat)
     }
 
     /// The noise that an answer implies.
     pub(crate) fn eps_hat(&self, x_t: &Tensor, answer: &Answer) -> Result<Tensor> {
-        let Answer { t, output } = answer;
+        let Answer { t, output, .. } = answer;
         Ok(self.prediction.eps_hat(&self.schedule, x_t, t, output)?)
     }
 }
@@ -105,6 +118,57 @@ pub(crate) struct Answer {
     pub(crate) t: Vec<Timestep>,
     /// Detached from the network's weights.
     pub(crate) output: Tensor,
+    /// The second half of the channels of a network with twice as many: its word on the variance.
+    pub(crate) variance: Option<Tensor>,
+}
+
+/// A network's output as what it predicts and, if it has twice the channels of x, what it says of the variance.
+pub(crate) fn halves(x: &Tensor, output: Tensor) -> Result<(Tensor, Option<Tensor>)> {
+    if output.dims() == x.dims() {
+        return Ok((output, None));
+    }
+    let channels = x.dims().get(1).copied().unwrap_or(0);
+    let mut doubled = x.dims().to_vec();
+    if let Some(both) = doubled.get_mut(1) {
+        *both = 2 * channels;
+    }
+    match channels > 0 && output.dims() == doubled {
+        true => {
+            let variance = output.narrow(1, channels, channels)?.contiguous()?;
+            Ok((output.narrow(1, 0, channels)?.contiguous()?, Some(variance)))
+        }
+        false => Err(Error::OutputShape {
+            given: x.dims().to_vec(),
+            returned: output.dims().to_vec(),
+        }),
+    }
+}
+
+/// s of dynamic thresholding for each image: `[B, 1, ..., 1]`. The quantile lies between two of the sorted values, as torch.quantile's.
+fn thresholds(x: &Tensor, ratio: f64, most: f64) -> Result<Tensor> {
+    if !((0.0..=1.0).contains(&ratio) && most >= 1.0) {
+        return Err(Error::Setting {
+            name: "the ratio or the largest value of dynamic thresholding",
+            value: if most >= 1.0 { ratio } else { most },
+            expected: "a ratio in 0..=1 and a largest value of at least 1",
+        });
+    }
+    let sizes = x.abs()?.flatten_from(1)?.to_device(&Device::Cpu)?;
+    let rows: Vec<Vec<f64>> = sizes.to_dtype(DType::F64)?.to_vec2()?;
+    let threshold = |mut row: Vec<f64>| {
+        row.sort_by(f64::total_cmp);
+        let place = ratio * row.len().saturating_sub(1) as f64;
+        let at = |place: f64| row.get(place as usize).copied().unwrap_or(f64::NAN);
+        let (low, high) = (at(place.floor()), at(place.ceil()));
+        (low + (high - low) * place.fract()).clamp(1.0, most)
+    };
+    let values: Vec<f64> = rows.into_iter().map(threshold).collect();
+    let mut shape = vec![1; x.rank()];
+    if let Some(images) = shape.first_mut() {
+        *images = values.len();
+    }
+    let values = Tensor::from_vec(values, shape, &Device::Cpu)?;
+    Ok(values.to_dtype(x.dtype())?.to_device(x.device())?)
 }
 
 fn per_channel(values: Vec<f64>, like: &Tensor) -> Result<Tensor> {

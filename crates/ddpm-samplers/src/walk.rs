@@ -1,14 +1,14 @@
 //! The walk: one iterator under all algorithms, which differ only in what they do at a step.
 
-use crate::{Error, Process, Result};
+use crate::{Error, Manner, Process, Result};
 use candle_core::Tensor;
-use ddpm_core::{NoiseSource, Schedule, Timestep};
+use ddpm_core::{NoiseSource, Timestep};
 use std::vec::IntoIter;
 
 /// A walk of any algorithm: lazily evaluated, one [`Step`] for each step of the schedule; after an error it has ended.
 pub struct Walk<'a> {
     /// The steps still to do, in order, each with the time that the network is told.
-    left: IntoIter<(Timestep, f64)>,
+    left: IntoIter<(usize, f64)>,
     x: Tensor,
     /// Why the walk must not begin; told in place of its first step.
     refusal: Option<Error>,
@@ -18,8 +18,8 @@ pub struct Walk<'a> {
 /// One step of a walk, done.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// The step of the walk's schedule just done; x is now at the level before it, or after it for an inversion.
-    pub t: Timestep,
+    /// The step of the walk just done, N, ..., 1 on the way down and 1, ..., N on the way up: the t of the walk's schedule, where it has one.
+    pub t: usize,
     /// The network time just used, on the schedule of training; between two of its steps for some walks over [`Levels`](crate::Levels).
     pub time: f64,
     /// The images after the step: `[B, C, H, W]`.
@@ -29,7 +29,7 @@ pub struct Step {
 }
 
 /// What an algorithm does with the images x at the step t.
-type Rule<'a> = dyn FnMut(&Tensor, Timestep) -> Result<Moved> + 'a;
+type Rule<'a> = dyn FnMut(&Tensor, usize) -> Result<Moved> + 'a;
 
 /// What an algorithm made of x, each `[B, C, H, W]` as in [`Step`].
 pub(crate) struct Moved {
@@ -44,8 +44,8 @@ impl<'a> Walk<'a> {
         x_t_last: &Tensor,
         rule: impl FnMut(&Tensor, Timestep) -> Result<Moved> + 'a,
     ) -> Self {
-        let steps = process.schedule.timesteps().rev();
-        Walk::over(with_times(&process.schedule, steps), x_t_last, rule)
+        let steps = process.schedule.timesteps().rev().collect();
+        Walk::on_schedule(process, steps, x_t_last, rule)
     }
 
     /// From x_0 up to x_T: the steps 1, ..., T.
@@ -54,15 +54,29 @@ impl<'a> Walk<'a> {
         x_0: &Tensor,
         rule: impl FnMut(&Tensor, Timestep) -> Result<Moved> + 'a,
     ) -> Self {
-        let steps = process.schedule.timesteps();
-        Walk::over(with_times(&process.schedule, steps), x_0, rule)
+        let steps = process.schedule.timesteps().collect();
+        Walk::on_schedule(process, steps, x_0, rule)
+    }
+
+    /// Steps of a schedule in the order given.
+    fn on_schedule(
+        process: &'a Process,
+        steps: Vec<Timestep>,
+        x: &Tensor,
+        mut rule: impl FnMut(&Tensor, Timestep) -> Result<Moved> + 'a,
+    ) -> Self {
+        let schedule = &process.schedule;
+        let numbered = steps.iter().map(|t| (t.get(), schedule.network_time(*t)));
+        Walk::over(numbered.collect(), x, move |x, t| {
+            rule(x, schedule.timestep(t)?)
+        })
     }
 
     /// Over these steps, each with the time that the network is told.
     pub(crate) fn over(
-        steps: Vec<(Timestep, f64)>,
+        steps: Vec<(usize, f64)>,
         x: &Tensor,
-        rule: impl FnMut(&Tensor, Timestep) -> Result<Moved> + 'a,
+        rule: impl FnMut(&Tensor, usize) -> Result<Moved> + 'a,
     ) -> Self {
         Walk {
             left: steps.into_iter(),
@@ -78,8 +92,18 @@ impl<'a> Walk<'a> {
         self
     }
 
+    /// The images where the walk stands: x_T before the first step.
+    pub fn images(&self) -> &Tensor {
+        &self.x
+    }
+
+    /// Goes on from these images instead of its own: `[B, C, H, W]`, at the level where the walk stands.
+    pub fn put(&mut self, x: &Tensor) {
+        self.x = x.detach();
+    }
+
     /// Does the step t; nothing that is kept or yielded holds a graph.
-    fn step(&mut self, t: Timestep, time: f64) -> Result<Step> {
+    fn step(&mut self, t: usize, time: f64) -> Result<Step> {
         if let Some(refusal) = self.refusal.take() {
             return Err(refusal);
         }
@@ -92,10 +116,6 @@ impl<'a> Walk<'a> {
             x_0_hat: moved.x_0_hat.detach(),
         })
     }
-}
-
-fn with_times(schedule: &Schedule, steps: impl Iterator<Item = Timestep>) -> Vec<(Timestep, f64)> {
-    steps.map(|t| (t, schedule.network_time(t))).collect()
 }
 
 impl Iterator for Walk<'_> {
@@ -121,17 +141,26 @@ impl ExactSizeIterator for Walk<'_> {}
 pub(crate) struct Noise<'a> {
     source: &'a mut dyn NoiseSource,
     draws: usize,
+    manner: Manner,
 }
 
 impl<'a> Noise<'a> {
     /// Nothing drawn yet.
-    pub(crate) fn new(source: &'a mut dyn NoiseSource) -> Self {
-        Noise { source, draws: 0 }
+    pub(crate) fn new(source: &'a mut dyn NoiseSource, manner: Manner) -> Self {
+        Noise {
+            source,
+            draws: 0,
+            manner,
+        }
     }
 
-    /// mean + sigma z with a fresh standard normal z; where sigma is 0, nothing is drawn.
+    /// mean + sigma z with a fresh standard normal z; where sigma is 0, nothing is drawn, or what diffusers draws is passed over.
     pub(crate) fn around(&mut self, mean: Tensor, sigma: f64) -> Result<Tensor> {
         if sigma == 0.0 {
+            if self.manner == Manner::Diffusers {
+                self.source.skip(self.draws, &mean)?;
+                self.draws += 1;
+            }
             return Ok(mean);
         }
         let z = self.draw(&mean)?;
@@ -139,7 +168,7 @@ impl<'a> Noise<'a> {
     }
 
     /// Noise of the shape of `x`, checked.
-    fn draw(&mut self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn draw(&mut self, x: &Tensor) -> Result<Tensor> {
         let z = self.source.draw(self.draws, x)?;
         if z.dims() != x.dims() {
             let (got, expected) = (z.dims().to_vec(), x.dims().to_vec());
@@ -151,5 +180,22 @@ impl<'a> Noise<'a> {
         }
         self.draws += 1;
         Ok(z)
+    }
+}
+
+/// How often a walk must be handed noise, given the factor of each of its draws in order: draws of factor 0 are not made, or in
+/// diffusers' manner are counted, since those after them are.
+pub(crate) fn draws(factors: impl IntoIterator<Item = f64>, manner: Manner) -> usize {
+    let mut last = 0;
+    let mut made = 0;
+    for (place, factor) in factors.into_iter().enumerate() {
+        if factor != 0.0 {
+            made += 1;
+            last = place + 1;
+        }
+    }
+    match manner {
+        Manner::Paper => made,
+        Manner::Diffusers => last,
     }
 }

@@ -188,7 +188,8 @@ fn other_pipelines_networks_and_schedulers_are_refused_by_name() {
     };
     check_refused(
         index(r#"{"_class_name": "StableDiffusionPipeline"}"#),
-        "FOLDER/model_index.json: pipeline StableDiffusionPipeline is not supported; supported are DDPMPipeline and DDIMPipeline",
+        "FOLDER/model_index.json: pipeline StableDiffusionPipeline is not supported; supported are DDPMPipeline, DDIMPipeline, PNDMPipeline, \
+         ScoreSdeVePipeline, RePaintPipeline",
     );
     check_refused(
         index(r#"{"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}"#),
@@ -196,9 +197,14 @@ fn other_pipelines_networks_and_schedulers_are_refused_by_name() {
     );
     check_refused(
         index(
-            r#"{"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "PNDMScheduler"]}"#,
+            r#"{"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "UnCLIPScheduler"]}"#,
         ),
-        "FOLDER/model_index.json: scheduler PNDMScheduler is not supported; supported are DDPMScheduler and DDIMScheduler",
+        &format!(
+            "FOLDER/model_index.json: scheduler UnCLIPScheduler is not supported; supported are {}",
+            ddpm_samplers::SchedulerClass::NAMES
+                .map(|(name, _)| name)
+                .join(", ")
+        ),
     );
     check_refused(
         index("[1]"),

@@ -2,7 +2,9 @@
 
 use crate::fails;
 use ddpm_core::{Prediction, Schedule, Spacing, Variance};
-use ddpm_samplers::{Betas, Clip, SamplerKind, SchedulerConfig};
+use ddpm_samplers::{
+    Betas, Choice, Clip, SamplerKind, SchedulerClass, SchedulerConfig, StepVariance, Steps,
+};
 
 const LINEAR: Betas = Betas::Linear {
     start: 1e-4,
@@ -22,8 +24,8 @@ fn missing_keys_are_diffusers_defaults() {
         config.schedule().unwrap(),
         Schedule::linear(1000, 1e-4, 0.02).unwrap()
     );
-    assert_eq!(config.prediction(), Prediction::Noise);
-    assert_eq!(config.variance(), Variance::FixedSmall);
+    assert_eq!(config.prediction(), Some(Prediction::Noise));
+    assert_eq!(config.variance(), StepVariance::Fixed(Variance::FixedSmall));
     assert_eq!(config.clip(), Clip::Range(1.0));
     assert_eq!(config.spacing(), Spacing::Leading { offset: 0 });
     assert!(!config.zero_terminal_snr());
@@ -33,7 +35,10 @@ fn missing_keys_are_diffusers_defaults() {
         r#", "_diffusers_version": "0.1.1", "beta_end": 0.02, "beta_schedule": "linear", "beta_start": 0.0001,
         "clip_sample": true, "num_train_timesteps": 1000, "trained_betas": null, "variance_type": "fixed_large""#,
     );
-    assert_eq!(old.unwrap().variance(), Variance::FixedLarge);
+    assert_eq!(
+        old.unwrap().variance(),
+        StepVariance::Fixed(Variance::FixedLarge)
+    );
 }
 
 #[test]
@@ -52,7 +57,7 @@ fn every_key_is_read() {
     assert_eq!(config.schedule().unwrap(), expected);
     assert_eq!(
         (config.prediction(), config.clip()),
-        (Prediction::Velocity, Clip::Range(2.0))
+        (Some(Prediction::Velocity), Clip::Range(2.0))
     );
     let process = config.process(7).unwrap();
     assert_eq!(
@@ -123,7 +128,7 @@ fn round_trips() {
                 let config =
                     SchedulerConfig::ddpm(betas.clone(), 50, prediction, variance, clip).unwrap();
                 assert_eq!(config.spacing(), Spacing::Trailing);
-                let offset = config.clone().with_spacing(Spacing::Leading { offset: 1 });
+                let offset = config.with_spacing(Spacing::Leading { offset: 1 }).unwrap();
                 for config in [
                     config.clone(),
                     config.with_zero_terminal_snr().unwrap(),
@@ -265,8 +270,8 @@ fn the_largest_offset_is_no_overflow() {
 #[test]
 fn files_that_make_no_sense() {
     fails(
-        read(r#", "sigma_min": 0.02"#),
-        "scheduler configuration: unknown key `sigma_min` for DDPMScheduler",
+        read(r#", "sigma_least": 0.02"#),
+        "scheduler configuration: unknown key `sigma_least` for DDPMScheduler",
     );
     let check = |keys: &str, message: &str| {
         fails(read(keys), &format!("scheduler configuration: {message}"))
@@ -292,16 +297,17 @@ fn files_that_make_no_sense() {
         "`num_train_timesteps` is 1000001, expected at most 1000000",
     );
     check(
-        r#", "thresholding": true"#,
-        "`thresholding` is true, expected false: dynamic thresholding is not supported",
+        r#", "thresholding": true, "sample_max_value": 0.5"#,
+        "`sample_max_value` is 0.5, expected a finite number of at least 1",
     );
     check(
         r#", "prediction_type": "flow""#,
         "`prediction_type` is \"flow\", expected one of `epsilon`, `sample`, `v_prediction`, `posterior_mean`",
     );
     check(
-        r#", "variance_type": "learned_range""#,
-        "`variance_type` is \"learned_range\", expected one of `fixed_small`, `fixed_large`, `fixed_small_log`",
+        r#", "variance_type": "fixed""#,
+        "`variance_type` is \"fixed\", expected one of `fixed_small`, `fixed_large`, `fixed_small_log`, `fixed_large_log`, `learned`, \
+         `learned_range`",
     );
     check(
         r#", "beta_schedule": "warm""#,
@@ -327,20 +333,170 @@ fn files_that_make_no_sense() {
         read(r#", "num_train_timesteps": 0"#),
         "a schedule needs at least one step, but T is 0",
     );
-    let class = "expected one of `DDPMScheduler`, `DDIMScheduler`";
-    fails(
-        SchedulerConfig::from_json("{}"),
-        &format!("scheduler configuration: `_class_name` is missing, {class}"),
-    );
-    fails(
-        SchedulerConfig::from_json(r#"{"_class_name": "PNDMScheduler"}"#),
-        &format!("scheduler configuration: `_class_name` is \"PNDMScheduler\", {class}"),
-    );
+    let message = |json: &str| SchedulerConfig::from_json(json).unwrap_err().to_string();
+    let missing = message("{}");
+    let beginning = "scheduler configuration: `_class_name` is missing, expected one of `DDPMScheduler`, `DDIMScheduler`, ";
+    assert!(missing.starts_with(beginning), "{missing}");
+    let other = message(r#"{"_class_name": "VQDiffusionScheduler"}"#);
+    let beginning = "scheduler configuration: `_class_name` is \"VQDiffusionScheduler\", expected one of `DDPMScheduler`, ";
+    assert!(other.starts_with(beginning), "{other}");
     let error = SchedulerConfig::from_json("{\"_class_name\": ")
         .unwrap_err()
         .to_string();
     assert_eq!(
         error,
         "scheduler configuration: EOF while parsing a value at line 1 column 16"
+    );
+}
+
+fn class(name: &str, keys: &str) -> ddpm_samplers::Result<SchedulerConfig> {
+    SchedulerConfig::from_json(&format!("{{\"_class_name\": \"{name}\"{keys}}}"))
+}
+
+/// What is written has every key of the class, and is read as the same.
+#[test]
+fn every_class_comes_back_as_it_was() {
+    for (name, expected) in SchedulerClass::NAMES {
+        let config = class(name, "").unwrap();
+        assert_eq!(config.class(), expected);
+        assert_eq!(expected.name(), name);
+        let again = SchedulerConfig::from_json(&config.to_json()).unwrap();
+        assert_eq!(again, config, "{name}");
+        assert!(config.to_json().contains("\"num_train_timesteps\""));
+    }
+    let heun = class("HeunDiscreteScheduler", "").unwrap();
+    let expected = Schedule::linear(1000, 0.00085, 0.012).unwrap();
+    assert_eq!(heun.schedule().unwrap(), expected);
+    assert_eq!(heun.spacing(), Spacing::Linspace);
+}
+
+/// As diffusers' `from_config`: what both classes know is kept, a key of the other class comes back with it, a default does not.
+#[test]
+fn switching_the_class_keeps_what_the_file_says() {
+    let file =
+        r#", "beta_end": 0.03, "variance_type": "fixed_large", "timestep_spacing": "trailing""#;
+    let ddpm = class("DDPMScheduler", file).unwrap();
+    let unipc = ddpm.switched(SchedulerClass::UniPc).unwrap();
+    assert_eq!(unipc.spacing(), Spacing::Trailing);
+    assert_eq!(unipc.schedule().unwrap(), ddpm.schedule().unwrap());
+    let there = SchedulerConfig::from_json(&unipc.to_json()).unwrap();
+    assert_eq!(there.switched(SchedulerClass::Ddpm).unwrap(), ddpm);
+    // Said by nobody, so each class has its own.
+    let plain = class("DDPMScheduler", "").unwrap();
+    assert_eq!(plain.spacing(), Spacing::Leading { offset: 0 });
+    let euler = plain.switched(SchedulerClass::Euler).unwrap();
+    assert_eq!(euler.spacing(), Spacing::Linspace);
+    // The network was trained as the file says, whatever the class it is run with has for a default.
+    let heun = plain.switched(SchedulerClass::Heun).unwrap();
+    assert_eq!(heun.schedule().unwrap(), plain.schedule().unwrap());
+    for kind in SamplerKind::all() {
+        let config = ddpm.with_kind(kind).unwrap();
+        assert_eq!(config.kind(), kind);
+        assert!(config.sampler(&Choice::steps(8)).is_ok(), "{kind}");
+    }
+}
+
+#[test]
+fn pythons_infinities_are_read() {
+    let keys =
+        r#", "lambda_min_clipped": -Infinity, "solver_order": 3, "_note": "-Infinity \" NaN""#;
+    let config = class("DPMSolverMultistepScheduler", keys).unwrap();
+    assert_eq!(config.kind(), SamplerKind::DpmPlusPlus3);
+    assert!(!config.to_json().contains("Infinity"));
+    assert_eq!(
+        SchedulerConfig::from_json(&config.to_json()).unwrap(),
+        config
+    );
+}
+
+#[test]
+fn solvers_that_make_no_sense() {
+    let check = |name: &str, keys: &str, message: &str| {
+        fails(
+            class(name, keys),
+            &format!("scheduler configuration: {message}"),
+        )
+    };
+    let dpm = "DPMSolverMultistepScheduler";
+    check(
+        dpm,
+        r#", "algorithm_type": "dpmsolver""#,
+        "`final_sigmas_type` is zero, expected `sigma_min`: `dpmsolver` and `sde-dpmsolver` cannot end at the clean image",
+    );
+    check(
+        dpm,
+        r#", "use_karras_sigmas": true, "use_beta_sigmas": true"#,
+        "`use_beta_sigmas` is true, expected false: `use_karras_sigmas` is set",
+    );
+    check(
+        dpm,
+        r#", "solver_order": 4"#,
+        "`solver_order` is 4, expected 1 to 3",
+    );
+    check(
+        dpm,
+        r#", "use_flow_sigmas": true, "use_dynamic_shifting": true"#,
+        "`use_dynamic_shifting` is true, expected false: the shift for an image's size is not known here",
+    );
+    check(
+        "UniPCMultistepScheduler",
+        r#", "solver_p": 3"#,
+        "`solver_p` is 3, expected null: UniPC predicts by itself",
+    );
+    check(
+        "EDMEulerScheduler",
+        r#", "sigma_max": 0.001"#,
+        "`sigma_max` is 0.001, expected a finite number above sigma_min",
+    );
+    let flow = class(dpm, r#", "prediction_type": "flow_prediction""#).unwrap();
+    fails(
+        flow.sampler(&Choice::steps(5)),
+        "scheduler configuration: `prediction_type` is flow_prediction, expected another: without `use_flow_sigmas` there is no flow",
+    );
+    let euler = class("EulerDiscreteScheduler", "").unwrap();
+    fails(
+        euler.with("solver_order", 3),
+        "scheduler configuration: unknown key `solver_order` for EulerDiscreteScheduler",
+    );
+}
+
+#[test]
+fn steps_of_ones_own() {
+    let at = |config: &SchedulerConfig, steps: Steps| {
+        let choice = Choice {
+            steps,
+            ..Choice::steps(1)
+        };
+        config.sampler(&choice)
+    };
+    let ddpm = class("DDPMScheduler", "").unwrap();
+    let wrong = "the timesteps must be at least one number, fall, and lie in 0..1000";
+    for times in [vec![], vec![1, 2], vec![5, 5], vec![1000, 3]] {
+        fails(at(&ddpm, Steps::Times(times.clone())), wrong);
+        let dpm = ddpm.with_kind(SamplerKind::DpmPlusPlus).unwrap();
+        fails(at(&dpm, Steps::Times(times)), wrong);
+    }
+    fails(
+        at(&ddpm, Steps::Sigmas(vec![3.0, 0.0])),
+        "DDPMScheduler works on steps of training: give it timesteps, not sigmas",
+    );
+    let karras = ddpm
+        .with_kind(SamplerKind::Euler)
+        .unwrap()
+        .with("use_karras_sigmas", true)
+        .unwrap();
+    fails(
+        at(&karras, Steps::Times(vec![7, 3])),
+        "timesteps of one's own and a curve of sigmas (karras, exponential, beta, lu, flow) exclude each other",
+    );
+    let euler = ddpm.with_kind(SamplerKind::Euler).unwrap();
+    fails(
+        at(&euler, Steps::Sigmas(vec![3.0, 4.0])),
+        "the sigmas must be two numbers of at least 0 or more of them, falling",
+    );
+    let pndm = ddpm.with_kind(SamplerKind::Pndm).unwrap();
+    fails(
+        pndm.sampler(&Choice::steps(3)),
+        "3 steps of PNDM: expected at least 4, which its first steps need",
     );
 }

@@ -4,8 +4,8 @@ use crate::{Waves, last, numbers, start};
 use candle_core::{Device, Tensor};
 use ddpm_core::{Prediction, Result, Schedule, Spacing, q_sample};
 use ddpm_samplers::{
-    Clip, Direction, Process, SamplerKind, SchedulerConfig, Step, Walk, ancestral, ddim_inversion,
-    ddim_inversion_with, ddim_with,
+    Choice, Clip, Direction, Process, Sampler, SchedulerConfig, Step, ddim_inversion_with,
+    ddim_with,
 };
 use serde_json::Value;
 
@@ -22,31 +22,23 @@ fn loops_are_diffusers() {
     for case in cases {
         let name = case["name"].as_str().unwrap();
         let steps = case["steps"].as_u64().unwrap() as usize;
-        let inverse = name.starts_with("inverse");
-        let text = case["config"]
-            .to_string()
-            .replace("DDIMInverseScheduler", "DDIMScheduler");
-        let config = SchedulerConfig::from_json(&text).unwrap();
-        let process = config.process(steps).unwrap();
-        let mut noise = Waves;
-        let walk: Walk = match config.kind() {
-            _ if inverse => ddim_inversion(&process, &network, &start()),
-            SamplerKind::Ddpm => {
-                ancestral(&process, config.variance(), &network, &start(), &mut noise)
-            }
-            _ => {
-                let mut settings = config
-                    .ddim_settings(case["arguments"]["eta"].as_f64().unwrap_or(0.0))
-                    .unwrap();
-                if case["arguments"]["use_clipped_model_output"] == true {
-                    settings.direction = Direction::FromClipped;
-                }
-                if name.ends_with("stride") {
-                    settings = settings.landing_as_diffusers(&config.schedule().unwrap(), steps);
-                }
-                ddim_with(&process, settings, &network, &start(), &mut noise)
-            }
+        let config = SchedulerConfig::from_json(&case["config"].to_string()).unwrap();
+        let choice = Choice {
+            eta: case["arguments"]["eta"].as_f64().unwrap_or(0.0),
+            ..Choice::steps(steps)
         };
+        let mut sampler = config.sampler(&choice).unwrap();
+        if let Sampler::Ddim(_, settings) = &mut sampler {
+            if case["arguments"]["use_clipped_model_output"] == true {
+                settings.direction = Direction::FromClipped;
+            }
+            if name.ends_with("stride") {
+                let training = config.schedule().unwrap();
+                *settings = settings.clone().landing_as_diffusers(&training, steps);
+            }
+        }
+        let mut noise = Waves;
+        let walk = sampler.walk(&network, &start(), &mut noise);
         assert_eq!(walk.len(), steps, "{name}");
         let done: Vec<Step> = walk.map(|step| step.unwrap()).collect();
         let times: Vec<u64> = done.iter().take(60).map(|step| step.time as u64).collect();

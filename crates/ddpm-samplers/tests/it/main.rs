@@ -9,13 +9,16 @@
 
 mod config;
 mod diffusers;
+mod golden;
 mod levels;
 mod oracles;
 mod walks;
 
 use candle_core::{DType, Device, Tensor};
-use ddpm_core::{NoiseSource, Prediction, Result, Schedule};
-use ddpm_samplers::{Clip, Process, Step};
+use ddpm_core::{NoiseSource, Prediction, Result, Schedule, Variance};
+use ddpm_samplers::{
+    AncestralSettings, Clip, DdimSettings, Manner, Process, Sampler, Step, StepVariance,
+};
 
 /// Unequal dimensions, so that a swapped axis is seen.
 pub(crate) const SHAPE: (usize, usize, usize, usize) = (2, 3, 4, 6);
@@ -59,6 +62,28 @@ pub(crate) fn process(schedule: Schedule, prediction: Prediction, clip: Clip) ->
 
 pub(crate) fn linear(steps: usize) -> Schedule {
     Schedule::linear(steps, 1e-4, 0.02).unwrap()
+}
+
+/// A sampler that works on steps, not yet on any.
+#[derive(Clone, Debug)]
+pub(crate) enum OnSteps {
+    Ancestral(Variance),
+    Ddim(DdimSettings),
+}
+
+impl OnSteps {
+    pub(crate) fn of(&self, process: &Process) -> Sampler {
+        match self {
+            OnSteps::Ancestral(variance) => {
+                let settings = AncestralSettings {
+                    variance: StepVariance::Fixed(*variance),
+                    manner: Manner::Paper,
+                };
+                Sampler::Ancestral(process.clone(), settings)
+            }
+            OnSteps::Ddim(settings) => Sampler::Ddim(process.clone(), settings.clone()),
+        }
+    }
 }
 
 /// Runs a walk, checks its promised length and order, and returns its last step.

@@ -1,10 +1,10 @@
 //! Networks that know the data exactly, so that the right answer of a walk is known in closed form.
 
-use crate::{NoNoise, Waves, formula, last, linear, numbers, process, same, start};
+use crate::{NoNoise, OnSteps, Waves, formula, last, linear, numbers, process, same, start};
 use candle_core::{DType, Device, Tensor};
 use ddpm_core::{NoiseSource, Prediction, Result, Schedule, Spacing, Variance, eps_from_x_0};
 use ddpm_samplers::{
-    Clip, DdimSettings, Direction, Process, Sampler, ancestral, ddim, ddim_inversion, ddim_with,
+    Clip, DdimSettings, Direction, Process, ancestral, ddim, ddim_inversion, ddim_with,
 };
 
 const ALL: [Prediction; 4] = [
@@ -32,16 +32,16 @@ fn schedules() -> Vec<Schedule> {
     ]
 }
 
-fn samplers() -> Vec<Sampler> {
+fn samplers() -> Vec<OnSteps> {
     let mut from_clipped = DdimSettings::new(0.7);
     from_clipped.direction = Direction::FromClipped;
     vec![
-        Sampler::Ancestral(Variance::FixedSmall),
-        Sampler::Ancestral(Variance::FixedLarge),
-        Sampler::Ddim(DdimSettings::new(0.0)),
-        Sampler::Ddim(DdimSettings::new(0.5)),
-        Sampler::Ddim(DdimSettings::new(1.0)),
-        Sampler::Ddim(from_clipped),
+        OnSteps::Ancestral(Variance::FixedSmall),
+        OnSteps::Ancestral(Variance::FixedLarge),
+        OnSteps::Ddim(DdimSettings::new(0.0)),
+        OnSteps::Ddim(DdimSettings::new(0.5)),
+        OnSteps::Ddim(DdimSettings::new(1.0)),
+        OnSteps::Ddim(from_clipped),
     ]
 }
 
@@ -81,7 +81,7 @@ fn one_image_is_always_found() {
                 };
                 for sampler in samplers() {
                     let mut noise = Doubled;
-                    let end = last(sampler.walk(&process, &network, &x_t, &mut noise));
+                    let end = last(sampler.of(&process).walk(&network, &x_t, &mut noise));
                     same(&end.x, &image, 1e-9);
                     same(&end.x_0_hat, &image, 1e-9);
                 }
@@ -105,7 +105,7 @@ impl NoiseSource for Impulses {
 /// x_T = 1, image k + 2 has draw k = 1.
 fn moments(
     schedule: &Schedule,
-    sampler: &Sampler,
+    sampler: &OnSteps,
     prediction: Prediction,
     mu: f64,
     s: f64,
@@ -121,7 +121,7 @@ fn moments(
     let mut x_t = vec![0.0f64; schedule.steps() + 2];
     x_t[1] = 1.0;
     let x_t = Tensor::from_vec(x_t, (schedule.steps() + 2, 1, 1, 1), &Device::Cpu).unwrap();
-    let end = numbers(&last(sampler.walk(&process, &network, &x_t, &mut Impulses)).x);
+    let end = numbers(&last(sampler.of(&process).walk(&network, &x_t, &mut Impulses)).x);
     (end[0], end[1..].iter().map(|x| (x - end[0]).powi(2)).sum())
 }
 
@@ -136,7 +136,7 @@ fn standard_normal_data_and_large_variance() {
         for prediction in ALL {
             let (mean, variance) = moments(
                 &schedule,
-                &Sampler::Ancestral(Variance::FixedLarge),
+                &OnSteps::Ancestral(Variance::FixedLarge),
                 prediction,
                 0.0,
                 1.0,
@@ -173,7 +173,7 @@ fn gaussian_data_and_ddim() {
         ] {
             let got = moments(
                 &schedule,
-                &Sampler::Ddim(DdimSettings::new(0.0)),
+                &OnSteps::Ddim(DdimSettings::new(0.0)),
                 prediction,
                 mu,
                 s,

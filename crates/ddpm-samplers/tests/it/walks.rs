@@ -1,11 +1,11 @@
 //! Walks as iterators: what they yield, when they draw, how clipping acts, and what bad input gets.
 
-use crate::{NoNoise, Waves, fails, last, linear, numbers, process, same, start};
+use crate::{NoNoise, OnSteps, Waves, fails, last, linear, numbers, process, same, start};
 use candle_core::{Tensor, Var};
 use ddpm_core::{Denoiser, NoiseSource, Prediction, Result, Schedule, Spacing, Variance};
 use ddpm_samplers::{
-    Clip, DdimSettings, Landing, Sampler, SamplerKind, ancestral, ddim, ddim_inversion,
-    ddim_inversion_with, ddim_with,
+    Clip, DdimSettings, Landing, SamplerKind, ancestral, ddim, ddim_inversion, ddim_inversion_with,
+    ddim_with,
 };
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
@@ -48,20 +48,20 @@ fn samplers_know_how_often_they_draw() {
     let ending_at = |alpha_bar_end| {
         let mut settings = DdimSettings::new(0.5);
         settings.alpha_bar_end = alpha_bar_end;
-        Sampler::Ddim(settings)
+        OnSteps::Ddim(settings)
     };
     for (sampler, draws) in [
-        (Sampler::Ancestral(Variance::FixedLarge), 4),
-        (Sampler::Ancestral(Variance::FixedSmall), 4),
-        (Sampler::Ddim(DdimSettings::new(0.0)), 0),
-        (Sampler::Ddim(DdimSettings::new(1.0)), 4),
+        (OnSteps::Ancestral(Variance::FixedLarge), 4),
+        (OnSteps::Ancestral(Variance::FixedSmall), 4),
+        (OnSteps::Ddim(DdimSettings::new(0.0)), 0),
+        (OnSteps::Ddim(DdimSettings::new(1.0)), 4),
         (ending_at(0.99995), 5),
         (ending_at(process.schedule.alpha_bars()[1]), 4),
     ] {
         let mut noise = Counted(vec![]);
-        last(sampler.walk(&process, &network, &start(), &mut noise));
+        last(sampler.of(&process).walk(&network, &start(), &mut noise));
         assert_eq!(noise.0.len(), draws, "{sampler:?}");
-        assert_eq!(sampler.draws(&process.schedule), draws, "{sampler:?}");
+        assert_eq!(sampler.of(&process).draws(), draws, "{sampler:?}");
     }
 }
 
@@ -78,13 +78,13 @@ fn steps_say_what_they_used() {
     let mut walk = ddim(&process, 0.3, &network, &start(), &mut noise);
     assert_eq!(walk.len(), 4);
     let first = walk.next().unwrap().unwrap();
-    assert_eq!((first.t.get(), first.time, walk.len()), (4, 999.0, 3));
+    assert_eq!((first.t, first.time, walk.len()), (4, 999.0, 3));
     let times: Vec<f64> = walk.map(|step| step.unwrap().time).collect();
     assert_eq!(times, [749.0, 499.0, 249.0]);
     assert_eq!(told.borrow()[1], [749.0, 749.0]);
     let up: Vec<(usize, f64)> = ddim_inversion(&process, &network, &start())
         .map(|step| step.unwrap())
-        .map(|s| (s.t.get(), s.time))
+        .map(|s| (s.t, s.time))
         .collect();
     assert_eq!(up, [(1, 249.0), (2, 499.0), (3, 749.0), (4, 999.0)]);
 }
@@ -114,13 +114,13 @@ fn nothing_happens_before_next() {
 #[test]
 fn clipping_changes_the_result_and_holds() {
     for sampler in [
-        Sampler::Ancestral(Variance::FixedSmall),
-        Sampler::Ddim(DdimSettings::new(0.0)),
+        OnSteps::Ancestral(Variance::FixedSmall),
+        OnSteps::Ddim(DdimSettings::new(0.0)),
     ] {
         let end = |clip: Clip| {
             let process = process(linear(20), Prediction::Noise, clip);
             let mut noise = Waves;
-            last(sampler.walk(&process, &network, &start(), &mut noise))
+            last(sampler.of(&process).walk(&network, &start(), &mut noise))
         };
         let (free, clipped) = (end(Clip::None), end(Clip::Range(0.5)));
         assert!(
@@ -168,10 +168,10 @@ fn no_graph_is_kept() {
     let x = Var::from_tensor(&start()).unwrap();
     let mut noise = Waves;
     for sampler in [
-        Sampler::Ancestral(Variance::FixedSmall),
-        Sampler::Ddim(DdimSettings::new(0.5)),
+        OnSteps::Ancestral(Variance::FixedSmall),
+        OnSteps::Ddim(DdimSettings::new(0.5)),
     ] {
-        for step in sampler.walk(&process, &network, &x, &mut noise) {
+        for step in sampler.of(&process).walk(&network, &x, &mut noise) {
             let step = step.unwrap();
             assert!(!step.x.track_op() && !step.x_0_hat.track_op());
         }
@@ -309,7 +309,7 @@ fn what_bad_input_gets() {
         ddim(&plain, 0.0, &narrow, &start(), &mut Waves)
             .next()
             .unwrap(),
-        "the network was given [2, 3, 4, 6] and returned [2, 2, 4, 6], expected the same shape",
+        "the network was given [2, 3, 4, 6] and returned [2, 2, 4, 6], expected the same shape, or twice the channels",
     );
     struct Small;
     impl NoiseSource for Small {
@@ -349,9 +349,17 @@ fn what_bad_input_gets() {
         "{error}"
     );
     fails(
-        "euler".parse::<SamplerKind>(),
-        "unknown sampler `euler`, expected one of: ddpm, ddim",
+        "leap".parse::<SamplerKind>(),
+        "unknown sampler `leap`, expected one of: ddpm, ddim, dpm++, dpm++3m, dpm++2s, dpm++sde, dpm, dpm-sde, unipc, deis, pndm, plms, \
+         lms, euler, euler-a, heun, kdpm2, kdpm2-a, edm, edm-dpm++, sde-ve",
     );
     assert_eq!("ddim".parse::<SamplerKind>().unwrap(), SamplerKind::Ddim);
     assert_eq!(SamplerKind::Ddpm.to_string(), "ddpm");
+    for kind in SamplerKind::all() {
+        assert_eq!(kind.name().parse::<SamplerKind>().unwrap(), kind);
+    }
+    assert_eq!(
+        "dpm++2m".parse::<SamplerKind>().unwrap(),
+        SamplerKind::DpmPlusPlus
+    );
 }
