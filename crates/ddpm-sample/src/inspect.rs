@@ -1,7 +1,7 @@
 //! What a model is, for people.
 
 use ddpm_checkpoint::{Model, Weights};
-use ddpm_samplers::Clip;
+use ddpm_samplers::{Clip, SchedulerConfig, StepVariance};
 use ddpm_unet::{SampleSize, UNetConfig};
 
 use crate::Failure;
@@ -70,17 +70,35 @@ fn diffusion(model: &Model) -> anyhow::Result<Vec<(&'static str, String)>> {
     );
     Ok(vec![
         ("schedule", format!("{} steps, {betas}", schedule.steps())),
-        ("prediction", words(&scheduler.prediction())),
-        ("variance", words(&scheduler.variance())),
+        ("prediction", prediction(scheduler)),
+        ("variance", variance(scheduler.variance())),
         ("clipping", clipping(&clip(model)?)),
+        ("scheduler", scheduler.class().to_string()),
         ("spacing", words(&scheduler.spacing())),
     ])
+}
+
+fn prediction(scheduler: &SchedulerConfig) -> String {
+    match scheduler.prediction() {
+        Some(prediction) => words(&prediction),
+        None => format!("as of {}", scheduler.class()),
+    }
+}
+
+fn variance(variance: StepVariance) -> String {
+    match variance {
+        StepVariance::Fixed(variance) => words(&variance),
+        learned => words(&learned),
+    }
 }
 
 fn clipping(clip: &Clip) -> String {
     match clip {
         Clip::None => "none".to_owned(),
         Clip::Range(r) => format!("to [-{r}, {r}]"),
+        Clip::Dynamic { ratio, most } => {
+            format!("to the {ratio} quantile, from 1 to {most}")
+        }
         Clip::PerChannel(ranges) => {
             let ranges: Vec<String> = ranges
                 .iter()

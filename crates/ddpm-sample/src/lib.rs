@@ -4,6 +4,7 @@
 //! |---|---|
 //! | what was typed | [`flags`] |
 //! | held against the model, the noise file and the place for the result | [`request`] |
+//! | the sampler and its steps, of the flags or of the model | `scheduler` |
 //! | x_T to x_0, batch by batch | `walk` |
 //! | grid, single files, npz or safetensors, whole or not at all | `output` |
 //! | what a model is | `inspect` |
@@ -24,6 +25,7 @@ mod noise_file;
 mod npz;
 mod output;
 mod progress;
+mod scheduler;
 mod walk;
 
 use std::time::Instant;

@@ -5,24 +5,25 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use candle_core::Tensor;
 use ddpm_checkpoint::{Model, find_shipped, resolve_model};
-use ddpm_core::Schedule;
 use ddpm_image::PixelMap;
-use ddpm_samplers::{Clip, Process, Sampler, SamplerKind};
+use ddpm_samplers::{Clip, Sampler, SamplerKind};
 use ddpm_unet::{SampleSize, UNet, UNetConfig};
 
+use crate::flags::Rng;
 use crate::noise_file::NoiseFile;
 use crate::output::{Kind, Output, Story};
+use crate::scheduler::{Chosen, choose, clip_of};
 use crate::{Failure, Flags, PROGRAM};
 
 /// Everything that sampling needs, checked: nothing that can be found out beforehand fails after it.
 pub struct Request {
     pub(crate) network: UNet,
-    pub(crate) process: Process,
     pub(crate) sampler: Sampler,
     pub(crate) images: usize,
     pub(crate) batch_size: usize,
     pub(crate) shape: (usize, usize, usize),
     pub(crate) seed: u64,
+    pub(crate) rng: Rng,
     pub(crate) noise: Option<NoiseFile>,
     /// What the user should know that is no error.
     pub(crate) notes: Vec<String>,
@@ -40,9 +41,14 @@ impl Request {
         check_flags(&flags)?;
         let kind = kind(&flags.out)?;
         let model = find_model(flags.model.as_deref())?;
-        let (process, sampler) = process(&flags, &model)?;
+        let pixels = pixels(&model)?;
+        pixels
+            .check(model.unet.settings().in_channels)
+            .context("the model's pixel map does not fit its network")?;
         let noise = flags.noise.as_deref().map(NoiseFile::read).transpose()?;
-        let draws = sampler.draws(&process.schedule);
+        let step_noise = noise.as_ref().is_some_and(|file| file.step_noise.is_some());
+        let chosen = choose(&flags, &model, &pixels, step_noise)?;
+        let draws = chosen.sampler.draws();
         let notes = notes(&model, draws, noise.as_ref());
         let images = images(&flags, noise.as_ref())?;
         check_seed(&flags, draws, noise.as_ref())?;
@@ -51,25 +57,21 @@ impl Request {
             noise.check_shape(shape)?;
             noise.check_draws(draws)?;
         }
-        let pixels = pixels(&model)?;
-        pixels
-            .check(shape.0)
-            .context("the model's pixel map does not fit its network")?;
         let output = Output::claim(&flags.out, kind)?;
         let pipeline = model.load(&flags.weights).map_err(anyhow::Error::from)?;
         let network = UNet::new(&pipeline.unet, &pipeline.weights)
             .map_err(anyhow::Error::from)?
             .frozen();
-        let story = story(&flags, &model, &sampler, &process.schedule);
+        let story = story(&flags, &model, &chosen);
         let (batch_size, seed) = (flags.batch_size as usize, flags.seed.unwrap_or(0));
         Ok(Self {
             network,
-            process,
-            sampler,
+            sampler: chosen.sampler,
             images,
             batch_size,
             shape,
             seed,
+            rng: flags.rng,
             noise,
             notes,
             pixels,
@@ -78,9 +80,9 @@ impl Request {
         })
     }
 
-    /// Network evaluations per image.
+    /// Steps per image.
     pub fn steps(&self) -> usize {
-        self.process.schedule.steps()
+        self.sampler.steps()
     }
 
     /// `3x32x32`: channels, height, width.
@@ -140,18 +142,10 @@ fn usage(text: impl Into<String>) -> Failure {
 
 /// What can be seen without any file.
 fn check_flags(flags: &Flags) -> Result<(), Failure> {
-    let ddim = flags.sampler == SamplerKind::Ddim;
-    match flags.eta {
-        Some(_) if !ddim => Err(usage(
-            "--eta belongs to the sampler ddim; ddpm would ignore it",
-        )),
-        Some(eta) if !(0.0..=1.0).contains(&eta) => {
-            Err(usage(format!("--eta is {eta}; it goes from 0 to 1")))
-        }
-        eta if ddim && eta.unwrap_or(0.0) == 0.0 && flags.noise.is_some() => {
-            refuse_seed(flags, "--noise is the only noise of ddim with eta 0")
-        }
-        _ => Ok(()),
+    let ddim = flags.sampler == Some(SamplerKind::Ddim);
+    match ddim && flags.eta.unwrap_or(0.0) == 0.0 && flags.noise.is_some() {
+        true => refuse_seed(flags, "--noise is the only noise of ddim with eta 0"),
+        false => Ok(()),
     }
 }
 
@@ -183,44 +177,9 @@ fn refuse_seed(flags: &Flags, reason: &str) -> Result<(), Failure> {
     }
 }
 
-fn process(flags: &Flags, model: &Model) -> Result<(Process, Sampler), Failure> {
-    let (scheduler, all) = (&model.scheduler, model.scheduler.steps());
-    let steps = match (flags.steps, flags.sampler) {
-        (Some(steps), _) => usize::try_from(steps).unwrap_or(usize::MAX),
-        (None, SamplerKind::Ddim) => all.min(50),
-        (None, _) => all,
-    };
-    if steps > all {
-        return Err(usage(format!(
-            "--steps is {steps}, but the model's schedule has only {all} steps"
-        )));
-    }
-    let process = scheduler.process(steps).map_err(anyhow::Error::from)?;
-    let mut sampler = scheduler
-        .sampler(flags.sampler, flags.eta.unwrap_or(0.0))
-        .map_err(anyhow::Error::from)?;
-    // Others' folders get diffusers' images, also where its DDIM lands beside the next step.
-    if let (None, Sampler::Ddim(settings)) = (&model.run, &mut sampler) {
-        let training = scheduler.schedule().map_err(anyhow::Error::from)?;
-        *settings = settings.clone().landing_as_diffusers(&training, steps);
-    }
-    Ok((
-        Process {
-            clip: clip(model)?,
-            ..process
-        },
-        sampler,
-    ))
-}
-
-/// Models normalised per channel are clipped to the range of their pixels, which diffusers' files cannot tell.
+/// How the model's own scheduler would clip.
 pub(crate) fn clip(model: &Model) -> anyhow::Result<Clip> {
-    match pixels(model)? {
-        PixelMap::MinusOneToOne => Ok(model.scheduler.clip()),
-        map => Ok(Clip::PerChannel(
-            map.value_range(model.unet.settings().out_channels)?,
-        )),
-    }
+    Ok(clip_of(&pixels(model)?, model)?.unwrap_or_else(|| model.scheduler.clip()))
 }
 
 /// `pixels` in the section `run` of the settings that the model was trained with; [-1, 1] if nothing is said.
@@ -265,7 +224,8 @@ fn image_shape(
     };
     unet.check_image(h, w).map_err(anyhow::Error::from)?;
     let (c, out) = (unet.settings().in_channels, unet.settings().out_channels);
-    if c != out {
+    // Twice as many: the second half is its word on the variance.
+    if out != c && out != 2 * c {
         return Err(
             anyhow!("the network has {c} channels in and {out} out; images need as many").into(),
         );
@@ -284,23 +244,27 @@ fn notes(model: &Model, draws: usize, noise: Option<&NoiseFile>) -> Vec<String> 
     skipped.chain(unused).collect()
 }
 
-fn story(flags: &Flags, model: &Model, sampler: &Sampler, schedule: &Schedule) -> Story {
+fn story(flags: &Flags, model: &Model, chosen: &Chosen) -> Story {
     let mut story = vec![
         ("Software", PROGRAM.to_owned()),
         ("model", model.folder.display().to_string()),
         ("weights", flags.weights.to_string()),
-        ("sampler", flags.sampler.to_string()),
-        ("steps", schedule.steps().to_string()),
+        ("sampler", chosen.kind.to_string()),
+        ("steps", chosen.sampler.steps().to_string()),
     ];
     if let Some(step) = model.step() {
         story.push(("training step", step.to_string()));
     }
-    if let Sampler::Ddim(settings) = sampler {
+    if let Sampler::Ddim(_, settings) = &chosen.sampler {
         story.push(("eta", settings.eta.to_string()));
     }
     match &flags.noise {
         Some(noise) => story.push(("noise", noise.display().to_string())),
         None => story.push(("seed", flags.seed.unwrap_or(0).to_string())),
+    }
+    if flags.rng == Rng::Torch {
+        story.push(("rng", "torch".to_owned()));
+        story.push(("batch size", flags.batch_size.to_string()));
     }
     if let (Some(_), Some(seed)) = (&flags.noise, flags.seed) {
         story.push(("seed", seed.to_string()));

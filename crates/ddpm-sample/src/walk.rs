@@ -3,9 +3,10 @@
 use anyhow::Context;
 use candle_core::{Device, Tensor};
 use ddpm_core::NoiseSource;
-use ddpm_random::{FixedNoise, SampleNoise, sample_start};
+use ddpm_random::{FixedNoise, SampleNoise, TorchGenerator, sample_start};
 
 use crate::Failure;
+use crate::flags::Rng;
 use crate::progress::Progress;
 use crate::request::Request;
 
@@ -22,15 +23,23 @@ pub(crate) fn sample(
     stop: &dyn Fn() -> bool,
 ) -> Result<Tensor, Failure> {
     let mut finished = Vec::new();
+    let mut torch = TorchGenerator::new(request.seed);
     for first in (0..request.images).step_by(request.batch_size) {
         let images = request.batch_size.min(request.images - first);
-        let x_t = start(request, first, images)?;
-        let mut noise = step_noise(request, first, images)?;
+        let (x_t, mut own);
+        let noise: &mut dyn NoiseSource = match request.rng {
+            Rng::Torch => {
+                x_t = start_of_torch(request, &mut torch, images)?;
+                &mut torch
+            }
+            Rng::Ddpm => {
+                x_t = start(request, first, images)?;
+                own = step_noise(request, first, images)?;
+                own.as_mut()
+            }
+        };
         let mut x = x_t.clone();
-        for step in request
-            .sampler
-            .walk(&request.process, &request.network, &x_t, noise.as_mut())
-        {
+        for step in request.sampler.walk(&request.network, &x_t, noise) {
             x = step.context("sampling failed")?.x;
             progress.stepped(images);
             if stop() {
@@ -41,6 +50,16 @@ pub(crate) fn sample(
         progress.finished(first + images);
     }
     Ok(Tensor::cat(&finished, 0).context("the batches do not fit together")?)
+}
+
+/// x_T of the next images as diffusers' pipeline draws it.
+fn start_of_torch(
+    request: &Request,
+    torch: &mut TorchGenerator,
+    images: usize,
+) -> anyhow::Result<Tensor> {
+    let (c, h, w) = request.shape;
+    Ok(torch.normal(&[images, c, h, w], &Device::Cpu)?)
 }
 
 /// x_T of images `first..first + images`.

@@ -290,6 +290,22 @@ impl SamplerKind {
         self.entry().2
     }
 
+    /// How many steps a walk of it usually has, of `all` of training: every one where fewer lose much, 50 for methods of the first order,
+    /// 20 for those of higher ones.
+    pub fn usual_steps(self, all: usize) -> usize {
+        let steps = match self {
+            SamplerKind::Ddpm | SamplerKind::ScoreSdeVe => all,
+            SamplerKind::Ddim
+            | SamplerKind::Euler
+            | SamplerKind::EulerAncestral
+            | SamplerKind::Edm
+            | SamplerKind::Pndm
+            | SamplerKind::Plms => 50,
+            _ => 20,
+        };
+        steps.min(all)
+    }
+
     /// The keys that tell it from others of its class.
     pub(crate) fn keys(self) -> Vec<(&'static str, Value)> {
         let dpm = |algorithm: &str| ("algorithm_type", json!(algorithm));

@@ -244,7 +244,7 @@ fn errors_of_the_parts_name_the_file() {
         &change(
             "scheduler/scheduler_config.json",
             "\"DDPMScheduler\"",
-            "\"LMSDiscreteScheduler\"",
+            "\"VQDiffusionScheduler\"",
         ),
         "FOLDER/scheduler/scheduler_config.json: ",
         "DDIMScheduler",

@@ -16,6 +16,7 @@ schedule    100 steps, beta 0.001000 to 0.200000, alpha-bar_T 2.039e-5
 prediction  noise
 variance    fixed-large
 clipping    to [-1, 1]
+scheduler   DDPMScheduler
 spacing     trailing
 step        3
 weights     ema, raw

@@ -13,6 +13,8 @@ mod inspect;
 mod interruption;
 mod mistakes;
 mod noise;
+mod samplers;
+mod torch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -61,10 +63,14 @@ impl House {
     }
 
     fn run(&self, flags: &str) -> Output {
+        self.run_words(&flags.split_whitespace().collect::<Vec<_>>())
+    }
+
+    fn run_words(&self, words: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ddpm-sample"));
         command
             .current_dir(self.folder.path())
-            .args(flags.split_whitespace())
+            .args(words)
             .output()
             .unwrap()
     }

@@ -29,7 +29,7 @@ fn wrong_usage_exits_with_2() {
         usage(&format!("--model nowhere --out {place}"), &text);
     }
     usage(
-        "--model nowhere --noise nowhere.safetensors --seed 1",
+        "--model nowhere --noise nowhere.safetensors --seed 1 --sampler ddim",
         "--seed would be ignored: --noise is the only noise of ddim with eta 0",
     );
     for flags in [
@@ -39,7 +39,7 @@ fn wrong_usage_exits_with_2() {
         "--steps 0",
         "--threads 0",
         "--seed x",
-        "--sampler euler",
+        "--sampler leap",
         "--weights average",
         "--weights ema:1.5",
         "--inspect --num 3",

@@ -148,9 +148,10 @@ fn flags_that_the_noise_makes_void_are_refused() {
     let expected = format!(
         "error: --seed would be ignored: --noise is the only noise of ddim with eta 0{hint}"
     );
-    house.check_error(&format!("{flags} --seed 1"), 2, &expected);
+    house.check_error(&format!("{flags} --seed 1 --sampler ddim"), 2, &expected);
     let expected =
         format!("error: --seed would be ignored: this walk draws no noise besides --noise{hint}");
+    house.check_error(&format!("{flags} --seed 1"), 2, &expected);
     let one_step = "--model run --steps 1 --noise noise.safetensors --sampler ddpm --seed 1";
     house.check_error(one_step, 2, &expected);
     save(&house, &[("noise", noise), ("step_noise", step_noise)]);
