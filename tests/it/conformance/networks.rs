@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use ddpm_random::TorchGenerator;
-use ddpm_samplers::{SamplerKind, SchedulerConfig};
+use ddpm_samplers::{Choice, SamplerKind, SchedulerConfig};
 use ddpm_unet::{
     Block, DownBlock, ResnetChange, UNet, UNetConfig, UNetSettings, UpBlock, initialise_as_torch,
     timestep_embedding,
@@ -319,10 +319,10 @@ fn pipeline(scheduler: &str, kind: SamplerKind) -> Vec<f64> {
     let generator = &mut TorchGenerator::new(0);
     let x_t = generator.normal(&[1, 3, 8, 8], &Device::Cpu).unwrap();
     let scheduler = SchedulerConfig::from_json(scheduler).unwrap();
-    let process = scheduler.process(2).unwrap();
-    let sampler = scheduler.sampler(kind, 0.0).unwrap();
+    let choice = Choice::steps(2).as_diffusers();
+    let sampler = scheduler.with_kind(kind).unwrap().sampler(&choice).unwrap();
     let mut x = x_t.clone();
-    for step in sampler.walk(&process, &network, &x_t, generator) {
+    for step in sampler.walk(&network, &x_t, generator) {
         x = step.unwrap().x;
     }
     let pixels = ((x * 0.5).unwrap() + 0.5).unwrap().clamp(0f32, 1f32);
