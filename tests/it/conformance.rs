@@ -5,3 +5,4 @@
 mod networks;
 mod page;
 mod row;
+mod schedulers;

@@ -731,13 +731,8 @@ fn read_clip(keys: Keys) -> Result<Clip> {
             within,
             "a number in 0..=1",
         )?;
-        let right = |most: f64| most >= 1.0 && most.is_finite();
-        let most = keys.number_in(
-            "sample_max_value",
-            1.0,
-            right,
-            "a finite number of at least 1",
-        )?;
+        let right = |most: f64| most > 0.0 && most.is_finite();
+        let most = keys.number_in("sample_max_value", 1.0, right, "a finite number above 0")?;
         return Ok(Clip::Dynamic { ratio, most });
     }
     match keys.flag("clip_sample")? {

@@ -25,11 +25,11 @@ pub enum Clip {
     /// Each channel its own `(low, high)`: for images normalised per channel.
     PerChannel(Vec<(f64, f64)>),
     /// Dynamic thresholding (Saharia et al. 2022, section 2.3): to [-s, s], then divided by s, where s is the `ratio` quantile of an
-    /// image's |x_0-hat|, but at least 1 and at most `most`; diffusers' `thresholding`.
+    /// image's |x_0-hat|, but at least 1, and at most `most` whatever that is; diffusers' `thresholding`.
     Dynamic {
         /// `dynamic_thresholding_ratio`, in 0..=1.
         ratio: f64,
-        /// `sample_max_value`, at least 1.
+        /// `sample_max_value`, above 0.
         most: f64,
     },
 }
@@ -146,11 +146,11 @@ pub(crate) fn halves(x: &Tensor, output: Tensor) -> Result<(Tensor, Option<Tenso
 
 /// s of dynamic thresholding for each image: `[B, 1, ..., 1]`. The quantile lies between two of the sorted values, as torch.quantile's.
 fn thresholds(x: &Tensor, ratio: f64, most: f64) -> Result<Tensor> {
-    if !((0.0..=1.0).contains(&ratio) && most >= 1.0) {
+    if !((0.0..=1.0).contains(&ratio) && most > 0.0) {
         return Err(Error::Setting {
             name: "the ratio or the largest value of dynamic thresholding",
-            value: if most >= 1.0 { ratio } else { most },
-            expected: "a ratio in 0..=1 and a largest value of at least 1",
+            value: if most > 0.0 { ratio } else { most },
+            expected: "a ratio in 0..=1 and a largest value above 0",
         });
     }
     let sizes = x.abs()?.flatten_from(1)?.to_device(&Device::Cpu)?;
@@ -160,7 +160,7 @@ fn thresholds(x: &Tensor, ratio: f64, most: f64) -> Result<Tensor> {
         let place = ratio * row.len().saturating_sub(1) as f64;
         let at = |place: f64| row.get(place as usize).copied().unwrap_or(f64::NAN);
         let (low, high) = (at(place.floor()), at(place.ceil()));
-        (low + (high - low) * place.fract()).clamp(1.0, most)
+        (low + (high - low) * place.fract()).max(1.0).min(most)
     };
     let values: Vec<f64> = rows.into_iter().map(threshold).collect();
     let mut shape = vec![1; x.rank()];

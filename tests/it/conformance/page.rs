@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::networks;
 use super::row::Row;
+use super::{networks, schedulers};
 
 /// Set to write the page instead of comparing it, which `cargo xtask conformance --page` does.
 const WRITE: &str = "DDPM_WRITE_PAGE";
@@ -29,7 +29,9 @@ prints the greatest difference of every pair. Status 1: one is above 1e-4. The P
 ";
 
 fn rows() -> Vec<Row> {
-    networks::rows()
+    let mut rows = schedulers::rows();
+    rows.extend(networks::rows());
+    rows
 }
 
 #[test]

@@ -297,8 +297,8 @@ fn files_that_make_no_sense() {
         "`num_train_timesteps` is 1000001, expected at most 1000000",
     );
     check(
-        r#", "thresholding": true, "sample_max_value": 0.5"#,
-        "`sample_max_value` is 0.5, expected a finite number of at least 1",
+        r#", "thresholding": true, "sample_max_value": 0"#,
+        "`sample_max_value` is 0, expected a finite number above 0",
     );
     check(
         r#", "prediction_type": "flow""#,
