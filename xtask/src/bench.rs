@@ -33,7 +33,7 @@ use flags::Flags;
 use machine::Machine;
 use page::Page;
 use programs::Programs;
-use work::{Operation, Task, Work};
+use work::{Task, Work};
 
 /// Outer error: wrong usage. Inner: a program could not be built, asked or measured.
 pub(crate) fn run(typed: &[String]) -> Result<Result<ExitCode>, Usage> {
@@ -68,7 +68,7 @@ fn measure(flags: &Flags) -> Result<ExitCode> {
         }
     }
     let mut operations = Vec::new();
-    for operation in Operation::ALL {
+    for &operation in &flags.operations {
         if flags.works.contains(&Work::Operations) {
             let folder = folder.0.join(operation.word());
             programs.prepare_operation(operation, &folder)?;

@@ -1,11 +1,15 @@
-//! Times every operation, forward and with its gradients: `cargo bench -p ddpm-kernels [-- NAME]`.
+//! Times every operation, forward and with its gradients: `MIMALLOC_PURGE_DELAY=-1 cargo bench -p ddpm-kernels [-- NAME]`.
+//! Memory is the programs' (mimalloc, which with this variable keeps what is freed), so that no page is faulted in anew.
 #![allow(missing_docs, clippy::unwrap_used)] // the macros make functions without a word, and a benchmark fails by panicking
 
 use std::time::Duration;
 
 use candle_core::{Device, Shape, Tensor, Var};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ddpm_kernels::{Activation, Conv2d, Padding};
+use ddpm_kernels::{Activation, AdamW, Averaged, Conv2d, Gradients, Padding};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 type Op<'a> = &'a dyn Fn(&[Tensor]) -> candle_core::Result<Tensor>;
 
@@ -48,6 +52,7 @@ fn convolutions(c: &mut Criterion) {
         (16, 128, 32, 1),
         (16, 256, 16, 1),
         (32, 64, 28, 2),
+        (8, 256, 8, 1),
         (16, 256, 4, 1),
     ];
     for (batch, channels, side, stride) in shapes {
@@ -135,6 +140,75 @@ fn passes(c: &mut Criterion) {
     bench(c, "dropout, 32 x 128, 28x28", None, &[x()], &|t| {
         ddpm_kernels::dropout(&t[0], &mask, 0.1)
     });
+    let elementwise: [(&str, Op); 6] = [
+        ("relu, 32 x 128, 28x28", &|t| ddpm_kernels::relu(&t[0])),
+        ("gelu, 32 x 128, 28x28", &|t| ddpm_kernels::gelu(&t[0])),
+        ("mish, 32 x 128, 28x28", &|t| ddpm_kernels::mish(&t[0])),
+        ("average pool, 32 x 128, 28x28", &|t| {
+            ddpm_kernels::average_pool_2x(&t[0])
+        }),
+        ("filtered halving, 32 x 128, 28x28", &|t| {
+            ddpm_kernels::fir_downsample_2x(&t[0])
+        }),
+        ("filtered doubling, 32 x 128, 28x28", &|t| {
+            ddpm_kernels::fir_upsample_2x(&t[0])
+        }),
+    ];
+    for (name, op) in elementwise {
+        bench(c, name, None, &[x()], op);
+    }
+    let indices: Vec<usize> = (0..256).map(|i| i * 37 % 1000).collect();
+    bench(
+        c,
+        "embedding, 256 of 1000 rows of 512",
+        None,
+        &[wave((1000, 512))],
+        &|t| ddpm_kernels::embedding(&t[0], &indices),
+    );
+}
+
+/// What changes parameters in place: as many as network S has, in tensors of a million.
+fn training(c: &mut Criterion) {
+    let shapes = vec![vec![1 << 20]; 4];
+    let tensors = || -> Vec<Tensor> { shapes.iter().map(|shape| wave(shape.as_slice())).collect() };
+    let (p, m, ema) = (tensors(), tensors(), tensors());
+    let v: Vec<Tensor> = tensors().iter().map(|x| x.sqr().unwrap()).collect();
+    let mut gradients = Gradients::zeros(&shapes);
+    for (i, g) in tensors().iter().enumerate() {
+        gradients.set(i, g, false).unwrap();
+    }
+    let adamw = AdamW {
+        learning_rate: 1e-4,
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        weight_decay: 0.01,
+        step: 10,
+    };
+    let mut group = c.benchmark_group("in place, 4 x 2^20");
+    group.bench_function("optimise, one average", |b| {
+        let averages = [Averaged {
+            decay: 0.999,
+            tensors: &ema,
+        }];
+        b.iter(|| {
+            ddpm_kernels::optimise((&p, &m, &v), &gradients, 0.5, &adamw, &averages).unwrap()
+        });
+    });
+    group.bench_function("adamw_step", |b| {
+        let g = gradients.tensor(0).unwrap();
+        b.iter(|| ddpm_kernels::adamw_step(&p[0], &m[0], &v[0], &g, &adamw).unwrap());
+    });
+    group.bench_function("ema_update", |b| {
+        b.iter(|| ddpm_kernels::ema_update(&ema[0], &p[0], 0.999).unwrap());
+    });
+    group.bench_function("sum_of_squares", |b| {
+        b.iter(|| ddpm_kernels::sum_of_squares(&p[0]).unwrap());
+    });
+    group.bench_function("scale_in_place", |b| {
+        b.iter(|| ddpm_kernels::scale_in_place(&m[0], 1.0).unwrap());
+    });
+    group.finish();
 }
 
 criterion_group! {
@@ -143,6 +217,6 @@ criterion_group! {
         .sample_size(10)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2));
-    targets = convolutions, products, passes
+    targets = convolutions, products, passes, training
 }
 criterion_main!(operations);

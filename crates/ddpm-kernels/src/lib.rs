@@ -46,8 +46,12 @@
 //! # }
 //! ```
 //!
-//! Operations one by one leave the graph to candle, which keeps every result. A whole network is faster by plan: a [`Graph`]
-//! records it once, an [`Executor`] carries it out.
+//! Operations one by one leave the graph to candle, which keeps every result, allocates each anew and adds each gradient to
+//! zeros. Two things help: an allocator that keeps freed memory, so that its pages are not faulted in and cleared each time
+//! (mimalloc with `MIMALLOC_PURGE_DELAY=-1`, as this crate's benchmarks and `ddpm-train` have it), and to work on a thread of
+//! rayon's pool (`ThreadPool::install`), where no operation waits for another thread to wake.
+//!
+//! A whole network is faster by plan: a [`Graph`] records it once, an [`Executor`] carries it out.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -79,7 +83,8 @@
 //! ```
 //!
 //! How it works and what was tried is in `docs/kernels.md`. The files `conv`, `norm`, `linear`, `attention`, `upsample`,
-//! `pool`, `fir`, `elementwise`, `activations`, `embedding` and `training` are candle's side; `source` (pixels), `packing` (weights), `tile` (the two inner loops) and
+//! `pool`, `fir`, `elementwise`, `activations`, `embedding` and `training` are candle's side; `source` (pixels), `packing`
+//! (weights), `tile` (the two inner loops), `planes` (a normalisation's, which stays in candle's layout) and
 //! `vector` (the processor) are what they are made of.
 
 mod activations;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::work::{Network, Peer, Work};
+use super::work::{Network, Operation, Peer, Work};
 use crate::Usage;
 
 /// What to measure, and how often.
@@ -15,6 +15,8 @@ pub(crate) struct Flags {
     pub(crate) networks: Vec<Network>,
     /// Which work.
     pub(crate) works: Vec<Work>,
+    /// Which operations, if they are part of the work.
+    pub(crate) operations: Vec<Operation>,
     /// Beside whom.
     pub(crate) peers: Vec<Peer>,
     /// Threads of every contender.
@@ -69,6 +71,9 @@ impl Flags {
                             flags.networks = list(flag, &text, &Network::ALL, Network::letter)?;
                         }
                         "--work" => flags.works = list(flag, &text, &Work::ALL, Work::word)?,
+                        "--operations" => {
+                            flags.operations = list(flag, &text, &Operation::ALL, Operation::word)?;
+                        }
                         "--peers" => flags.peers = list(flag, &text, &Peer::ALL, Peer::word)?,
                         "--rounds" => rounds = Some(count(flag, &text)?),
                         "--threads" => flags.threads = count(flag, &text)?,
@@ -86,6 +91,12 @@ impl Flags {
             flags.turn = Duration::from_secs(1);
         }
         flags.rounds = rounds.unwrap_or(flags.rounds);
+        let chosen = flags.operations.len() < Operation::ALL.len();
+        if chosen && !flags.works.contains(&Work::Operations) {
+            return Err(Usage(
+                "`--operations` needs `operations` among `--work`".to_owned(),
+            ));
+        }
         Ok(flags)
     }
 
@@ -94,6 +105,7 @@ impl Flags {
             python: "python3".to_owned(),
             networks: Network::ALL.to_vec(),
             works: Work::ALL.to_vec(),
+            operations: Operation::ALL.to_vec(),
             peers: Peer::ALL.to_vec(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             rounds: 5,
@@ -109,22 +121,24 @@ impl Flags {
 }
 
 /// Names with commas between them, in the order of `all`, each once.
-fn list<T: Copy>(
+fn list<T: Copy, N: Into<String>>(
     flag: &str,
     text: &str,
     all: &[T],
-    name: fn(T) -> &'static str,
+    name: fn(T) -> N,
 ) -> Result<Vec<T>, Usage> {
     let typed: Vec<&str> = text.split(',').collect();
-    let known: Vec<&str> = all.iter().map(|&item| name(item)).collect();
-    if let Some(unknown) = typed.iter().find(|word| !known.contains(word)) {
+    let known: Vec<String> = all.iter().map(|&item| name(item).into()).collect();
+    let is_known = |word: &str| known.iter().any(|name| name == word);
+    if let Some(unknown) = typed.iter().find(|word| !is_known(word)) {
         let known = known.join(", ");
         return Err(Usage(format!(
             "`{flag}` knows {known}; it does not know `{unknown}`"
         )));
     }
-    let asked = all.iter().filter(|&&item| typed.contains(&name(item)));
-    Ok(asked.copied().collect())
+    let asked = all.iter().zip(&known);
+    let asked = asked.filter(|(_, name)| typed.contains(&name.as_str()));
+    Ok(asked.map(|(&item, _)| item).collect())
 }
 
 fn count(flag: &str, text: &str) -> Result<usize, Usage> {
@@ -152,6 +166,7 @@ mod tests {
         assert_eq!(flags.networks, Network::ALL);
         assert_eq!(flags.works, Work::ALL);
         assert_eq!(flags.peers, Peer::ALL);
+        assert_eq!(flags.operations, Operation::ALL);
         assert!(flags.start_up && !flags.quick);
     }
 
@@ -191,6 +206,10 @@ mod tests {
             (
                 "--networks s,l",
                 "`--networks` knows s, m; it does not know `l`",
+            ),
+            (
+                "--work train --operations norm-32x128-28x28",
+                "`--operations` needs `operations` among `--work`",
             ),
             (
                 "--work eval",

@@ -52,13 +52,19 @@ impl Programs {
             versions: String::new(),
         };
         programs.versions = programs.ask_versions(&flags.peers)?;
-        let ours = "build --release --package ddpm-train --example network_speed --package ddpm-sample --bin ddpm-sample \
-                    --package ddpm-kernels --example operation_speed";
-        let mut command = cargo();
-        command.args(ours.split(' ')).current_dir(&programs.root);
-        let status = command.status().context("cannot start cargo")?;
-        if !status.success() {
-            bail!("`cargo {ours}` failed");
+        let mut ours = vec!["build", "--release"];
+        if flags.works.iter().any(|&work| work != Work::Operations) {
+            ours.extend(["--package", "ddpm-train", "--example", "network_speed"]);
+        }
+        if flags.works.contains(&Work::Operations) {
+            ours.extend(["--package", "ddpm-kernels", "--example", "operation_speed"]);
+        }
+        if flags.start_up {
+            ours.extend(["--package", "ddpm-sample", "--bin", "ddpm-sample"]);
+        }
+        let status = cargo().args(&ours).current_dir(&programs.root).status();
+        if !status.context("cannot start cargo")?.success() {
+            bail!("`cargo {}` failed", ours.join(" "));
         }
         Ok(programs)
     }
