@@ -192,7 +192,7 @@ mod tests {
 
         #[test]
         fn one_that_is_not_ready_in_time_is_out() {
-            let error = start("slow", "sleep 5; echo ready").err().unwrap();
+            let error = start("slow", "read line; echo ready").err().unwrap();
             assert_eq!(error.to_string(), "slow was not ready after 1 s");
         }
 
