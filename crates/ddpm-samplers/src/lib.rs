@@ -1,23 +1,62 @@
 //! Every way to walk from x_T back to x_0: one file an algorithm.
 //!
-//! A [`Walk`] is an iterator: each `next()` asks the network once ([`heun`]: twice) and yields a [`Step`] with the time just used, the images after
-//! it and the images that the network has in mind. Progress bars and films are consumers. Walks know a
+//! A [`Walk`] is an iterator: each `next()` asks the network once (some algorithms: twice or more) and yields a [`Step`] with the time just
+//! used, the images after it and the images that the network has in mind. Progress bars and films are consumers. Walks know a
 //! [`Denoiser`](ddpm_core::Denoiser) and a [`NoiseSource`](ddpm_core::NoiseSource), no network and no random generator, and they
 //! detach what they keep, so that a walk over weights in training holds no graph.
 //!
-//! | algorithm | source | here |
-//! |---|---|---|
-//! | ancestral sampling | Ho et al. 2020, algorithm 2 | [`ancestral`] |
-//! | DDIM | Song et al. 2021, equations 12 and 16 | [`ddim`], [`ddim_with`] |
-//! | DDIM inversion | Song et al. 2021, section 4.3 | [`ddim_inversion`] |
-//! | DPM-Solver, DPM-Solver++, SDE-DPM-Solver++ | Lu et al. 2022 | [`dpm_solver`] |
-//! | Euler | Karras et al. 2022, equation 3 | [`euler`] |
-//! | Euler, ancestral | Crowson's k-diffusion | [`euler_ancestral`] |
-//! | Heun | Karras et al. 2022, algorithm 1 | [`heun`] |
+//! # Any network, in ten lines
 //!
-//! [`Process`] is what all of them share: a schedule, full or respaced, what the network predicts, how x_0-hat is clipped.
-//! The last four walk over [`Levels`] of noise, which are made from a process with the schedule of training.
-//! [`SchedulerConfig`] reads and writes it as diffusers' `scheduler_config.json`; [`Sampler`] and [`SamplerKind`] choose by name.
+//! The scheduler as diffusers wrote it, a network as a closure, and a sampler by name:
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use ddpm_samplers::{Choice, SamplerKind, SchedulerConfig};
+//! # struct Silence;
+//! # impl ddpm_core::NoiseSource for Silence {
+//! #     fn draw(&mut self, _: usize, like: &Tensor) -> ddpm_core::Result<Tensor> { Ok(like.zeros_like()?) }
+//! # }
+//! # let mut noise = Silence;
+//!
+//! let json = r#"{ "_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2" }"#; // scheduler_config.json
+//! let network = |x: &Tensor, _time: &[f64]| -> ddpm_core::Result<Tensor> { Ok((x * 0.5)?) }; // [B, C, H, W] -> the noise in it
+//! let sampler = SchedulerConfig::from_json(json)?
+//!     .with_kind(SamplerKind::DpmPlusPlus)?
+//!     .sampler(&Choice::steps(20))?;
+//! let mut x = Tensor::randn(0f32, 1., (2, 3, 8, 8), &Device::Cpu)?;
+//! for step in sampler.walk(&network, &x.clone(), &mut noise) {
+//!     x = step?.x;
+//! }
+//! assert_eq!(x.dims(), [2, 3, 8, 8]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The algorithms
+//!
+//! | name | algorithm | source | here | diffusers' class |
+//! |---|---|---|---|---|
+//! | `ddpm` | ancestral sampling | Ho et al. 2020, algorithm 2 | [`ancestral`] | `DDPMScheduler` |
+//! | `ddim` | DDIM | Song et al. 2021, equations 12 and 16 | [`ddim`] | `DDIMScheduler` |
+//! | | DDIM inversion | Song et al. 2021, section 4.3 | [`ddim_inversion`] | `DDIMInverseScheduler` |
+//! | `dpm++`, `dpm++3m`, `dpm++sde`, `dpm`, `dpm-sde` | DPM-Solver and DPM-Solver++, multistep | Lu et al. 2022 | [`dpm_solver`] | `DPMSolverMultistepScheduler` |
+//! | `dpm++2s` | the same, singlestep | Lu et al. 2022 | [`dpm_solver_singlestep`] | `DPMSolverSinglestepScheduler` |
+//! | `unipc` | UniPC | Zhao et al. 2023 | [`unipc`] | `UniPCMultistepScheduler` |
+//! | `deis` | DEIS | Zhang and Chen 2022 | [`deis`] | `DEISMultistepScheduler` |
+//! | `pndm`, `plms` | PNDM | Liu et al. 2022 | [`pndm`] | `PNDMScheduler` |
+//! | `lms` | linear multistep | Crowson's k-diffusion | [`lms`] | `LMSDiscreteScheduler` |
+//! | `euler`, `edm` | Euler | Karras et al. 2022, equation 3 | [`euler`] | `EulerDiscreteScheduler`, `EDMEulerScheduler` |
+//! | `euler-a` | Euler, ancestral | Crowson's k-diffusion | [`euler_ancestral`] | `EulerAncestralDiscreteScheduler` |
+//! | `heun` | Heun | Karras et al. 2022, algorithm 1 | [`heun`] | `HeunDiscreteScheduler` |
+//! | `kdpm2` | midpoint | Crowson's k-diffusion | [`kdpm2`] | `KDPM2DiscreteScheduler` |
+//! | `kdpm2-a` | midpoint, ancestral | Crowson's k-diffusion | [`kdpm2_ancestral`] | `KDPM2AncestralDiscreteScheduler` |
+//! | `edm-dpm++` | DPM-Solver++ | Lu et al. 2022 | [`dpm_solver`] | `EDMDPMSolverMultistepScheduler` |
+//! | `sde-ve` | predictor and corrector | Song et al. 2021, "Score-based generative modeling" | [`score_sde_ve`] | `ScoreSdeVeScheduler` |
+//! | | RePaint | Lugmayr et al. 2022 | [`repaint`] | `RePaintScheduler` |
+//!
+//! [`SchedulerConfig`] reads, writes and switches diffusers' `scheduler_config.json` of all of these, and makes the [`Sampler`] of a
+//! walk. Every sampler runs on every network: [`Process`] is what those on steps share, a schedule, full or respaced, what the network
+//! predicts, how x_0-hat is clipped; the others walk over [`Levels`] of noise, which are made from a process with the schedule of
+//! training, or from the sigmas of a network that was trained at any. Where diffusers and the papers differ, [`Manner`] says who is followed.
 //!
 //! ```
 //! use candle_core::{Device, Tensor};

@@ -12,6 +12,7 @@ mod diffusers;
 mod golden;
 mod levels;
 mod oracles;
+mod solvers;
 mod walks;
 
 use candle_core::{DType, Device, Tensor};
