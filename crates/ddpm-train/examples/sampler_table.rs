@@ -210,8 +210,8 @@ fn rotate(m: &mut Matrix, vectors: &mut Matrix, (p, q): (usize, usize), (c, s): 
         let (a, b) = (row[p], row[q]);
         (row[p], row[q]) = (c * a - s * b, s * a + c * b);
     }
-    for k in 0..PIXELS {
-        let (a, b) = (m[p][k], m[q][k]);
-        (m[p][k], m[q][k]) = (c * a - s * b, s * a + c * b);
+    let (above, below) = m.split_at_mut(q);
+    for (a, b) in above[p].iter_mut().zip(below[0].iter_mut()) {
+        (*a, *b) = (c * *a - s * *b, s * *a + c * *b);
     }
 }
