@@ -9,8 +9,8 @@
    there, from the same x_T and, where noise is drawn, the same noise of every step.
 3. The same folder by `--rng torch` and by diffusers' pipeline with one CPU generator: the same pixels from the same seed.
 
-Prints the greatest difference of each pair and, beside it, how far diffusers is from itself when x_T changes by one unit in
-the last place: a walk that is chaotic proves nothing, and is marked so. Exit status 1 if a difference is above 1e-4.
+Prints the greatest difference of each pair; exit status 1 if one is above 1e-4. A walk that is so chaotic that diffusers is
+about as far from itself, when x_T changes by one unit in the last place, proves nothing: it is marked so, and no fault.
 """
 
 import argparse
@@ -36,7 +36,7 @@ torch.set_num_threads(1)
 
 TOLERANCE = 1e-4
 # How much further apart two walks may be than diffusers from itself.
-OF_CHAOS = 30
+OF_CHAOS = 10
 IMAGES = 4
 STEPS = 50
 # class: what is set besides, and what asks this program for it where the folder alone does not.
@@ -112,11 +112,13 @@ class Table:
         self.failed = 0
 
     def row(self, what, difference, own=0.0):
-        allowed = max(TOLERANCE, OF_CHAOS * own)
-        fine = difference <= allowed
-        self.failed += not fine
-        remark = "" if allowed == TOLERANCE else f"  chaotic: diffusers from itself {own:.1e}"
-        print(f"{'ok    ' if fine else 'WRONG '} {difference:9.2e}  {what}{remark}", flush=True)
+        verdict, remark = "ok", ""
+        if not difference <= TOLERANCE:
+            chaotic = difference <= OF_CHAOS * own
+            verdict = "chaos" if chaotic else "WRONG"
+            remark = f"  (diffusers from itself {own:.1e})"
+            self.failed += not chaotic
+        print(f"{verdict:6} {difference:9.2e}  {what}{remark}", flush=True)
 
     def said(self, what, words):
         """Refusals of what this program does not do are listed, and are no fault; every other word is."""
@@ -184,7 +186,7 @@ def seeds(table, program, model):
     if "--rng" not in help_text:
         return table.said("--rng torch", "not supported")
     pipeline = DDPMPipeline.from_pretrained(model)
-    for name, steps in (("DDPMScheduler", 60), ("DDPMScheduler", 1000), ("DDIMScheduler", STEPS)):
+    for name, steps in (("DDPMScheduler", 60), ("DDIMScheduler", STEPS)):
         scheduler = getattr(diffusers, name).from_config(pipeline.scheduler.config)
         kind = getattr(diffusers, name.replace("Scheduler", "Pipeline"))
         pipe = kind(unet=pipeline.unet, scheduler=scheduler)
