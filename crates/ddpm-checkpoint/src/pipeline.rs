@@ -52,9 +52,9 @@ impl Pipeline {
     pub fn in_f16(mut self) -> Result<Self> {
         for (name, tensor) in &mut self.weights {
             let rounded = tensor.to_dtype(DType::F16)?;
-            let largest = rounded.to_dtype(DType::F32)?.abs()?.flatten_all()?;
-            let largest = largest.to_vec1::<f32>()?.into_iter();
-            if !largest.fold(true, |whole, x| whole && x.is_finite()) {
+            let largest = rounded.to_dtype(DType::F32)?.flatten_all()?;
+            let mut numbers = largest.to_vec1::<f32>()?.into_iter();
+            if !numbers.all(f32::is_finite) {
                 return Err(Error::BeyondF16 { name: name.clone() });
             }
             *tensor = rounded;

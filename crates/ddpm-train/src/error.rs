@@ -42,6 +42,17 @@ pub enum Error {
     /// The run to resume has made all its steps, or used up its minutes.
     #[error("`{}` is at its end already; give it more --steps or --minutes", .0.display())]
     Finished(PathBuf),
+    /// The run to resume has made all its steps, and its learning rate has come to 0 with them.
+    #[error(
+        "`{folder}` is at its end already, and its learning rate came to 0 at step {steps}, so that more steps would change \
+         nothing. To train on, begin a new run from its weights: --init {folder} --out NEW_RUN"
+    )]
+    Decayed {
+        /// The run.
+        folder: String,
+        /// Where the decay ended.
+        steps: usize,
+    },
     /// A run cannot be resumed with another value of this key.
     #[error(
         "`{key}` is {was} in the run that is to be resumed, and {now} now; a resumed run may change only steps, minutes, \
@@ -57,15 +68,32 @@ pub enum Error {
     },
     /// The data on disk is not what the run was started on.
     #[error(
-        "the data set {name} has sha256 {now}, but the run was started on {was}: it cannot be continued on other data"
+        "the data set {name} has sha256 {now}, but the run was started on {was}: it cannot be continued on other data. \
+         To go on with these on purpose, begin a new run from its weights: --init {run} --out NEW_RUN"
     )]
     DataDiffers {
+        /// The run, as it was named.
+        run: String,
         /// The data set.
         name: String,
         /// Recorded in the run.
         was: String,
         /// Found now.
         now: String,
+    },
+    /// The training would not fit into memory.
+    #[error(
+        "this training needs about {needed} MiB of memory, and {available} MiB are to be had. Fewer images at once need less \
+         and train the same: --set train.micro_batch=N, a divisor of the batch, now {at_once}. To start nevertheless: \
+         --set train.check_memory=false"
+    )]
+    Memory {
+        /// MiB.
+        needed: u64,
+        /// MiB.
+        available: u64,
+        /// Images that go through the network at once.
+        at_once: usize,
     },
     /// The numbers broke down.
     #[error(
@@ -130,6 +158,19 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the disk, or whoever owns it, is to blame, not the training: it may be well again when the next file is due.
+    pub(crate) fn is_the_disks(&self) -> bool {
+        match self {
+            Self::Io { .. } => true,
+            Self::Checkpoint(error) => matches!(**error, ddpm_checkpoint::Error::Write { .. }),
+            Self::Image(error) => matches!(
+                error,
+                ddpm_image::Error::Write { .. } | ddpm_image::Error::NoFolder { .. }
+            ),
+            _ => false,
+        }
+    }
+
     pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
         Self::Io {
             action,

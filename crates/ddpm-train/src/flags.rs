@@ -39,13 +39,17 @@ pub(crate) struct Flags {
     /// Continue the run in --out (or runs/NAME) from its newest whole checkpoint, to the bit
     #[arg(long)]
     pub(crate) resume: bool,
+    /// Begin with the weights of a trained model: a run, a checkpoint or a diffusers folder; network and noise schedule
+    /// are the model's, optimiser and averages are new
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["resume", "export"])]
+    pub(crate) init: Option<PathBuf>,
     /// Write the model of the run in --out (or runs/NAME) to the new folder DIR, as diffusers reads it, and stop
     #[arg(long, value_name = "DIR", conflicts_with_all = NOT_WITH_EXPORT)]
     pub(crate) export: Option<PathBuf>,
     /// The type of the exported weights [default: f16]
     #[arg(long, value_name = "TYPE", value_enum)]
     pub(crate) dtype: Option<Dtype>,
-    /// Which weights are exported: ema, raw, ema:RATE [default: ema]
+    /// Which weights --init or --export take: ema, raw, ema:RATE [default: ema]
     #[arg(long, value_name = "WHICH")]
     pub(crate) weights: Option<Weights>,
     /// Threads [default: all]
@@ -95,6 +99,8 @@ const EXAMPLES: &str = "Examples:
   ddpm-train --preset digits --steps 3000 --resume        the first run again, for longer
   ddpm-train --preset digits --dry-run                    what it would do
   ddpm-train --preset digits --export checkpoints/mine    what it has made, to give away
+  ddpm-train --preset digits --init runs/digits --data folder:mine --out runs/mine
+                                                          from its weights, on other images of as many channels
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (after saving).";
 
 /// What is printed when nothing was typed.

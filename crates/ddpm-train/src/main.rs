@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 use ddpm_data::load;
-use ddpm_train::{PRESETS, Progress, Run, Stored, export, on_threads};
-use ddpm_unet::Use;
+use ddpm_train::{
+    PRESETS, Progress, Run, Stored, export, memory_available, memory_needed, on_threads,
+};
 use failure::{FAILED, Failure, WRONG_USAGE, go_on};
 use flags::{Dtype, Flags, NOTHING_TYPED};
 use progress::{Display, say};
@@ -59,12 +60,16 @@ fn list_presets() -> Result<ExitCode, Failure> {
 }
 
 fn train(flags: &Flags) -> Result<ExitCode, Failure> {
-    if flags.dtype.is_some() || flags.weights.is_some() {
+    if flags.dtype.is_some() {
+        return Err(Failure::usage("--dtype only goes with --export"));
+    }
+    if flags.weights.is_some() && flags.init.is_none() {
         return Err(Failure::usage(
-            "--dtype and --weights only go with --export",
+            "--weights only goes with --init and --export",
         ));
     }
-    if flags.preset.is_none() && flags.config.is_none() && !flags.resume {
+    let from_a_model = flags.init.is_some() && flags.data.is_some();
+    if flags.preset.is_none() && flags.config.is_none() && !flags.resume && !from_a_model {
         return Err(Failure::usage(
             "say what to train: --preset NAME (--list-presets shows them) or --config FILE",
         ));
@@ -137,11 +142,11 @@ fn run(request: &Request, quiet: bool) -> Result<ExitCode, Failure> {
         }
         run
     } else {
-        Run::begin(
-            &request.folder,
-            &request.settings,
-            request.preset.as_deref(),
-        )?
+        let (folder, settings, preset) = (&request.folder, &request.settings, &request.preset);
+        match &request.init {
+            Some(init) => Run::begin_from(folder, settings, preset.as_deref(), init)?,
+            None => Run::begin(folder, settings, preset.as_deref())?,
+        }
     };
     if !quiet {
         let from = run.trainer().steps_done();
@@ -219,16 +224,12 @@ fn dry_run(request: &Request) -> Result<ExitCode, Failure> {
     settings.check_data(data.len(), (channels, height, width))?;
     ddpm_train::Objective::new(&settings.diffusion)?;
     let config = settings.unet_config(channels, height, width)?;
-    let at_once = settings
-        .train
-        .micro_batch
-        .unwrap_or(settings.train.batch_size);
-    let used = Use::Training {
-        averages: settings.ema.rates.len(),
-    };
-    let memory = config
-        .memory_estimate(at_once, height, width, used)
-        .map_err(ddpm_train::Error::from)?;
+    let train = &settings.train;
+    let at_once = train.micro_batch.unwrap_or(train.batch_size);
+    let memory = memory_needed(settings, &config, (height, width))?;
+    let there = memory_available().map_or(String::new(), |bytes| {
+        format!("; {} MiB are to be had", bytes >> 20)
+    });
     print(settings.to_toml()?.trim_end());
     print("");
     print(&format!("# run         {}", request.folder.display()));
@@ -238,8 +239,8 @@ fn dry_run(request: &Request) -> Result<ExitCode, Failure> {
     ));
     print(&format!("# parameters  {}", config.parameter_count()));
     print(&format!(
-        "# memory      about {} MiB in training, {at_once} images at once",
-        memory.total() >> 20
+        "# memory      about {} MiB in training, {at_once} images at once{there}",
+        memory >> 20
     ));
     Ok(ExitCode::SUCCESS)
 }

@@ -57,10 +57,14 @@ impl MetricsLine {
     }
 }
 
-/// The open file; every line is written at once and whole.
+/// The open file; every line is written at once and whole. What a full disk refuses is kept and written later.
 pub struct Metrics {
     path: PathBuf,
     file: File,
+    /// Bytes that are whole lines.
+    whole: u64,
+    /// Lines that the disk has refused so far.
+    refused: String,
 }
 
 impl Metrics {
@@ -69,8 +73,9 @@ impl Metrics {
     /// # Errors
     /// The file cannot be read or written; the message names it.
     pub fn open_at(path: &Path, step: usize) -> Result<Self> {
-        let kept = match std::fs::read_to_string(path) {
-            Ok(text) => cut_back(&text, step),
+        let kept = match std::fs::read(path) {
+            // What a power cut left need not be text.
+            Ok(bytes) => cut_back(&String::from_utf8_lossy(&bytes), step),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(e) => return Err(Error::io("read", path, e)),
         };
@@ -82,22 +87,47 @@ impl Metrics {
         Ok(Self {
             path: path.into(),
             file,
+            whole: kept.len() as u64,
+            refused: String::new(),
         })
     }
 
-    /// Appends one line.
+    /// Appends one line, after those that were refused before.
+    ///
+    /// # Errors
+    /// The disk refuses: the file ends with a whole line, and the next call tries again with this one too.
     pub fn write(&mut self, line: &MetricsLine) -> Result<()> {
-        let io = |e| Error::io("write", &self.path, e);
-        let mut text = serde_json::to_string(line).map_err(|e| io(e.into()))?;
-        text.push('\n');
-        self.file.write_all(text.as_bytes()).map_err(io)
+        let text = serde_json::to_string(line);
+        let text = text.map_err(|e| Error::io("write", &self.path, e.into()))?;
+        self.refused.push_str(&text);
+        self.refused.push('\n');
+        self.flush()
     }
 
-    /// Asks the system to put what was written on the disk, before a checkpoint relies on it.
-    pub fn sync(&self) -> Result<()> {
+    /// Puts what was written, and what was refused before, on the disk, before a checkpoint relies on it.
+    ///
+    /// # Errors
+    /// The disk refuses; nothing is lost before the end of the process.
+    pub fn sync(&mut self) -> Result<()> {
+        self.flush()?;
         self.file
             .sync_data()
             .map_err(|e| Error::io("write", &self.path, e))
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.refused.is_empty() {
+            return Ok(());
+        }
+        let written = self.file.write_all(self.refused.as_bytes());
+        if let Err(error) = written {
+            // Half a line is nothing; should cutting it off fail as well, reading drops it.
+            drop(self.file.set_len(self.whole));
+            return Err(Error::io("write", &self.path, error));
+        }
+        self.whole += self.refused.len() as u64;
+        self.refused.clear();
+        Ok(())
     }
 }
 
@@ -175,6 +205,33 @@ mod tests {
                 line(4, None)
             ]
         );
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn lines_that_a_full_disk_refuses_are_written_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let mut metrics = Metrics::open_at(&path, 0).unwrap();
+        metrics.write(&line(1, None)).unwrap();
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let disk = std::mem::replace(&mut metrics.file, full);
+        for step in 2..=3 {
+            let error = metrics.write(&line(step, None)).unwrap_err().to_string();
+            assert!(
+                error.ends_with("No space left on device (os error 28)"),
+                "{error}"
+            );
+        }
+        assert!(metrics.sync().is_err());
+        metrics.file = disk;
+        metrics.write(&line(4, None)).unwrap();
+        let steps: Vec<_> = read_metrics(&path)
+            .unwrap()
+            .iter()
+            .map(|l| l.step)
+            .collect();
+        assert_eq!(steps, [1, 2, 3, 4]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub struct Preset {
 }
 
 /// All recipes, the default first.
-pub const PRESETS: [Preset; 2] = [
+pub const PRESETS: [Preset; 5] = [
     Preset {
         name: "digits",
         text: include_str!("../presets/digits.toml"),
@@ -20,6 +20,18 @@ pub const PRESETS: [Preset; 2] = [
     Preset {
         name: "fashion-mnist",
         text: include_str!("../presets/fashion-mnist.toml"),
+    },
+    Preset {
+        name: "mnist",
+        text: include_str!("../presets/mnist.toml"),
+    },
+    Preset {
+        name: "cifar10",
+        text: include_str!("../presets/cifar10.toml"),
+    },
+    Preset {
+        name: "tiny-imagenet",
+        text: include_str!("../presets/tiny-imagenet.toml"),
     },
 ];
 

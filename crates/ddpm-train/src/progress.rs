@@ -63,6 +63,9 @@ impl Display {
             .map_or(report.loss, |smooth| 0.95 * smooth + 0.05 * report.loss);
         self.smooth_loss = Some(smooth);
         let text = self.line(progress, smooth, rate, seconds, batch);
+        for warning in &progress.warnings {
+            self.warn(warning);
+        }
         match &mut self.kind {
             Kind::Quiet => {}
             Kind::Bar(bar) => {
@@ -81,6 +84,15 @@ impl Display {
                     say(&news);
                 }
             }
+        }
+    }
+
+    /// A warning is said also with `--quiet`.
+    fn warn(&self, warning: &str) {
+        let text = format!("warning: {warning}");
+        match &self.kind {
+            Kind::Bar(bar) => bar.println(text),
+            Kind::Quiet | Kind::Lines { .. } => say(&text),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ddpm_train::{Decay, Layer, Preset, Recorded, Settings};
+use ddpm_train::{Decay, Init, Layer, Preset, Recorded, Settings};
 
 use crate::failure::Failure;
 use crate::flags::Flags;
@@ -13,6 +13,8 @@ pub(crate) struct Request {
     pub(crate) preset: Option<String>,
     pub(crate) folder: PathBuf,
     pub(crate) resume: bool,
+    /// The model that the run begins from.
+    pub(crate) init: Option<Init>,
     /// The checkpoint that the settings come from, where the run has lost its own.
     pub(crate) settings_from: Option<PathBuf>,
 }
@@ -33,6 +35,15 @@ impl Request {
         } else if let Some(name) = &flags.preset {
             layers.push(Preset::named(name)?.layer()?);
         }
+        let weights = flags.weights.clone().unwrap_or_default();
+        let init = flags.init.as_deref().map(|path| Init::read(path, &weights));
+        let init = init.transpose()?;
+        if let Some(init) = &init {
+            let recipes = layers
+                .into_iter()
+                .map(|layer| layer.without(&["model", "diffusion"]));
+            layers = recipes.chain([init.layer().clone()]).collect();
+        }
         if let Some(path) = &flags.config {
             layers.push(read_config(path)?);
         }
@@ -41,12 +52,16 @@ impl Request {
         if !flags.resume {
             settings.check()?; // a resumed run first says what may not be changed
         }
+        if let Some(init) = &init {
+            init.check(&settings)?;
+        }
         settings.data_spec()?;
         Ok(Self {
             settings,
             preset,
             folder,
             resume: flags.resume,
+            init,
             settings_from,
         })
     }

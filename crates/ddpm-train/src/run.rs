@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use ddpm_checkpoint::{
-    Checkpoint, Newest, Pipeline, Skipped, keep_last, newest_whole, read_run_toml,
-    read_train_state, write_checkpoint,
+    Checkpoint, Newest, Pipeline, RunLock, Skipped, keep_last, make_folder, newest_whole,
+    read_run_toml, read_train_state, write_checkpoint,
 };
 use ddpm_data::{Splits, load};
 use toml::Table;
@@ -13,8 +13,8 @@ use toml::Table;
 use crate::durable::replace_file;
 use crate::state::counter;
 use crate::{
-    Error, HeldOut, Layer, Metrics, MetricsLine, Report, Result, Settings, Trainer, picture,
-    scheduler,
+    Decay, Error, HeldOut, Init, Layer, Metrics, MetricsLine, Report, Result, Settings, Trainer,
+    memory, picture, scheduler,
 };
 
 /// A training with its folder. [`Run::advance`] makes a step and writes what is due; nothing is written in between.
@@ -29,6 +29,10 @@ pub struct Run {
     since_line: (f64, u64),
     /// The newest checkpoint that is known to be whole.
     saved: Option<Checkpoint>,
+    /// The disk refuses the metrics, and that has been said.
+    metrics_refused: bool,
+    /// Nobody else trains this run.
+    _lock: RunLock,
 }
 
 /// What [`Run::advance`] did.
@@ -42,6 +46,8 @@ pub struct Progress {
     pub picture: Option<PathBuf>,
     /// The checkpoint that was written.
     pub checkpoint: Option<PathBuf>,
+    /// What could not be written and why, in sentences; the training goes on, and nothing of it is lost.
+    pub warnings: Vec<String>,
     /// Nothing is left to do.
     pub last: bool,
 }
@@ -55,17 +61,20 @@ pub struct Recorded {
     pub preset: Option<String>,
     /// SHA-256 of its training images.
     pub data_sha256: String,
+    /// The model that it began from, in words.
+    pub init: Option<String>,
     /// The newest checkpoint, where the run has lost its `run.toml` and all this comes from there.
     pub from_checkpoint: Option<PathBuf>,
 }
 
 impl Recorded {
-    /// Reads `run.toml` of a run, or, where that is lost, the one in its newest whole checkpoint.
+    /// Reads `run.toml` of a run, or, where that is lost (not there, or emptied by a power cut), the one in its newest
+    /// whole checkpoint.
     ///
     /// # Errors
     /// There is neither, or it is not one of ours.
     pub fn read(folder: &Path) -> Result<Self> {
-        let from_checkpoint = if folder.join("run.toml").is_file() {
+        let from_checkpoint = if !is_lost(&folder.join("run.toml")) {
             None
         } else {
             let newest = newest_if_any(folder)?.checkpoint;
@@ -87,6 +96,7 @@ impl Recorded {
         Ok(Self {
             settings,
             preset: text("preset"),
+            init: text("init"),
             data_sha256,
             from_checkpoint,
         })
@@ -100,14 +110,49 @@ impl Run {
     /// The folder holds a run; settings or data are refused; the folder cannot be written. Nothing is trained before
     /// all of this is known.
     pub fn begin(folder: &Path, settings: &Settings, preset: Option<&str>) -> Result<Self> {
+        Self::begin_with(folder, settings, preset, None)
+    }
+
+    /// As [`Run::begin`], with the weights of a trained model; optimiser and averages are new. `settings` must have
+    /// its [`Init::layer`]. There is a checkpoint before the first step, from which the run can be resumed.
+    pub fn begin_from(
+        folder: &Path,
+        settings: &Settings,
+        preset: Option<&str>,
+        init: &Init,
+    ) -> Result<Self> {
+        init.check(settings)?;
+        let mut run = Self::begin_with(folder, settings, preset, Some(init))?;
+        run.save()?;
+        Ok(run)
+    }
+
+    fn begin_with(
+        folder: &Path,
+        settings: &Settings,
+        preset: Option<&str>,
+        init: Option<&Init>,
+    ) -> Result<Self> {
+        let exists = || Error::RunExists(folder.into());
         if holds_a_run(folder) {
-            return Err(Error::RunExists(folder.into()));
+            return Err(exists());
         }
         let splits = read_data(settings)?;
-        let run_toml = run_toml(settings, preset, &splits.train.sha256())?;
-        let (trainer, held_out) = prepare(settings, splits)?;
+        let from = Origin {
+            preset,
+            data_sha256: &splits.train.sha256(),
+            init: init.map(Init::story),
+        };
+        let run_toml = run_toml(settings, &from)?;
+        let (trainer, held_out) = prepare(settings, splits, init)?;
+        make_folder(folder).map_err(|e| Error::io("make the folder", folder, e))?;
+        let lock = RunLock::take(folder)?;
+        // Another process may have begun it while this one read its data.
+        if holds_a_run(folder) {
+            return Err(exists());
+        }
         write_run_toml(folder, &run_toml)?;
-        Self::open(folder, run_toml, trainer, held_out, 0.0)
+        Self::open(folder, run_toml, trainer, held_out, 0.0, lock)
     }
 
     /// Continues a run from its newest whole checkpoint, or from the beginning where it has none yet; also returns
@@ -118,6 +163,7 @@ impl Run {
     /// nothing is left to do.
     pub fn resume(folder: &Path, settings: &Settings) -> Result<(Self, Vec<Skipped>)> {
         let recorded = Recorded::read(folder)?;
+        let lock = RunLock::take(folder)?;
         if let Some((key, was, now)) = recorded.settings.first_forbidden_change(settings)? {
             return Err(Error::ResumeDiffers { key, was, now });
         }
@@ -125,14 +171,28 @@ impl Run {
         let now = splits.train.sha256();
         if now != recorded.data_sha256 {
             return Err(Error::DataDiffers {
+                run: folder.display().to_string(),
                 name: settings.data.name.clone(),
                 was: recorded.data_sha256,
                 now,
             });
         }
-        let run_toml = run_toml(settings, recorded.preset.as_deref(), &now)?;
-        let (mut trainer, held_out) = prepare(settings, splits)?;
+        let from = Origin {
+            preset: recorded.preset.as_deref(),
+            data_sha256: &now,
+            init: recorded.init.as_deref(),
+        };
+        let run_toml = run_toml(settings, &from)?;
         let newest = newest_if_any(folder)?;
+        if let (Some(init), None) = (&recorded.init, &newest.checkpoint) {
+            return Err(Error::State {
+                place: folder.display().to_string(),
+                problem: format!(
+                    "it began from a model ({init}) and was stopped before its first checkpoint; remove it and begin again"
+                ),
+            });
+        }
+        let (mut trainer, held_out) = prepare(settings, splits, None)?;
         let mut seconds = 0.0;
         if let Some(checkpoint) = &newest.checkpoint {
             let state = read_train_state(&checkpoint.path)?;
@@ -144,10 +204,10 @@ impl Run {
             trainer.load_state(state, &checkpoint.path)?;
         }
         if is_finished(settings, trainer.steps_done(), seconds) {
-            return Err(Error::Finished(folder.into()));
+            return Err(at_its_end(folder, settings, trainer.steps_done()));
         }
         write_run_toml(folder, &run_toml)?;
-        let mut run = Self::open(folder, run_toml, trainer, held_out, seconds)?;
+        let mut run = Self::open(folder, run_toml, trainer, held_out, seconds, lock)?;
         run.saved = newest.checkpoint;
         Ok((run, newest.skipped))
     }
@@ -160,8 +220,12 @@ impl Run {
 
     /// Makes one step, then writes the metrics, the picture and the checkpoint that are due; at the last step all are.
     ///
+    /// What the disk refuses is a warning: to stop would give up the steps since the last checkpoint, and by the next one
+    /// there may be room again. Lines of metrics are kept until then. At the last step there is no later: what is refused
+    /// then is an error, except a picture, which `ddpm-sample` can draw.
+    ///
     /// # Errors
-    /// Training broke down, or something cannot be written. Checkpoints written before stay as they are.
+    /// Training broke down, or the last checkpoint cannot be written. Checkpoints written before stay as they are.
     pub fn advance(&mut self) -> Result<Progress> {
         let started = Instant::now();
         let before = self.seconds;
@@ -182,41 +246,99 @@ impl Run {
         } else {
             None
         };
+        let mut warnings = Vec::new();
         if due(log_every) || held_out_loss.is_some() {
-            self.write_line(&report, held_out_loss)?;
+            let written = self.write_line(&report, held_out_loss);
+            warnings.extend(self.metrics_news(written)?);
         }
-        let picture = if picture_due {
-            Some(self.write_picture()?)
-        } else {
-            None
-        };
+        let mut picture = None;
+        if picture_due {
+            let drawn = self.write_picture();
+            picture =
+                self.unless_refused(drawn, "there is no picture of this step", &mut warnings)?;
+        }
         self.seconds = before + started.elapsed().as_secs_f64();
-        let checkpoint = if due(checkpoint_every) {
-            Some(self.save()?)
-        } else {
-            None
-        };
+        let mut checkpoint = None;
+        if last {
+            checkpoint = Some(self.save()?);
+        } else if due(checkpoint_every) {
+            let synced = self.metrics.sync();
+            warnings.extend(self.metrics_news(synced)?);
+            let saved = self.save_checkpoint();
+            let kept = match self.newest_checkpoint() {
+                Some(path) => format!("{} is kept", path.display()),
+                None => "there is none yet".to_owned(),
+            };
+            let so = format!("there is no checkpoint of this step, {kept}");
+            checkpoint = self.unless_refused(saved, &so, &mut warnings)?;
+        }
         self.seconds = before + started.elapsed().as_secs_f64();
         Ok(Progress {
             report,
             held_out_loss,
             picture,
             checkpoint,
+            warnings,
             last,
         })
+    }
+
+    /// Turns what the disk refused into a warning that says what follows.
+    fn unless_refused(
+        &self,
+        done: Result<PathBuf>,
+        so: &str,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<PathBuf>> {
+        match done {
+            Ok(path) => Ok(Some(path)),
+            Err(error) if error.is_the_disks() => {
+                let step = self.trainer.steps_done();
+                warnings.push(format!("step {step}: {error}: {so}; training goes on"));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What is to be said of the metrics: once when the disk refuses them, once when it takes them again.
+    fn metrics_news(&mut self, written: Result<()>) -> Result<Option<String>> {
+        let step = self.trainer.steps_done();
+        match written {
+            Ok(()) if self.metrics_refused => {
+                self.metrics_refused = false;
+                let news = "the metrics can be written again, those kept so far too";
+                Ok(Some(format!("step {step}: {news}")))
+            }
+            Ok(()) => Ok(None),
+            Err(error) if error.is_the_disks() => {
+                let said = std::mem::replace(&mut self.metrics_refused, true);
+                let news = format!(
+                    "step {step}: {error}: the metrics are kept until it can be written; training goes on"
+                );
+                Ok((!said).then_some(news))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Writes a checkpoint of this moment, if there is none yet, and removes those that are too many.
     ///
     /// # Errors
-    /// A weight is not finite, so that the last good checkpoint stays the newest; or the disk refuses.
+    /// A weight is not finite, so that the last good checkpoint stays the newest; or the disk refuses. Where it refuses
+    /// only the metrics, the checkpoint is there nevertheless.
     pub fn save(&mut self) -> Result<PathBuf> {
+        let metrics = self.metrics.sync();
+        let path = self.save_checkpoint()?;
+        metrics.map(|()| path)
+    }
+
+    fn save_checkpoint(&mut self) -> Result<PathBuf> {
         let step = self.trainer.steps_done() as u64;
         if let Some(saved) = self.saved.as_ref().filter(|saved| saved.step == step) {
             return Ok(saved.path.clone());
         }
         self.trainer.check_weights()?;
-        self.metrics.sync()?;
         let scheduler = scheduler(self.trainer.objective(), &self.trainer.settings().diffusion)?;
         let pipeline = Pipeline::new(
             self.trainer.config().clone(),
@@ -262,6 +384,7 @@ impl Run {
         trainer: Trainer,
         held_out: Option<HeldOut>,
         seconds: f64,
+        lock: RunLock,
     ) -> Result<Self> {
         let metrics = Metrics::open_at(&folder.join("metrics.jsonl"), trainer.steps_done())?;
         let since_line = (seconds, trainer.images_done());
@@ -274,6 +397,8 @@ impl Run {
             seconds,
             since_line,
             saved: None,
+            metrics_refused: false,
+            _lock: lock,
         })
     }
 
@@ -321,6 +446,14 @@ fn is_finished(settings: &Settings, steps_done: usize, seconds: f64) -> bool {
             .is_some_and(|minutes| seconds >= 60.0 * minutes)
 }
 
+/// Not there, or empty or all zeros as a power cut leaves files. What cannot be read is not lost.
+fn is_lost(file: &Path) -> bool {
+    match std::fs::read(file) {
+        Ok(bytes) => bytes.iter().all(|byte| *byte == 0),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
 fn holds_a_run(folder: &Path) -> bool {
     ["run.toml", "metrics.jsonl", "checkpoints"]
         .iter()
@@ -347,8 +480,23 @@ fn read_data(settings: &Settings) -> Result<Splits> {
     Ok(load(&spec, settings.data.directory.as_deref())?)
 }
 
-fn prepare(settings: &Settings, splits: Splits) -> Result<(Trainer, Option<HeldOut>)> {
-    let trainer = Trainer::new(settings, splits.train)?;
+fn prepare(
+    settings: &Settings,
+    splits: Splits,
+    init: Option<&Init>,
+) -> Result<(Trainer, Option<HeldOut>)> {
+    let data = &splits.train;
+    let size = (data.channels(), data.height(), data.width());
+    if let Some(init) = init {
+        init.check_channels(size.0, data.name())?;
+    }
+    settings.check_data(data.len(), size)?;
+    let config = settings.unet_config(size.0, size.1, size.2)?;
+    memory::check(settings, &config, (size.1, size.2))?;
+    let trainer = match init {
+        Some(init) => Trainer::with_weights(settings, splits.train, init.weights().to_vec())?,
+        None => Trainer::new(settings, splits.train)?,
+    };
     let train = &settings.train;
     let test = splits.test.filter(|_| train.held_out_images > 0);
     let at_once = train.micro_batch.unwrap_or(train.batch_size);
@@ -357,17 +505,39 @@ fn prepare(settings: &Settings, splits: Splits) -> Result<(Trainer, Option<HeldO
     Ok((trainer, held_out.transpose()?))
 }
 
+/// Where a run comes from.
+struct Origin<'a> {
+    preset: Option<&'a str>,
+    data_sha256: &'a str,
+    init: Option<&'a str>,
+}
+
+fn at_its_end(folder: &Path, settings: &Settings, steps_done: usize) -> Error {
+    match settings.optimizer.decay_steps {
+        Some(steps) if settings.optimizer.decay != Decay::Constant && steps_done >= steps => {
+            Error::Decayed {
+                folder: folder.display().to_string(),
+                steps,
+            }
+        }
+        _ => Error::Finished(folder.into()),
+    }
+}
+
 /// The settings, and where they come from: what `RUN/run.toml` and every checkpoint record.
-fn run_toml(settings: &Settings, preset: Option<&str>, data_sha256: &str) -> Result<String> {
+fn run_toml(settings: &Settings, from: &Origin<'_>) -> Result<String> {
     let mut run = Table::new();
     run.insert(
         "program".into(),
         concat!("ddpm-train ", env!("CARGO_PKG_VERSION")).into(),
     );
-    if let Some(preset) = preset {
+    if let Some(preset) = from.preset {
         run.insert("preset".into(), preset.into());
     }
-    run.insert("data_sha256".into(), data_sha256.into());
+    if let Some(init) = from.init {
+        run.insert("init".into(), init.into());
+    }
+    run.insert("data_sha256".into(), from.data_sha256.into());
     run.insert("pixels".into(), "minus_one_to_one".into()); // ddpm_image::PixelMap::MinusOneToOne by serde
     let mut table = settings.to_table()?;
     table.insert("run".into(), run.into());
@@ -378,9 +548,7 @@ fn run_toml(settings: &Settings, preset: Option<&str>, data_sha256: &str) -> Res
 
 /// The settings first, so that whatever else is in the folder can be resumed.
 fn write_run_toml(folder: &Path, text: &str) -> Result<()> {
-    let make = |made: &Path| {
-        std::fs::create_dir_all(made).map_err(|e| Error::io("make the folder", made, e))
-    };
+    let make = |made: &Path| make_folder(made).map_err(|e| Error::io("make the folder", made, e));
     make(folder)?;
     replace_file(&folder.join("run.toml"), text.as_bytes())?;
     make(&folder.join("samples"))?;

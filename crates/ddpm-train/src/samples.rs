@@ -13,7 +13,7 @@ use crate::settings::SampleSettings;
 use crate::{Objective, Result};
 
 /// Images that go through the network at once.
-const AT_ONCE: usize = 64;
+pub(crate) const AT_ONCE: usize = 64;
 
 /// Samples from a network by DDIM (eta 0, trailing spacing, x_0-hat clipped to [-1, 1]): what `ddpm-sample` draws with
 /// the same seed and number of steps.

@@ -393,6 +393,8 @@ pub struct TrainSettings {
     pub log_every: usize,
     /// Threads; 0: as many as the machine has.
     pub threads: usize,
+    /// Refuse to start what would not fit into memory.
+    pub check_memory: bool,
 }
 
 impl Default for TrainSettings {
@@ -409,6 +411,7 @@ impl Default for TrainSettings {
             held_out_images: 256,
             log_every: 1,
             threads: 0,
+            check_memory: true,
         }
     }
 }
@@ -439,7 +442,7 @@ impl Default for SampleSettings {
 }
 
 /// Keys that a resumed run may change; all others would make it another run.
-const RESUMABLE: [&str; 9] = [
+const RESUMABLE: [&str; 10] = [
     "data.directory",
     "train.steps",
     "train.minutes",
@@ -448,6 +451,7 @@ const RESUMABLE: [&str; 9] = [
     "train.held_out_every",
     "train.log_every",
     "train.threads",
+    "train.check_memory",
     "samples.every",
 ];
 
@@ -514,6 +518,14 @@ impl Layer {
             key.trim(),
             parsed.unwrap_or_else(|| Value::String(value.into())),
         )
+    }
+
+    /// The same without these sections.
+    pub fn without(mut self, sections: &[&str]) -> Self {
+        for section in sections {
+            self.table.remove(*section);
+        }
+        self
     }
 
     /// Takes a key out of the layers below.
@@ -903,7 +915,8 @@ impl Settings {
             }
             (_, Some(n)) if self.train.steps.is_some_and(|steps| steps > n) => {
                 let text = format!(
-                    "goes beyond `optimizer.decay_steps` = {n}, where the learning rate is 0"
+                    "goes beyond `optimizer.decay_steps` = {n}, where the learning rate is 0; \
+                     a new run can go on from its weights: --init RUN --out NEW_RUN"
                 );
                 return Err(wrong("train.steps", text));
             }

@@ -120,7 +120,10 @@ fn an_export_keeps_every_bit_where_asked_and_overwrites_nothing() {
         "--export x",
         "error: say which run to export: --export DIR --out RUN_DIR",
     );
-    usage("--config tiny.toml --dtype f16", "only go with --export");
+    usage(
+        "--config tiny.toml --dtype f16",
+        "--dtype only goes with --export",
+    );
     usage(
         "--export x --out runs/tiny --steps 3",
         "cannot be used with",

@@ -2,12 +2,16 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::print_stdout,
     reason = "clippy takes the functions that tests share for library code"
 )]
 
+mod barriers;
 mod export;
+mod faults;
 mod formulas;
 mod golden;
+mod init;
 mod program;
 mod resume;
 mod settings;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::TINY;
 use crate::resume::{newest_bits, timeless};
 
-fn program(folder: &Path, flags: &str) -> Command {
+pub(crate) fn program(folder: &Path, flags: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ddpm-train"));
     command
         .current_dir(folder)
@@ -62,7 +62,9 @@ fn wrong_usage_says_what_to_type() {
         path,
         "--preset cats",
         2,
-        &["error: no preset is called `cats`; there are: digits, fashion-mnist"],
+        &[
+            "error: no preset is called `cats`; there are: digits, fashion-mnist, mnist, cifar10, tiny-imagenet",
+        ],
     );
     check(
         path,
@@ -483,50 +485,82 @@ fn ctrl_c_finishes_the_step_and_saves() {
     assert_eq!(timeless(&path.join("whole")), timeless(&path.join("parts")));
 }
 
+/// How often; the usual few take seconds. `DDPM_KILLS=100 cargo test -p ddpm-train --test it -- kill_9` is the long
+/// proof; another `DDPM_KILLS_SEED` gives other moments.
+fn number_from(variable: &str, usual: u64) -> u64 {
+    let said = std::env::var(variable).ok();
+    said.and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
 #[test]
 fn kill_9_at_any_moment_loses_nothing_but_time() {
+    let kills = number_from("DDPM_KILLS", 8);
+    let mut dice = number_from("DDPM_KILLS_SEED", 1);
     let folder = workplace();
     let path = folder.path();
-    let flags = "--config tiny.toml --steps 24 --set train.checkpoint_every=2 --set train.micro_batch=2 --set samples.every=7";
-    check(path, &format!("{flags} --threads 2 --out whole"), 0, &[]);
-    let mut child = program(path, &format!("{flags} --threads 1 --out parts --quiet"))
-        .spawn()
-        .unwrap();
-    wait_for(&path.join("parts/metrics.jsonl"), 1);
-    let mut kills = 0;
-    for round in 0..20 {
-        std::thread::sleep(Duration::from_millis(17 + 41 * round));
+    // Most of the time goes into writing: a checkpoint every step, pictures, held-out losses.
+    let flags = "--config tiny.toml --set train.checkpoint_every=1 --set train.micro_batch=2 \
+                 --set train.held_out_every=3 --set samples.every=2 --quiet";
+    let parts = path.join("parts");
+    let mut reached = 0;
+    for kill in 0..kills {
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let wait = Duration::from_micros((dice >> 33) % 700_000);
+        let what = match parts.join("run.toml").exists() {
+            true => "--resume --quiet --out parts --steps 1000000".to_owned(),
+            false => format!("{flags} --out parts --steps 1000000"),
+        };
+        let threads = 1 + kill % 2;
+        let mut child = program(path, &format!("{what} --threads {threads}"));
+        let mut child = child.stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(wait);
         child.kill().unwrap();
-        let killed = !child.wait().unwrap().success();
-        kills += usize::from(killed);
-        if !killed || newest_is(path, 24) {
-            break;
-        }
-        child = program(
-            path,
-            &format!("--resume --out parts --threads {} --quiet", 1 + round % 2),
-        )
-        .spawn()
-        .unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.code().is_none(),
+            "kill {kill}, after {wait:?}: {text}"
+        );
+        assert_eq!(text, "", "kill {kill}, after {wait:?}");
+        let newest = ddpm_checkpoint::newest_whole(&parts).unwrap();
+        assert!(newest.skipped.is_empty(), "{:?}", newest.skipped);
+        let now = newest.checkpoint.map_or(0, |checkpoint| checkpoint.step);
+        assert!(
+            now >= reached,
+            "kill {kill}: step {reached} is lost, {now} is there"
+        );
+        reached = now;
     }
-    child.wait().unwrap();
-    assert!(kills >= 2, "only {kills} rounds were killed");
-    if !newest_is(path, 24) {
-        check(path, "--resume --out parts --threads 2", 0, &[]);
+    assert!(reached > 0, "no step in {kills} lives");
+    let steps = reached + 3;
+    println!("{kills} kills, {reached} steps");
+    check(
+        path,
+        &format!("--resume --out parts --steps {steps}"),
+        0,
+        &[],
+    );
+    check(
+        path,
+        &format!("{flags} --out whole --steps {steps} --threads 2"),
+        0,
+        &[],
+    );
+    let whole = path.join("whole");
+    assert!(newest_bits(&whole) == newest_bits(&parts));
+    assert_eq!(timeless(&whole), timeless(&parts));
+    for entry in std::fs::read_dir(whole.join("samples")).unwrap() {
+        let entry = entry.unwrap();
+        let again = std::fs::read(parts.join("samples").join(entry.file_name())).unwrap();
+        assert!(
+            std::fs::read(entry.path()).unwrap() == again,
+            "{:?}",
+            entry.file_name()
+        );
     }
-    assert!(newest_bits(&path.join("whole")) == newest_bits(&path.join("parts")));
-    let steps = |name: &str| timeless(&path.join(name));
-    assert_eq!(steps("whole"), steps("parts"));
 }
 
-fn newest_is(path: &Path, step: u64) -> bool {
-    ddpm_checkpoint::list_checkpoints(&path.join("parts"))
-        .unwrap()
-        .last()
-        .is_some_and(|newest| newest.step == step)
-}
-
-fn wait_for(metrics: &Path, lines: usize) {
+pub(crate) fn wait_for(metrics: &Path, lines: usize) {
     let began = Instant::now();
     while std::fs::read_to_string(metrics).map_or(0, |text| text.lines().count()) < lines {
         assert!(

@@ -337,7 +337,9 @@ fn other_data_is_refused() {
         .unwrap()
         .to_string();
     let expected = format!(
-        "the data set digits has sha256 {hash}, but the run was started on 0123: it cannot be continued on other data"
+        "the data set digits has sha256 {hash}, but the run was started on 0123: it cannot be continued on other data. \
+         To go on with these on purpose, begin a new run from its weights: --init {} --out NEW_RUN",
+        folder.path().display()
     );
     assert_eq!(error, expected);
 }

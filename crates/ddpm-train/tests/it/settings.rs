@@ -23,7 +23,7 @@ fn presets_are_complete_and_possible() {
     let error = Preset::named("cats").unwrap_err().to_string();
     assert_eq!(
         error,
-        "no preset is called `cats`; there are: digits, fashion-mnist"
+        "no preset is called `cats`; there are: digits, fashion-mnist, mnist, cifar10, tiny-imagenet"
     );
 }
 

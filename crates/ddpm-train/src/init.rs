@@ -1,0 +1,213 @@
+//! A new run that begins with the weights of a trained model: network and diffusion are the model's, all else is new.
+
+use std::path::Path;
+
+use candle_core::Tensor;
+use ddpm_checkpoint::{Model, Weights, resolve_model};
+use ddpm_core::{Prediction, Variance};
+use ddpm_samplers::{Betas, SchedulerConfig};
+use ddpm_unet::UNetConfig;
+use toml::{Table, Value};
+
+use crate::settings::ModelSettings;
+use crate::{Error, Layer, Result, Settings};
+
+/// The model that a run begins from: its weights, and what they oblige the settings to.
+#[derive(Debug)]
+pub struct Init {
+    weights: Vec<(String, Tensor)>,
+    unet: UNetConfig,
+    layer: Layer,
+    place: String,
+    story: String,
+}
+
+impl Init {
+    /// Reads a run (its newest whole checkpoint), a checkpoint or any diffusers folder.
+    ///
+    /// # Errors
+    /// It is no such folder, has no such weights, or its network or schedule cannot be said in settings.
+    pub fn read(path: &Path, weights: &Weights) -> Result<Self> {
+        let model = resolve_model(path)?;
+        let pipeline = model.load(weights)?;
+        let place = path.display().to_string();
+        let mut table = Table::new();
+        table.insert("model".into(), model_table(&model, &place)?.into());
+        table.insert("diffusion".into(), diffusion_table(&model, &place)?.into());
+        let step = model
+            .step()
+            .map_or(String::new(), |n| format!(", step {n}"));
+        Ok(Self {
+            layer: Layer::from_text(&format!("--init {place}"), &table.to_string())?,
+            story: format!("{}, {weights}{step}", model.folder.display()),
+            weights: pipeline.weights,
+            unet: model.unet,
+            place,
+        })
+    }
+
+    /// The sections `model` and `diffusion` as the model has them, to be laid over a recipe and under what the user says.
+    pub fn layer(&self) -> &Layer {
+        &self.layer
+    }
+
+    /// What the run's records say it began from.
+    pub(crate) fn story(&self) -> &str {
+        &self.story
+    }
+
+    /// The weights, in the network's order.
+    pub(crate) fn weights(&self) -> &[(String, Tensor)] {
+        &self.weights
+    }
+
+    /// Holds the settings against the network that the weights are of, without the data.
+    ///
+    /// # Errors
+    /// A key of `[model]` that would make it another network, with both values.
+    pub fn check(&self, settings: &Settings) -> Result<()> {
+        let unet = self.unet.settings();
+        let asked = settings.unet_config(unet.in_channels, 8, 8)?;
+        match first_difference(&self.unet, &asked)? {
+            None => Ok(()),
+            Some((key, was, now)) => Err(Error::Setting {
+                key: format!("model.{key}"),
+                problem: format!(
+                    "is {now}, but {was} in {}: --init takes the network from the model; leave the key out",
+                    self.place
+                ),
+            }),
+        }
+    }
+
+    /// # Errors
+    /// The data have another number of channels than the model's images.
+    pub(crate) fn check_channels(&self, channels: usize, data: &str) -> Result<()> {
+        let its = self.unet.settings().in_channels;
+        if its == channels && its == self.unet.settings().out_channels {
+            return Ok(());
+        }
+        let kind = |n| match n {
+            1 => "1 channel (grey)".to_owned(),
+            3 => "3 channels (RGB)".to_owned(),
+            n => format!("{n} channels"),
+        };
+        Err(Error::State {
+            place: self.place.clone(),
+            problem: format!(
+                "its images have {}, those of {data} {}: take a model or data that fit",
+                kind(its),
+                kind(channels)
+            ),
+        })
+    }
+}
+
+/// What only records something, or only matters while training: no part of what the weights are of.
+const NOT_THE_NETWORK: [&str; 3] = ["sample_size", "dropout", "num_train_timesteps"];
+
+/// The first key of diffusers' configuration that differs, with both values.
+fn first_difference(
+    one: &UNetConfig,
+    other: &UNetConfig,
+) -> Result<Option<(String, String, String)>> {
+    let (one, other) = (keys(one)?, keys(other)?);
+    let differs = |key: &&String| {
+        one.get(*key) != other.get(*key) && !NOT_THE_NETWORK.contains(&key.as_str())
+    };
+    let text = |of: &serde_json::Map<String, serde_json::Value>, key: &str| {
+        of.get(key)
+            .map_or_else(|| "unset".into(), ToString::to_string)
+    };
+    let found = one.keys().find(differs);
+    Ok(found.map(|key| (key.clone(), text(&one, key), text(&other, key))))
+}
+
+fn keys(unet: &UNetConfig) -> Result<serde_json::Map<String, serde_json::Value>> {
+    serde_json::from_str(&unet.to_json()).map_err(|e| state("unet/config.json", e))
+}
+
+fn state(place: &str, problem: impl ToString) -> Error {
+    Error::State {
+        place: place.into(),
+        problem: problem.to_string(),
+    }
+}
+
+/// `[model]`: every key of the configuration that is also one of the settings.
+fn model_table(model: &Model, place: &str) -> Result<Table> {
+    let mut table = Table::new();
+    for (key, value) in keys(&model.unet)? {
+        let Ok(value) = Value::try_from(&value) else {
+            continue; // null is said by leaving the key out
+        };
+        let alone = Table::from_iter([(key.clone(), value.clone())]);
+        if alone.try_into::<ModelSettings>().is_ok() {
+            table.insert(key, value);
+        }
+    }
+    let settings: ModelSettings = table.clone().try_into().map_err(|e| state(place, e))?;
+    let settings = Settings {
+        model: settings,
+        ..Settings::default()
+    };
+    let again = settings.unet_config(model.unet.settings().in_channels, 8, 8)?;
+    if let Some((key, value, _)) = first_difference(&model.unet, &again)? {
+        let problem = format!(
+            "its network has `{key}` = {value}, which the settings of a training cannot say"
+        );
+        return Err(state(place, problem));
+    }
+    Ok(table)
+}
+
+/// `[diffusion]`: as the run's settings say, or, in a folder of others, its scheduler.
+fn diffusion_table(model: &Model, place: &str) -> Result<Table> {
+    let recorded = model.run.as_ref().and_then(|run| run.get("diffusion"));
+    if let Some(Value::Table(recorded)) = recorded {
+        return Ok(recorded.clone());
+    }
+    let scheduler = &model.scheduler;
+    let mut table = Table::new();
+    let mut put = |key: &str, value: Value| drop(table.insert(key.into(), value));
+    let steps = i64::try_from(scheduler.steps()).map_err(|e| state(place, e))?;
+    put("timesteps", steps.into());
+    put("zero_terminal_snr", scheduler.zero_terminal_snr().into());
+    put("prediction", prediction(scheduler, place)?.into());
+    let variance = match scheduler.variance() {
+        Variance::FixedSmall => "fixed-small",
+        _ => "fixed-large",
+    };
+    put("variance", variance.into());
+    let mut ends = |kind: &str, start: f64, end: f64| {
+        put("schedule", kind.into());
+        put("beta_start", start.into());
+        put("beta_end", end.into());
+    };
+    match *scheduler.betas() {
+        Betas::Linear { start, end } => ends("linear", start, end),
+        Betas::ScaledLinear { start, end } => ends("scaled-linear", start, end),
+        Betas::Sigmoid { start, end } => ends("sigmoid", start, end),
+        Betas::Cosine => put("schedule", "cosine".into()),
+        Betas::Laplace => put("schedule", "laplace".into()),
+        _ => {
+            return Err(state(
+                place,
+                "its noise schedule is a list (`trained_betas`), which the settings of a training cannot say",
+            ));
+        }
+    }
+    Ok(table)
+}
+
+fn prediction(scheduler: &SchedulerConfig, place: &str) -> Result<&'static str> {
+    match scheduler.prediction() {
+        Prediction::Noise => Ok("noise"),
+        Prediction::Original => Ok("original"),
+        Prediction::Velocity => Ok("velocity"),
+        other => Err(state(
+            place,
+            format!("its network predicts {other:?}, for which there is no training"),
+        )),
+    }
+}
