@@ -11,7 +11,14 @@ use crate::{Error, Result};
 /// Readers need no lock: checkpoints are whole or not there.
 #[derive(Debug)]
 pub struct RunLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for RunLock {
+    fn drop(&mut self) {
+        // Closing is not enough where a child process was given the open file.
+        drop(self.file.unlock());
+    }
 }
 
 impl RunLock {
@@ -30,7 +37,16 @@ impl RunLock {
             .truncate(false)
             .open(&path);
         let mut file = opened.map_err(Error::write("the lock of the run", &path))?;
-        match file.try_lock() {
+        let mut locked = file.try_lock();
+        // A holder that was killed, or a child of one that has not yet become another program, needs a moment to let go.
+        for _ in 0..20 {
+            if !matches!(locked, Err(TryLockError::WouldBlock)) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(25));
+            locked = file.try_lock();
+        }
+        match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 return Err(Error::Locked {
@@ -39,7 +55,7 @@ impl RunLock {
                 });
             }
             Err(TryLockError::Error(error)) if knows_no_locks(&error) => {
-                return Ok(Self { _file: file });
+                return Ok(Self { file });
             }
             Err(TryLockError::Error(error)) => {
                 return Err(Error::write("the lock of the run", &path)(error));
@@ -51,7 +67,7 @@ impl RunLock {
             file.set_len(0)
                 .and_then(|()| file.write_all(told.as_bytes())),
         );
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 
     /// The file that the lock is on.

@@ -7,7 +7,8 @@
 //! | 5 gradient step | [`Objective`], [`Adam`], [`clip_factor`], [`LearningRate`], [`ema_decay`] |
 //! | 6 until converged | [`HeldOut`], [`picture`] |
 //!
-//! [`Settings`] say what to do, [`Run`] keeps it on disk, [`on_threads`] gives it threads with a large stack.
+//! [`Settings`] say what to do, [`Run`] keeps it on disk ([`Init`] begins it from a model, [`export`] gives its model away),
+//! [`memory_needed`] says whether it fits, [`on_threads`] gives it threads with a large stack.
 //!
 //! ```
 //! use ddpm_data::Dataset;

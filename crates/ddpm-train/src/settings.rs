@@ -68,6 +68,13 @@ pub struct ModelSettings {
     pub dropout: f64,
     /// 0: pad right and below before halving (DDPM); 1: all around.
     pub downsample_padding: usize,
+    /// How images are halved: `conv` (a strided convolution) or `resnet` (a residual block, as ADM).
+    pub downsample_type: String,
+    /// How images are doubled: `conv` or `resnet`.
+    pub upsample_type: String,
+    /// Groups of the normalisation before the middle's attention; left out: `norm_num_groups`, or none with `scale_shift`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attn_norm_num_groups: Option<usize>,
     /// Cosines before sines in the time embedding (DDPM: no).
     pub flip_sin_to_cos: bool,
     /// 1: the frequencies divide by half - 1 (DDPM); 0: by half.
@@ -114,6 +121,9 @@ impl Default for ModelSettings {
             norm_eps: 1e-6,
             dropout: 0.0,
             downsample_padding: 0,
+            downsample_type: "conv".into(),
+            upsample_type: "conv".into(),
+            attn_norm_num_groups: None,
             flip_sin_to_cos: false,
             freq_shift: 1,
             resnet_time_scale_shift: "default".into(),
@@ -540,6 +550,10 @@ impl Layer {
 
 /// More steps of a schedule than anybody trains with; a typing error would ask for all memory.
 const MAX_STEPS: usize = 1_000_000;
+/// Deeper and wider networks than anybody trains, for the same reason.
+const MAX_LEVELS: usize = 16;
+const MAX_LAYERS: usize = 256;
+const MAX_CHANNELS: usize = 65_536;
 
 impl Settings {
     /// Lays the layers over one another, the last on top. An unknown key or a wrong type names the layer.
@@ -676,7 +690,9 @@ impl Settings {
             "down_block_types": m.down_block_types, "up_block_types": ups,
             "add_attention": m.add_attention, "attention_head_dim": m.attention_head_dim,
             "norm_num_groups": m.norm_num_groups, "norm_eps": m.norm_eps, "dropout": m.dropout,
-            "downsample_padding": m.downsample_padding, "flip_sin_to_cos": m.flip_sin_to_cos,
+            "downsample_padding": m.downsample_padding,
+            "downsample_type": m.downsample_type, "upsample_type": m.upsample_type,
+            "attn_norm_num_groups": m.attn_norm_num_groups, "flip_sin_to_cos": m.flip_sin_to_cos,
             "freq_shift": m.freq_shift, "resnet_time_scale_shift": m.resnet_time_scale_shift,
         });
         // What is left out has diffusers' default.
@@ -752,6 +768,18 @@ impl Settings {
                 "model.block_out_channels",
                 "needs at least one level and no zeros".into(),
             ));
+        }
+        for (key, n, most) in [
+            ("model.block_out_channels", levels, MAX_LEVELS),
+            ("model.layers_per_block", m.layers_per_block, MAX_LAYERS),
+        ] {
+            if n > most {
+                return Err(wrong(key, format!("is {n} deep, expected at most {most}")));
+            }
+        }
+        if let Some(c) = m.block_out_channels.iter().find(|c| **c > MAX_CHANNELS) {
+            let problem = format!("has a level of {c} channels, expected at most {MAX_CHANNELS}");
+            return Err(wrong("model.block_out_channels", problem));
         }
         let same_length = |key: &str, n: usize| {
             let text =

@@ -32,12 +32,14 @@ fn no_damage_makes_it_panic() {
         "train_state.safetensors",
         "run.toml",
     ];
+    let said = std::env::var("DDPM_MUTATIONS").ok(); // a longer proof than usual
+    let rounds: usize = said.and_then(|text| text.parse().ok()).unwrap_or(120);
     let mut dice = Dice(17);
     let mut errors = 0;
     for name in files {
         let path = folder.join(name);
         let whole = fs::read(&path).unwrap();
-        for _ in 0..120 {
+        for _ in 0..rounds {
             fs::write(&path, damaged(&whole, &mut dice)).unwrap();
             let newest = newest_whole(run.path()).unwrap();
             errors += newest.skipped.len();

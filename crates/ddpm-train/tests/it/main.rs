@@ -12,6 +12,7 @@ mod faults;
 mod formulas;
 mod golden;
 mod init;
+mod mutations;
 mod program;
 mod resume;
 mod settings;

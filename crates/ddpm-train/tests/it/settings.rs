@@ -1,7 +1,11 @@
 //! Settings: where they come from, which wins, and what is said of impossible ones.
 
+use ddpm_data::Dataset;
 use ddpm_samplers::{Betas, SchedulerConfig};
-use ddpm_train::{Layer, Objective, PRESETS, Preset, Settings, scheduler, settings::ScheduleKind};
+use ddpm_train::{
+    Decay, Layer, Objective, PRESETS, Preset, Settings, Trainer, on_threads, sample, scheduler,
+    settings::ScheduleKind,
+};
 
 use crate::{TINY, tiny};
 
@@ -25,6 +29,83 @@ fn presets_are_complete_and_possible() {
         error,
         "no preset is called `cats`; there are: digits, fashion-mnist, mnist, cifar10, tiny-imagenet"
     );
+}
+
+/// Names, parameters (those that diffusers counts for the same configuration) and images: height, width, channels.
+const PRESET_NETWORKS: [(&str, usize, (usize, usize, usize)); 5] = [
+    ("digits", 701_345, (8, 8, 1)),
+    ("fashion-mnist", 2_502_849, (28, 28, 1)),
+    ("mnist", 2_502_849, (28, 28, 1)),
+    ("cifar10", 35_746_307, (32, 32, 3)),
+    ("tiny-imagenet", 56_332_675, (64, 64, 3)),
+];
+
+/// Every preset begins: a few steps and a picture of its network with fewer channels, on its data where they are.
+#[test]
+fn every_preset_trains_for_a_moment() {
+    for (preset, (name, parameters, size)) in PRESETS.iter().zip(PRESET_NETWORKS) {
+        assert_eq!(preset.name, name);
+        let whole = Settings::from_layers(&[preset.layer().unwrap()])
+            .unwrap()
+            .resolved();
+        let (height, width, channels) = size;
+        let network = whole.unet_config(channels, height, width).unwrap();
+        assert_eq!(network.parameter_count(), parameters, "{name}");
+        let narrow: Vec<usize> = (1..=whole.model.block_out_channels.len())
+            .map(|level| 8 * level)
+            .collect();
+        let small = format!(
+            "model = {{ block_out_channels = {narrow:?}, norm_num_groups = 4{} }}
+             train = {{ steps = 3, batch_size = 2, micro_batch = 1, held_out_images = 2 }}
+             optimizer = {{ warm_up = 1, decay_steps = 9 }}
+             samples = {{ count = 1, steps = 2 }}",
+            match whole.model.attention_head_dim {
+                Some(_) => ", attention_head_dim = 8, attn_norm_num_groups = 4",
+                None => "",
+            }
+        );
+        let small = match whole.optimizer.decay {
+            Decay::Constant => small.replace(", decay_steps = 9", ""),
+            _ => small,
+        };
+        let layers = [
+            preset.layer().unwrap(),
+            Layer::from_text("small", &small).unwrap(),
+        ];
+        let settings = Settings::from_layers(&layers).unwrap().resolved();
+        settings.check().unwrap();
+        let data = settings
+            .data_spec()
+            .and_then(|spec| Ok(ddpm_data::load(&spec, None)?.train));
+        let data = data.unwrap_or_else(|_| {
+            println!("{name}: its data are not here; on a pattern instead");
+            let pixels = (0..4 * height * width * channels).map(|i| (i * i * 31 + i * 7) as u8);
+            Dataset::new(name, pixels.collect(), size, None, vec![]).unwrap()
+        });
+        assert_eq!(
+            (data.height(), data.width(), data.channels()),
+            size,
+            "{name}"
+        );
+        on_threads(2, || {
+            let mut trainer = Trainer::new(&settings, data).unwrap();
+            let reports: Vec<_> = trainer.by_ref().map(Result::unwrap).collect();
+            assert_eq!(reports.len(), 3);
+            assert!(
+                reports.iter().all(|r| r.loss > 0.1 && r.loss < 3.0),
+                "{name}: {reports:?}"
+            );
+            let network = trainer.sampling_network().unwrap();
+            let drawn = sample(
+                trainer.objective(),
+                &network,
+                &settings.samples,
+                (channels, height, width),
+            );
+            assert_eq!(drawn.unwrap().dims(), [1, channels, height, width]);
+        })
+        .unwrap();
+    }
 }
 
 #[test]
