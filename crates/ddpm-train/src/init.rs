@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::Tensor;
 use ddpm_checkpoint::{Model, Weights, resolve_model};
 use ddpm_core::{Prediction, Variance};
-use ddpm_samplers::{Betas, SchedulerConfig};
+use ddpm_samplers::{Betas, SchedulerConfig, StepVariance};
 use ddpm_unet::UNetConfig;
 use toml::{Table, Value};
 
@@ -175,7 +175,7 @@ fn diffusion_table(model: &Model, place: &str) -> Result<Table> {
     put("zero_terminal_snr", scheduler.zero_terminal_snr().into());
     put("prediction", prediction(scheduler, place)?.into());
     let variance = match scheduler.variance() {
-        Variance::FixedSmall => "fixed-small",
+        StepVariance::Fixed(Variance::FixedSmall) => "fixed-small",
         _ => "fixed-large",
     };
     put("variance", variance.into());
@@ -184,16 +184,16 @@ fn diffusion_table(model: &Model, place: &str) -> Result<Table> {
         put("beta_start", start.into());
         put("beta_end", end.into());
     };
-    match *scheduler.betas() {
-        Betas::Linear { start, end } => ends("linear", start, end),
-        Betas::ScaledLinear { start, end } => ends("scaled-linear", start, end),
-        Betas::Sigmoid { start, end } => ends("sigmoid", start, end),
-        Betas::Cosine => put("schedule", "cosine".into()),
-        Betas::Laplace => put("schedule", "laplace".into()),
+    match scheduler.betas().cloned() {
+        Some(Betas::Linear { start, end }) => ends("linear", start, end),
+        Some(Betas::ScaledLinear { start, end }) => ends("scaled-linear", start, end),
+        Some(Betas::Sigmoid { start, end }) => ends("sigmoid", start, end),
+        Some(Betas::Cosine) => put("schedule", "cosine".into()),
+        Some(Betas::Laplace) => put("schedule", "laplace".into()),
         _ => {
             return Err(state(
                 place,
-                "its noise schedule is a list (`trained_betas`), which the settings of a training cannot say",
+                "its noise schedule is none that has a name, which the settings of a training cannot say",
             ));
         }
     }
@@ -202,9 +202,9 @@ fn diffusion_table(model: &Model, place: &str) -> Result<Table> {
 
 fn prediction(scheduler: &SchedulerConfig, place: &str) -> Result<&'static str> {
     match scheduler.prediction() {
-        Prediction::Noise => Ok("noise"),
-        Prediction::Original => Ok("original"),
-        Prediction::Velocity => Ok("velocity"),
+        Some(Prediction::Noise) => Ok("noise"),
+        Some(Prediction::Original) => Ok("original"),
+        Some(Prediction::Velocity) => Ok("velocity"),
         other => Err(state(
             place,
             format!("its network predicts {other:?}, for which there is no training"),

@@ -68,13 +68,6 @@ pub struct ModelSettings {
     pub dropout: f64,
     /// 0: pad right and below before halving (DDPM); 1: all around.
     pub downsample_padding: usize,
-    /// How images are halved: `conv` (a strided convolution) or `resnet` (a residual block, as ADM).
-    pub downsample_type: String,
-    /// How images are doubled: `conv` or `resnet`.
-    pub upsample_type: String,
-    /// Groups of the normalisation before the middle's attention; left out: `norm_num_groups`, or none with `scale_shift`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub attn_norm_num_groups: Option<usize>,
     /// Cosines before sines in the time embedding (DDPM: no).
     pub flip_sin_to_cos: bool,
     /// 1: the frequencies divide by half - 1 (DDPM); 0: by half.
@@ -121,9 +114,6 @@ impl Default for ModelSettings {
             norm_eps: 1e-6,
             dropout: 0.0,
             downsample_padding: 0,
-            downsample_type: "conv".into(),
-            upsample_type: "conv".into(),
-            attn_norm_num_groups: None,
             flip_sin_to_cos: false,
             freq_shift: 1,
             resnet_time_scale_shift: "default".into(),
@@ -691,8 +681,7 @@ impl Settings {
             "add_attention": m.add_attention, "attention_head_dim": m.attention_head_dim,
             "norm_num_groups": m.norm_num_groups, "norm_eps": m.norm_eps, "dropout": m.dropout,
             "downsample_padding": m.downsample_padding,
-            "downsample_type": m.downsample_type, "upsample_type": m.upsample_type,
-            "attn_norm_num_groups": m.attn_norm_num_groups, "flip_sin_to_cos": m.flip_sin_to_cos,
+            "flip_sin_to_cos": m.flip_sin_to_cos,
             "freq_shift": m.freq_shift, "resnet_time_scale_shift": m.resnet_time_scale_shift,
         });
         // What is left out has diffusers' default.
