@@ -248,6 +248,9 @@ fn metrics_that_the_disk_refuses_are_said_once_and_training_goes_on() {
 
 // ---------------------------------------------------------------- power
 
+/// Does to a run what a power cut does.
+type Damage = fn(&Path);
+
 /// What a power cut may leave of things that were not synced: nothing, empty files, zeros, half a line.
 #[test]
 fn what_a_power_cut_leaves_is_resumed_to_the_bit() {
@@ -255,7 +258,7 @@ fn what_a_power_cut_leaves_is_resumed_to_the_bit() {
     let folder = tempfile::tempdir().unwrap();
     let whole = folder.path().join("whole");
     through(&whole, &settings, |_| ());
-    let cuts: [(&str, fn(&Path)); 7] = [
+    let cuts: [(&str, Damage); 7] = [
         ("the newest is empty files", |run| {
             for file in files(&newest(run)) {
                 std::fs::write(file, "").unwrap();
