@@ -2,7 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
-use crate::heads::{Heads, Order, View, ViewMut, attend, attend_backward};
+use crate::heads::{Heads, Memory, Order, View, ViewMut, attend, attend_backward};
+use crate::source::Data;
 use crate::storage::{Shared, slice, tensor_like, view, written};
 
 /// softmax(scale q kᵀ) v, the softmax over the keys.
@@ -127,7 +128,7 @@ impl Attention {
     /// All heads of all images, as rows.
     fn rows<'a>(&self, data: &'a [f32]) -> View<'a> {
         View {
-            data,
+            data: Data::Floats(data),
             order: Order::Rows,
             image: data.len() / self.0.batch,
         }
@@ -138,7 +139,7 @@ impl Attention {
         let image = self.0.heads * length;
         let write = |data: &mut [_]| {
             fill(ViewMut {
-                memory: &Shared::uninitialised(data),
+                memory: Memory::Floats(&Shared::uninitialised(data)),
                 start: 0,
                 order: Order::Rows,
                 image,

@@ -8,7 +8,7 @@ use crate::correlate::{Bias, Correlation, Output};
 use crate::data_gradient::DataGradient;
 use crate::geometry::Geometry;
 use crate::packing::{Packed, Weights};
-use crate::source::{Layout, Part, Source};
+use crate::source::{Data, Layout, Part, Source};
 use crate::storage::{Shared, written};
 use crate::sums::channel_sums;
 use crate::tile::LANES;
@@ -234,7 +234,7 @@ impl Affine for Convolution {
         let (height, width) = (self.geometry.output_height, self.geometry.output_width);
         let all = Source::plain(
             Part {
-                data: dy,
+                data: Data::Floats(dy),
                 layout: Layout::Plain,
                 channels,
                 image: channels * height * width,
@@ -271,7 +271,7 @@ impl Convolution {
             return self.outputs_of(dy.plain, group);
         };
         let part = Part {
-            data: &blocks[group * self.batch * self.gradient_image()..],
+            data: Data::Floats(&blocks[group * self.batch * self.gradient_image()..]),
             layout: Layout::Blocked,
             channels: self.outputs,
             image: self.gradient_image(),
@@ -297,7 +297,7 @@ impl Convolution {
         (height, width): (usize, usize),
     ) -> Source<'a> {
         let part = Part {
-            data: &data[group * channels * height * width..],
+            data: Data::Floats(&data[group * channels * height * width..]),
             layout: Layout::Plain,
             channels,
             image: self.groups * channels * height * width,

@@ -38,19 +38,19 @@ pub(crate) struct Bias<'a> {
 
 /// Activations to be added to an output.
 #[derive(Clone, Copy)]
-pub(crate) struct Addend(pub(crate) *const f32);
+pub(crate) struct Addend<E = f32>(pub(crate) *const E);
 
 #[allow(unsafe_code)]
 // SAFETY: a task only reads what lies under its own outputs.
-unsafe impl Sync for Addend {}
+unsafe impl<E> Sync for Addend<E> {}
 #[allow(unsafe_code)]
 // SAFETY: as above.
-unsafe impl Send for Addend {}
+unsafe impl<E> Send for Addend<E> {}
 
 /// Where outputs go.
 #[derive(Clone, Copy)]
-pub(crate) struct Output<'a> {
-    pub(crate) memory: &'a Shared<'a>,
+pub(crate) struct Output<'a, E = f32> {
+    pub(crate) memory: &'a Shared<'a, E>,
     /// The first pixel's first block (or channel) of the first image.
     pub(crate) start: usize,
     /// From one image, block of LANES channels, row and pixel to the next.
@@ -61,10 +61,10 @@ pub(crate) struct Output<'a> {
     pub(crate) layout: Layout,
 }
 
-impl<'a> Output<'a> {
+impl<'a, E> Output<'a, E> {
     /// All of a batch of images that lie one after the other.
     pub(crate) fn whole(
-        memory: &'a Shared<'a>,
+        memory: &'a Shared<'a, E>,
         layout: Layout,
         (channels, height, width): (usize, usize, usize),
     ) -> Self {
@@ -117,48 +117,19 @@ impl Correlation<'_> {
 
     /// Cuts the work so that a task's pixels stay in the second-level cache, and every thread gets some tasks.
     fn tasks(&self, threads: usize) -> Vec<Task> {
-        let slabs = self.weights.shape.count();
-        let (height, batch) = (self.window.height, self.batch);
         let floats = |rows| self.source.blocks() * self.window.layout(1, rows).image;
-        let of_image = floats(height);
-        let wanted = if threads == 1 { 1 } else { 4 * threads };
-        let mut images = (BUDGET / of_image.max(1)).clamp(1, batch);
-        let mut rows = height;
-        while rows > 1 && floats(rows) > BUDGET {
-            rows = rows.div_ceil(2);
-        }
-        let chunks = |images: usize, rows: usize| batch.div_ceil(images) * height.div_ceil(rows);
-        let mut parts = 1;
-        if self.weights.length() > batch * of_image {
-            parts = wanted.div_ceil(chunks(images, rows)).min(slabs); // reading the weights costs more than gathering
-        }
-        while images > 1 && parts * chunks(images, rows) < wanted {
-            images = images.div_ceil(2);
-        }
-        while rows > 4 && parts * chunks(images, rows) < wanted {
-            rows = rows.div_ceil(2);
-        }
-        parts = parts.max(wanted.div_ceil(chunks(images, rows)).min(slabs));
+        let all = (self.batch, self.window.height, self.weights.shape.count());
+        let (parts, images, rows) = shares(all, floats, BUDGET, self.weights.length(), threads);
         self.cut(parts, images, rows)
     }
 
     /// Tasks of so many images and rows and a share of the slabs; those of one share follow each other, so that their
     /// weights stay in the cache.
     pub(crate) fn cut(&self, parts: usize, images: usize, rows: usize) -> Vec<Task> {
-        let (batch, height, slabs) = (self.batch, self.window.height, self.weights.shape.count());
-        let mut tasks = Vec::new();
-        for part in 0..parts {
-            for image in (0..batch).step_by(images) {
-                for row in (0..height).step_by(rows) {
-                    tasks.push(Task {
-                        images: image..(image + images).min(batch),
-                        rows: row..(row + rows).min(height),
-                        slabs: part * slabs / parts..(part + 1) * slabs / parts,
-                    });
-                }
-            }
-        }
-        tasks
+        cut(
+            (self.batch, self.window.height, self.weights.shape.count()),
+            (parts, images, rows),
+        )
     }
 
     fn run_task(&self, task: &Task, level: Level, output: Output<'_>) {
@@ -173,7 +144,7 @@ impl Correlation<'_> {
         let size = (self.window.height, self.window.width);
         let stored = self
             .source
-            .as_stored()
+            .as_stored::<f32>()
             .filter(|_| self.window.is_pointwise() && size == self.source.size());
         let gathered = if stored.is_some() {
             0
@@ -182,24 +153,15 @@ impl Correlation<'_> {
         };
         with_scratch(gathered + result, |scratch| {
             let (x, result) = scratch.split_at_mut(gathered);
-            if let Some(part) = stored {
-                let start =
-                    part.image * task.images.start + task.rows.start * self.window.width * LANES;
+            if let Some((data, image)) = stored {
+                let start = image * task.images.start + task.rows.start * self.window.width * LANES;
                 let pixels = self.source.height * self.source.width;
                 let strides = Strides {
-                    image: part.image,
+                    image,
                     row: self.window.width * LANES,
                     block: pixels * LANES,
                 };
-                return self.slabs(
-                    task,
-                    level,
-                    &part.data[start..],
-                    strides,
-                    &[0],
-                    result,
-                    output,
-                );
+                return self.slabs(task, level, &data[start..], strides, &[0], result, output);
             }
             let blocks = 0..self.source.blocks();
             gather(
@@ -364,9 +326,9 @@ impl Correlation<'_> {
     }
 }
 
-impl<'a> Output<'a> {
+impl<E> Output<'_, E> {
     /// Every `stride`-th row and column, from these on.
-    pub(crate) fn every(self, stride: usize, row: usize, column: usize) -> Output<'a> {
+    pub(crate) fn every(self, stride: usize, row: usize, column: usize) -> Self {
         Output {
             start: self.start + row * self.row + column * self.pixel,
             row: self.row * stride,
@@ -374,7 +336,9 @@ impl<'a> Output<'a> {
             ..self
         }
     }
+}
 
+impl Output<'_> {
     /// Writes some channels of pixels that lie side by side, from a block.
     fn write(&self, level: Level, start: usize, channels: usize, from: &[f32]) {
         let pixels = from.len() / LANES;
@@ -408,6 +372,57 @@ impl<'a> Output<'a> {
             }
         }
     }
+}
+
+/// How work on so many images, rows and slabs is cut: parts of the slabs, images and rows of a task. `size` is that of so
+/// many gathered rows of an image, of which a task has `budget` at most; `weights` is that of all weights.
+pub(crate) fn shares(
+    (batch, height, slabs): (usize, usize, usize),
+    size: impl Fn(usize) -> usize,
+    budget: usize,
+    weights: usize,
+    threads: usize,
+) -> (usize, usize, usize) {
+    let of_image = size(height);
+    let wanted = if threads == 1 { 1 } else { 4 * threads };
+    let mut images = (budget / of_image.max(1)).clamp(1, batch);
+    let mut rows = height;
+    while rows > 1 && size(rows) > budget {
+        rows = rows.div_ceil(2);
+    }
+    let chunks = |images: usize, rows: usize| batch.div_ceil(images) * height.div_ceil(rows);
+    let mut parts = 1;
+    if weights > batch * of_image {
+        parts = wanted.div_ceil(chunks(images, rows)).min(slabs); // reading the weights costs more than gathering
+    }
+    while images > 1 && parts * chunks(images, rows) < wanted {
+        images = images.div_ceil(2);
+    }
+    while rows > 4 && parts * chunks(images, rows) < wanted {
+        rows = rows.div_ceil(2);
+    }
+    parts = parts.max(wanted.div_ceil(chunks(images, rows)).min(slabs));
+    (parts, images, rows)
+}
+
+/// The tasks of such shares.
+pub(crate) fn cut(
+    (batch, height, slabs): (usize, usize, usize),
+    (parts, images, rows): (usize, usize, usize),
+) -> Vec<Task> {
+    let mut tasks = Vec::new();
+    for part in 0..parts {
+        for image in (0..batch).step_by(images) {
+            for row in (0..height).step_by(rows) {
+                tasks.push(Task {
+                    images: image..(image + images).min(batch),
+                    rows: row..(row + rows).min(height),
+                    slabs: part * slabs / parts..(part + 1) * slabs / parts,
+                });
+            }
+        }
+    }
+    tasks
 }
 
 /// Floats of gathered pixels that a task may have: half of the second-level cache.

@@ -12,6 +12,18 @@ mod gradients;
 mod graph;
 mod run;
 
+/// How a network's activations are stored and what multiplies them. Parameters, their gradients, statistics, and whatever is
+/// added up are f32 always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// f32 throughout.
+    #[default]
+    F32,
+    /// Activations and their gradients in bf16, half the memory; products in bf16 by
+    /// [`Products`](crate::processor::Products).
+    Bf16,
+}
+
 pub use gradients::Gradients;
 pub use graph::{Graph, Value};
 pub use run::{DrawMask, Executor, Use};

@@ -6,9 +6,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::aligned::with_scratch;
+use crate::bf16::{Bf16, Element};
 use crate::packing::{Slabs, split_row};
 use crate::processor::Level;
 use crate::simd::{exp, largest, per_processor, sum_of};
+use crate::source::Data;
 use crate::storage::Shared;
 use crate::tile::{LANES, Outer, Product, most_pixels, multiply_tile, outer_shape, outer_tile};
 use crate::transpose::transpose_slices;
@@ -39,21 +41,28 @@ pub(crate) enum Order {
 /// Queries, keys or values of a batch, or a gradient.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
-    pub(crate) data: &'a [f32],
+    pub(crate) data: Data<'a>,
     pub(crate) order: Order,
-    /// Floats from one image to the next.
+    /// Numbers from one image to the next.
     pub(crate) image: usize,
 }
 
 /// Where a result goes.
 #[derive(Clone, Copy)]
 pub(crate) struct ViewMut<'a> {
-    pub(crate) memory: &'a Shared<'a>,
+    pub(crate) memory: Memory<'a>,
     /// Where the first image begins.
     pub(crate) start: usize,
     pub(crate) order: Order,
-    /// Floats from one image to the next.
+    /// Numbers from one image to the next.
     pub(crate) image: usize,
+}
+
+/// Memory for numbers of one kind.
+#[derive(Clone, Copy)]
+pub(crate) enum Memory<'a> {
+    Floats(&'a Shared<'a>),
+    Halves(&'a Shared<'a, Bf16>),
 }
 
 /// out = softmax(scale q kᵀ) v for each head of each image, in parallel.
@@ -344,11 +353,13 @@ impl<'a> Head<'a> {
         to: &mut [f32],
     ) -> Blocks<*const f32> {
         let count = range.len();
-        if self.is_whole(from.order, size) {
+        if let Data::Floats(data) = from.data
+            && self.is_whole(from.order, size)
+        {
             let start = from.image * self.image + (self.head * size * rows) + range.start * LANES;
             let length = (size.div_ceil(LANES) - 1) * rows * LANES + count * LANES;
             return Blocks {
-                first: from.data[start..][..length].as_ptr(),
+                first: data[start..][..length].as_ptr(),
                 block: rows * LANES,
             };
         }
@@ -359,7 +370,7 @@ impl<'a> Head<'a> {
         {
             for run in self.runs(from.order, (rows, size), block) {
                 let start = from.image * self.image + run.start + range.start * run.stride;
-                run.read(&from.data[start..], count, to, LANES);
+                run.read(from.data, start, count, to, LANES);
             }
         }
         Blocks::of(to, count).read()
@@ -380,8 +391,8 @@ impl<'a> Head<'a> {
                 (0..rows).for_each(|row| to[start + row * stride..][..LANES].fill(0.0));
             }
             for run in self.runs(from.order, (rows, size), block) {
-                let data = &from.data[from.image * self.image + run.start..];
-                run.read(data, rows, &mut to[start..], stride);
+                let first = from.image * self.image + run.start;
+                run.read(from.data, first, rows, &mut to[start..], stride);
             }
         }
     }
@@ -394,9 +405,22 @@ impl<'a> Head<'a> {
         slabs: Slabs,
         to: &mut [f32],
     ) {
+        let mut widened = match from.data {
+            Data::Floats(_) => Vec::new(),
+            Data::Halves(_) => vec![0f32; rows * LANES],
+        };
         for block in 0..size.div_ceil(LANES) {
-            for run in self.runs(from.order, (rows, size), block) {
-                let data = &from.data[from.image * self.image + run.start..];
+            for mut run in self.runs(from.order, (rows, size), block) {
+                let first = from.image * self.image + run.start;
+                let data = match from.data {
+                    Data::Floats(data) => &data[first..],
+                    Data::Halves(_) => {
+                        let wide = Run { lane: 0, ..run };
+                        wide.read(from.data, first, rows, &mut widened, LANES);
+                        run.stride = LANES;
+                        &widened
+                    }
+                };
                 for slab in 0..slabs.count() {
                     let line = slabs.columns_of(slab) * LANES;
                     let first = slab * slabs.columns * LANES;
@@ -417,11 +441,14 @@ impl<'a> Head<'a> {
         size: usize,
         first: usize,
     ) -> Option<Blocks<*mut f32>> {
+        let Memory::Floats(memory) = to.memory else {
+            return None;
+        };
         self.is_whole(to.order, size).then(|| {
             let start = to.start + to.image * self.image + self.head * size * rows;
             let length = size.next_multiple_of(LANES) * rows;
             Blocks {
-                first: to.memory.at(start, length).wrapping_add(first * LANES),
+                first: memory.at(start, length).wrapping_add(first * LANES),
                 block: rows * LANES,
             }
         })
@@ -547,35 +574,58 @@ struct Run {
 }
 
 impl Run {
-    /// Copies so many rows to where rows of blocks are `to_stride` apart.
-    fn read(&self, from: &[f32], rows: usize, to: &mut [f32], to_stride: usize) {
+    /// Copies so many rows to where rows of blocks are `to_stride` apart; the first is at `first`.
+    fn read(&self, from: Data<'_>, first: usize, rows: usize, to: &mut [f32], to_stride: usize) {
+        match from {
+            Data::Floats(data) => self.read_from(&data[first..], rows, to, to_stride),
+            Data::Halves(data) => self.read_from(&data[first..], rows, to, to_stride),
+        }
+    }
+
+    fn read_from<E: Element>(&self, from: &[E], rows: usize, to: &mut [f32], to_stride: usize) {
         for row in 0..rows {
             let (from, to) = (
                 &from[row * self.stride..],
                 &mut to[row * to_stride + self.lane..],
             );
             if self.count == LANES {
-                to[..LANES].copy_from_slice(&from[..LANES]);
+                let pairs = to[..LANES].iter_mut().zip(&from[..LANES]);
+                pairs.for_each(|(to, from)| *to = from.widen());
             } else {
                 let pairs = to.iter_mut().zip(from);
-                pairs.take(self.count).for_each(|(to, from)| *to = *from);
+                pairs
+                    .take(self.count)
+                    .for_each(|(to, from)| *to = from.widen());
             }
         }
     }
 
     /// Copies so many rows from where rows of blocks are `from_stride` apart.
-    fn write(&self, from: &[f32], from_stride: usize, rows: usize, to: &Shared<'_>, place: usize) {
+    fn write(&self, from: &[f32], from_stride: usize, rows: usize, to: Memory<'_>, place: usize) {
+        match to {
+            Memory::Floats(memory) => self.write_to(from, from_stride, rows, memory, place),
+            Memory::Halves(memory) => self.write_to(from, from_stride, rows, memory, place),
+        }
+    }
+
+    fn write_to<E: Element>(
+        &self,
+        from: &[f32],
+        from_stride: usize,
+        rows: usize,
+        to: &Shared<'_, E>,
+        place: usize,
+    ) {
         for row in 0..rows {
             let from = &from[row * from_stride + self.lane..][..self.count];
             let to = to.at(place + row * self.stride, self.count);
             #[allow(unsafe_code)]
             // SAFETY: `at` has seen that the lanes lie in memory, and they are this task's.
             unsafe {
-                if self.count == LANES {
-                    to.cast::<[f32; LANES]>()
-                        .write_unaligned(from.as_chunks().0[0]);
+                if let Some(from) = from.first_chunk::<LANES>() {
+                    to.cast::<[E; LANES]>().write_unaligned(from.map(E::narrow));
                 } else {
-                    (0..self.count).for_each(|i| to.add(i).write(from[i]));
+                    (0..self.count).for_each(|i| to.add(i).write(E::narrow(from[i])));
                 }
             }
         }
@@ -722,7 +772,11 @@ mod tests {
 
     fn view<'a>(heads: &Heads, data: &'a [f32], order: Order) -> View<'a> {
         let image = data.len() / heads.batch;
-        View { data, order, image }
+        View {
+            data: Data::Floats(data),
+            order,
+            image,
+        }
     }
 
     /// The output and the three gradients, of tensors in this order; memory starts as NaN.
@@ -731,7 +785,7 @@ mod tests {
         let [q, k, v, g] = tensors.map(|data| view(heads, data, order));
         let memory = results.each_mut().map(|data| Shared::new(data));
         let [out, dq, dk, dv] = [(0, g), (1, q), (2, k), (3, v)].map(|(i, like)| ViewMut {
-            memory: &memory[i],
+            memory: Memory::Floats(&memory[i]),
             start: 0,
             order,
             image: like.image,

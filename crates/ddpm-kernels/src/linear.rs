@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::affine::{self, Affine, Gradient};
 use crate::correlate::{Bias, Correlation, Output};
 use crate::packing::{Packed, Weights};
-use crate::source::{Layout, Part, Source, Window};
+use crate::source::{Data, Layout, Part, Source, Window};
 use crate::storage::{Shared, written};
 use crate::tile::LANES;
 use crate::weight_gradient::{Target, WeightGradient};
@@ -197,7 +197,7 @@ impl Images {
     /// These rows of a tensor of so many channels.
     fn of<'a>(&self, data: &'a [f32], channels: usize) -> Source<'a> {
         let part = Part {
-            data: &data[self.first * channels..],
+            data: Data::Floats(&data[self.first * channels..]),
             layout: Layout::Rows,
             channels,
             image: self.width * channels,

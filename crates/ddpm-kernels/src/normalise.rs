@@ -3,6 +3,7 @@
 
 use rayon::prelude::*;
 
+use crate::bf16::Element;
 use crate::simd::{per_processor, silu_slope};
 use crate::source::Source;
 use crate::storage::Shared;
@@ -42,14 +43,21 @@ pub(crate) fn vector_place(image: usize, batch: usize, channel: usize) -> usize 
 }
 
 /// Mean and 1 / √(variance + eps) of every group of every image: `[B, groups]`.
-pub(crate) fn statistics(x: &Source<'_>, batch: usize, groups: Groups, into: &mut [[f32; 2]]) {
+pub(crate) fn statistics<E: Element>(
+    x: &Source<'_>,
+    batch: usize,
+    groups: Groups,
+    into: &mut [[f32; 2]],
+) {
     let (channels, blocks) = (x.channels(), x.blocks());
     let pixels = x.height * x.width;
     let mut of_channels = vec![[0f64; 2]; batch * blocks * LANES];
     of_channels
         .par_chunks_mut(LANES)
         .enumerate()
-        .for_each(|(task, to)| channel_statistics(stored(x, task / blocks, task % blocks), to));
+        .for_each(|(task, to)| {
+            channel_statistics(stored::<E>(x, task / blocks, task % blocks), to)
+        });
     let of_group = channels / groups.count;
     for (image, into) in into.chunks_mut(groups.count).enumerate().take(batch) {
         let of_channels = &of_channels[image * blocks * LANES..][..channels];
@@ -60,7 +68,7 @@ pub(crate) fn statistics(x: &Source<'_>, batch: usize, groups: Groups, into: &mu
 }
 
 /// Mean and Σ (x - mean)² of each lane of a plane.
-fn channel_statistics(plane: &[f32], to: &mut [[f64; 2]]) {
+fn channel_statistics<E: Element>(plane: &[E], to: &mut [[f64; 2]]) {
     let pixels = (plane.len() / LANES) as f64;
     let mean = lane_sums(plane).map(|sum| sum / pixels);
     let rounded = mean.map(|mean| mean as f32);
@@ -130,9 +138,9 @@ pub(crate) struct Backward<'a> {
 
 /// Where the gradient of some channels goes.
 #[derive(Clone, Copy)]
-pub(crate) struct PartGradient<'a> {
-    pub(crate) memory: &'a Shared<'a>,
-    /// Floats from one image to the next.
+pub(crate) struct PartGradient<'a, E> {
+    pub(crate) memory: &'a Shared<'a, E>,
+    /// Numbers from one image to the next.
     pub(crate) image: usize,
     /// Adds to what is there.
     pub(crate) accumulate: bool,
@@ -148,10 +156,10 @@ impl Backward<'_> {
     /// # Safety
     /// Nothing else touches the gradients of the parts while this runs.
     #[allow(unsafe_code)] // gradients are shared by the tasks
-    pub(crate) unsafe fn run(
+    pub(crate) unsafe fn run<E: Element>(
         &self,
-        g: &mut [f32],
-        parts: &[Option<PartGradient<'_>>],
+        g: &mut [E],
+        parts: &[Option<PartGradient<'_, E>>],
     ) -> ChannelSums {
         let blocks = self.x.blocks();
         let plane_length = self.x.height * self.x.width * LANES;
@@ -178,14 +186,26 @@ impl Backward<'_> {
                     )
                 };
                 let lines = self.lines(image, block, &means);
-                input_gradient(dx, g, stored(self.x, image, block), &lines, part.accumulate);
+                input_gradient(
+                    dx,
+                    g,
+                    stored::<E>(self.x, image, block),
+                    &lines,
+                    part.accumulate,
+                );
             });
         sums
     }
 
     /// Turns dL/dy into dL/dz, and sums it over the pixels.
-    fn channel_sums(&self, image: usize, block: usize, g: &mut [f32], sums: &mut [[f32; 2]]) {
-        let x = stored(self.x, image, block);
+    fn channel_sums<E: Element>(
+        &self,
+        image: usize,
+        block: usize,
+        g: &mut [E],
+        sums: &mut [[f32; 2]],
+    ) {
+        let x = stored::<E>(self.x, image, block);
         if self.silu {
             let place = (image * self.x.blocks() + block) * 2 * LANES;
             through_silu(g, x, &self.coefficients[place..][..2 * LANES]);
@@ -293,7 +313,7 @@ fn part_of(x: &Source<'_>, mut block: usize) -> (usize, usize) {
 }
 
 /// One block of channels of one image, which are kept in blocks.
-fn stored<'a>(x: &Source<'a>, image: usize, block: usize) -> &'a [f32] {
+fn stored<'a, E: Element>(x: &Source<'a>, image: usize, block: usize) -> &'a [E] {
     let plane = x.plane(image, block);
     debug_assert!(plane.is_some(), "only what lies in blocks is normalised");
     plane.unwrap_or_default()
@@ -304,43 +324,51 @@ const RUN: usize = 64;
 
 per_processor! {
     /// Σ x of each lane.
-    fn lane_sums(x: &[f32]) -> [f64; LANES] {
+    fn lane_sums<E: Element>(x: &[E]) -> [f64; LANES] {
         lanes(x, x, |x, _, _| x)
     }
 
     /// Σ (x - mean)² of each lane.
-    fn lane_squares(x: &[f32], mean: &[f32; LANES]) -> [f64; LANES] {
+    fn lane_squares<E: Element>(x: &[E], mean: &[f32; LANES]) -> [f64; LANES] {
         lanes(x, x, |x, _, lane| (x - mean[lane]) * (x - mean[lane]))
     }
 
     /// Σ h (x - mean) of each lane.
-    fn lane_products(h: &[f32], x: &[f32], mean: &[f32; LANES]) -> [f64; LANES] {
+    fn lane_products<E: Element>(h: &[E], x: &[E], mean: &[f32; LANES]) -> [f64; LANES] {
         lanes(h, x, |h, x, lane| h * (x - mean[lane]))
     }
 
     /// g = g silu'(x factor + offset).
-    fn through_silu(g: &mut [f32], x: &[f32], coefficients: &[f32]) {
+    fn through_silu<E: Element>(g: &mut [E], x: &[E], coefficients: &[f32]) {
         let (g, _) = g.as_chunks_mut::<LANES>();
         let (x, _) = x.as_chunks::<LANES>();
         let [factor, offset] = *coefficients.as_chunks::<LANES>().0 else { return };
         for (g, x) in g.iter_mut().zip(x) {
             for lane in 0..LANES {
-                let z = x[lane] * factor[lane] + offset[lane];
-                g[lane] *= silu_slope(z);
+                let z = x[lane].widen() * factor[lane] + offset[lane];
+                g[lane] = E::narrow(g[lane].widen() * silu_slope(z));
             }
         }
     }
 
     /// dx = factor h + slope (x - mean) + shift, or that added to dx.
-    fn input_gradient(dx: &mut [f32], h: &[f32], x: &[f32], lines: &[[f32; LANES]; 4], accumulate: bool) {
+    fn input_gradient<E: Element>(dx: &mut [E], h: &[E], x: &[E], lines: &[[f32; LANES]; 4], accumulate: bool) {
         let (dx, _) = dx.as_chunks_mut::<LANES>();
         let (h, _) = h.as_chunks::<LANES>();
         let (x, _) = x.as_chunks::<LANES>();
         let [factor, slope, mean, shift] = lines;
+        let value = |h: &[E; LANES], x: &[E; LANES], lane: usize| {
+            factor[lane] * h[lane].widen() + slope[lane] * (x[lane].widen() - mean[lane]) + shift[lane]
+        };
         for ((dx, h), x) in dx.iter_mut().zip(h).zip(x) {
-            for lane in 0..LANES {
-                let value = factor[lane] * h[lane] + slope[lane] * (x[lane] - mean[lane]) + shift[lane];
-                dx[lane] = if accumulate { dx[lane] + value } else { value };
+            if accumulate {
+                for (lane, dx) in dx.iter_mut().enumerate() {
+                    *dx = E::narrow(dx.widen() + value(h, x, lane));
+                }
+            } else {
+                for (lane, dx) in dx.iter_mut().enumerate() {
+                    *dx = E::narrow(value(h, x, lane));
+                }
             }
         }
     }
@@ -348,7 +376,11 @@ per_processor! {
 
 /// Σ f(x, y, lane) of each lane of two slices of one length.
 #[inline(always)]
-pub(crate) fn lanes(x: &[f32], y: &[f32], f: impl Fn(f32, f32, usize) -> f32) -> [f64; LANES] {
+pub(crate) fn lanes<E: Element>(
+    x: &[E],
+    y: &[E],
+    f: impl Fn(f32, f32, usize) -> f32,
+) -> [f64; LANES] {
     let mut total = [0f64; LANES];
     for (x, y) in x.chunks(RUN * LANES).zip(y.chunks(RUN * LANES)) {
         let mut sums = [0f32; LANES];
@@ -359,7 +391,7 @@ pub(crate) fn lanes(x: &[f32], y: &[f32], f: impl Fn(f32, f32, usize) -> f32) ->
             .zip(y.as_chunks::<LANES>().0)
         {
             for lane in 0..LANES {
-                sums[lane] += f(x[lane], y[lane], lane);
+                sums[lane] += f(x[lane].widen(), y[lane].widen(), lane);
             }
         }
         for (total, sum) in total.iter_mut().zip(sums) {

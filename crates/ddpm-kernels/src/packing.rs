@@ -234,7 +234,7 @@ impl Packed {
 }
 
 /// All taps of up to LANES inputs, for one slab.
-fn pack_block(
+pub(crate) fn pack_block(
     weights: Weights<'_>,
     taps: &[usize],
     (input, output): (usize, usize),

@@ -4,17 +4,17 @@
 ///
 /// No level fuses a product with a sum, so that all give the same bits.
 macro_rules! per_processor {
-    ($($(#[$meta:meta])* fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block)*) => {$(
+    ($($(#[$meta:meta])* fn $name:ident $(<$generic:ident: $bound:ident>)? ($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block)*) => {$(
         $(#[$meta])*
-        pub(crate) fn $name($($argument: $type),*) $(-> $result)? {
+        pub(crate) fn $name $(<$generic: $bound>)? ($($argument: $type),*) $(-> $result)? {
             #[inline(always)]
-            fn any($($argument: $type),*) $(-> $result)? $body
+            fn any $(<$generic: $bound>)? ($($argument: $type),*) $(-> $result)? $body
 
             match $crate::processor::Level::current() {
                 #[cfg(target_arch = "x86_64")]
                 $crate::processor::Level::Avx512 => {
                     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-                    fn avx512($($argument: $type),*) $(-> $result)? {
+                    fn avx512 $(<$generic: $bound>)? ($($argument: $type),*) $(-> $result)? {
                         any($($argument),*)
                     }
                     #[allow(unsafe_code)]
@@ -24,7 +24,7 @@ macro_rules! per_processor {
                 #[cfg(target_arch = "x86_64")]
                 $crate::processor::Level::Avx2 => {
                     #[target_feature(enable = "avx2")]
-                    fn avx2($($argument: $type),*) $(-> $result)? {
+                    fn avx2 $(<$generic: $bound>)? ($($argument: $type),*) $(-> $result)? {
                         any($($argument),*)
                     }
                     #[allow(unsafe_code)]

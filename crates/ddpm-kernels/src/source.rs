@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::bf16::{Bf16, Element};
 use crate::processor::Level;
 use crate::simd::{per_processor, sigmoid};
 use crate::tile::LANES;
@@ -22,13 +23,20 @@ pub(crate) enum Layout {
     Rows,
 }
 
+/// Numbers as they are stored.
+#[derive(Clone, Copy)]
+pub(crate) enum Data<'a> {
+    Floats(&'a [f32]),
+    Halves(&'a [Bf16]),
+}
+
 /// Some channels of a batch of images.
 #[derive(Clone, Copy)]
 pub(crate) struct Part<'a> {
-    pub(crate) data: &'a [f32],
+    pub(crate) data: Data<'a>,
     pub(crate) layout: Layout,
     pub(crate) channels: usize,
-    /// Floats from one image to the next.
+    /// Numbers from one image to the next.
     pub(crate) image: usize,
 }
 
@@ -74,6 +82,11 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Whether its first channels are stored as bf16.
+    pub(crate) fn is_half(&self) -> bool {
+        matches!(self.parts[0].data, Data::Halves(_))
+    }
+
     pub(crate) fn channels(&self) -> usize {
         self.parts.iter().map(|part| part.channels).sum()
     }
@@ -88,19 +101,19 @@ impl<'a> Source<'a> {
         (times * self.height, times * self.width)
     }
 
-    /// The blocks of the only part, if they can be read where they are.
-    pub(crate) fn as_stored(&self) -> Option<Part<'a>> {
+    /// The blocks of the only part and the numbers from one image to the next, if they can be read where they are.
+    pub(crate) fn as_stored<E: Element>(&self) -> Option<(&'a [E], usize)> {
         match self.parts.as_slice() {
             [part] if part.layout == Layout::Blocked => {
                 let touched = self.affine.is_some() || self.mask.is_some() || self.upsampled;
-                (!touched).then_some(*part)
+                (!touched).then_some((E::of(part.data)?, part.image))
             }
             _ => None,
         }
     }
 
     /// All pixels of a block of channels, `[height, width, LANES]`, if they are stored so.
-    pub(crate) fn plane(&self, image: usize, block: usize) -> Option<&'a [f32]> {
+    pub(crate) fn plane<E: Element>(&self, image: usize, block: usize) -> Option<&'a [E]> {
         let mut first = block * LANES;
         let at = self.parts.iter().find(|part| {
             let found = first < part.channels;
@@ -114,12 +127,13 @@ impl<'a> Source<'a> {
             let whole = part.channels - first >= LANES || Some(std::ptr::from_ref(*part)) == last;
             part.layout == Layout::Blocked && first.is_multiple_of(LANES) && whole
         };
-        at.filter(stored)
-            .map(|part| &part.data[part.image * image + first * pixels..][..pixels * LANES])
+        let part = at.filter(stored)?;
+        let data = E::of(part.data)?;
+        Some(&data[part.image * image + first * pixels..][..pixels * LANES])
     }
 
     /// Copies some rows of a block of channels to `[rows, width, LANES]`.
-    fn copy_rows(&self, image: usize, block: usize, rows: Range<usize>, to: &mut [f32]) {
+    pub(crate) fn copy_rows(&self, image: usize, block: usize, rows: Range<usize>, to: &mut [f32]) {
         let pixels = rows.start * self.width..rows.end * self.width;
         let to = &mut to[..pixels.len() * LANES];
         let mut first = block * LANES;
@@ -162,7 +176,14 @@ impl Part<'_> {
         (all, pixels): (usize, &Range<usize>),
         to: &mut [f32],
     ) {
-        let data = &self.data[self.image * image..];
+        let data = match self.data {
+            Data::Floats(data) => &data[self.image * image..],
+            // Only activations in blocks are stored so.
+            Data::Halves(data) => {
+                let data = &data[self.image * image..];
+                return copy_blocked(data, channels, (all, pixels), to);
+            }
+        };
         match self.layout {
             Layout::Plain => {
                 let data = &data[channels.start * all + pixels.start..];
@@ -196,15 +217,23 @@ impl Part<'_> {
                     copy_lanes(&mut to[..channels.len()], &row[channels.clone()]);
                 }
             }
-            Layout::Blocked => {
-                for (lane, channel) in channels.enumerate() {
-                    let start = (channel / LANES * all + pixels.start) * LANES + channel % LANES;
-                    let from = data[start..].iter().step_by(LANES);
-                    let pairs = to[lane..].iter_mut().step_by(LANES).zip(from);
-                    pairs.for_each(|(to, from)| *to = *from);
-                }
-            }
+            Layout::Blocked => copy_blocked(data, channels, (all, pixels), to),
         }
+    }
+}
+
+/// As [`Part::copy`], from blocks of one image.
+fn copy_blocked<E: Element>(
+    data: &[E],
+    channels: Range<usize>,
+    (all, pixels): (usize, &Range<usize>),
+    to: &mut [f32],
+) {
+    for (lane, channel) in channels.enumerate() {
+        let start = (channel / LANES * all + pixels.start) * LANES + channel % LANES;
+        let from = data[start..].iter().step_by(LANES);
+        let pairs = to[lane..].iter_mut().step_by(LANES).zip(from);
+        pairs.for_each(|(to, from)| *to = from.widen());
     }
 }
 
@@ -244,11 +273,13 @@ impl Window {
         self.stride == 1 && self.offsets == [(0, 0)]
     }
 
-    fn rows(&self) -> (isize, isize) {
+    /// The first and the last row that an output in row 0 reads.
+    pub(crate) fn rows(&self) -> (isize, isize) {
         extremes(self.offsets.iter().map(|offset| offset.0))
     }
 
-    fn columns(&self) -> (isize, isize) {
+    /// The first and the last column that an output in column 0 reads.
+    pub(crate) fn columns(&self) -> (isize, isize) {
         extremes(self.offsets.iter().map(|offset| offset.1))
     }
 
@@ -286,9 +317,9 @@ fn extremes(of: impl Iterator<Item = isize> + Clone) -> (isize, isize) {
 pub(crate) struct Gathered {
     /// From an output's first pixel to each tap's.
     pub(crate) taps: Vec<usize>,
-    residue: usize,
+    pub(crate) residue: usize,
     pub(crate) row: usize,
-    input_rows: usize,
+    pub(crate) input_rows: usize,
     pub(crate) image: usize,
     pub(crate) block: usize,
     /// From the pixels of a row of output to those of the next.
@@ -312,7 +343,7 @@ pub(crate) fn gather(
     let mut buffer = Vec::new();
     for (block, to) in blocks.zip(to.chunks_mut(layout.block)) {
         for (image, to) in images.clone().zip(to.chunks_mut(layout.image)) {
-            let plane = source.plane(image, block);
+            let plane = source.plane::<f32>(image, block);
             let mut copied = 0..0;
             for (row, to) in to
                 .chunks_mut(layout.row)
@@ -351,7 +382,7 @@ pub(crate) fn gather(
 }
 
 /// Rows that are copied to a buffer at once: whole tiles of pixels, unless that were too many for the first-level cache.
-fn copied_together(width: usize) -> usize {
+pub(crate) fn copied_together(width: usize) -> usize {
     let whole = (1..=LANES).find(|rows| (rows * width).is_multiple_of(LANES));
     let whole = whole.filter(|rows| rows * width <= 8 * LANES);
     whole.unwrap_or((4 * LANES).div_ceil(width))
@@ -366,17 +397,8 @@ fn spread(
     to: &mut [f32],
     (image, block, row): (usize, usize, usize),
 ) {
-    let count = to.len() / LANES;
-    let before = if first < 0 {
-        (first.unsigned_abs()).div_ceil(step).min(count)
-    } else {
-        0
-    };
+    let (before, inside) = inside(first, step, width, to.len() / LANES);
     let start = (first + (before * step) as isize) as usize;
-    let inside = width
-        .saturating_sub(start)
-        .div_ceil(step)
-        .min(count - before);
     let (zeros, to) = to.split_at_mut(before * LANES);
     zeros.fill(0.0);
     let (to, zeros) = to.split_at_mut(inside * LANES);
@@ -404,8 +426,20 @@ fn spread(
     }
 }
 
+/// Of so many columns `first`, `first + step`, ... how many lie before an image of this width, and how many in it.
+pub(crate) fn inside(first: isize, step: usize, width: usize, count: usize) -> (usize, usize) {
+    let before = if first < 0 {
+        (first.unsigned_abs()).div_ceil(step).min(count)
+    } else {
+        0
+    };
+    let start = (first + (before * step) as isize) as usize;
+    let inside = width.saturating_sub(start).div_ceil(step);
+    (before, inside.min(count - before))
+}
+
 /// Factors 1 and offsets 0.
-const ITSELF: [f32; 2 * LANES] = {
+pub(crate) const ITSELF: [f32; 2 * LANES] = {
     let mut coefficients = [0.0; 2 * LANES];
     let mut lane = 0;
     while lane < LANES {

@@ -6,6 +6,8 @@ use std::ops::{Deref, Range};
 use candle_core::{CpuStorage, Device, Layout, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::bf16::Bf16;
+
 /// The elements of a contiguous f32 tensor on the CPU, borrowed.
 pub(crate) struct View<G> {
     guard: G,
@@ -127,21 +129,21 @@ pub(crate) fn in_pieces<R: Send>(
 }
 
 /// Memory that tasks write at once, each in its own places.
-pub(crate) struct Shared<'a> {
-    pointer: *mut f32,
+pub(crate) struct Shared<'a, T = f32> {
+    pointer: *mut T,
     length: usize,
-    borrow: std::marker::PhantomData<&'a mut [MaybeUninit<f32>]>,
+    borrow: std::marker::PhantomData<&'a mut [MaybeUninit<T>]>,
 }
 
 #[allow(unsafe_code)]
 // SAFETY: whoever writes through a pointer out of it promises that no other task touches the same elements.
-unsafe impl Send for Shared<'_> {}
+unsafe impl<T: Send> Send for Shared<'_, T> {}
 #[allow(unsafe_code)]
 // SAFETY: as above.
-unsafe impl Sync for Shared<'_> {}
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
-impl<'a> Shared<'a> {
-    pub(crate) fn new(data: &'a mut [f32]) -> Self {
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(data: &'a mut [T]) -> Self {
         Shared {
             pointer: data.as_mut_ptr(),
             length: data.len(),
@@ -150,7 +152,7 @@ impl<'a> Shared<'a> {
     }
 
     /// Memory that holds nothing yet.
-    pub(crate) fn uninitialised(data: &'a mut [MaybeUninit<f32>]) -> Self {
+    pub(crate) fn uninitialised(data: &'a mut [MaybeUninit<T>]) -> Self {
         Shared {
             pointer: data.as_mut_ptr().cast(),
             length: data.len(),
@@ -159,12 +161,23 @@ impl<'a> Shared<'a> {
     }
 
     /// A pointer to an element, of which `length` must exist.
-    pub(crate) fn at(&self, start: usize, length: usize) -> *mut f32 {
+    pub(crate) fn at(&self, start: usize, length: usize) -> *mut T {
         assert!(
             start <= self.length && length <= self.length - start,
             "{length} elements from {start} of {}",
             self.length
         );
         self.pointer.wrapping_add(start)
+    }
+}
+
+impl<'a> Shared<'a> {
+    /// The same memory for twice as many halves.
+    pub(crate) fn halves(&self) -> Shared<'a, Bf16> {
+        Shared {
+            pointer: self.pointer.cast(),
+            length: 2 * self.length,
+            borrow: std::marker::PhantomData,
+        }
     }
 }

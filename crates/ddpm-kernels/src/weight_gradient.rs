@@ -8,7 +8,7 @@ use crate::aligned::{Aligned, with_scratch};
 use crate::correlate::BUDGET;
 use crate::packing::Slabs;
 use crate::processor::Level;
-use crate::source::{Gathered, Layout, Part, Source, Window, gather};
+use crate::source::{Data, Gathered, Layout, Part, Source, Window, gather};
 use crate::storage::Shared;
 use crate::tile::{LANES, Outer, outer_shape, outer_tile};
 use crate::transpose::{Rows, transpose};
@@ -50,7 +50,7 @@ impl WeightGradient<'_> {
         if in_order && winograd::suits(self.window, inputs, outputs) {
             return self.run_tiled(Level::current(), target);
         }
-        if self.dy.as_stored().is_some() {
+        if self.dy.as_stored::<f32>().is_some() {
             return self.run_stored(target);
         }
         // Each block of inputs reads the whole gradient: it is laid out once.
@@ -59,7 +59,7 @@ impl WeightGradient<'_> {
         with_scratch(self.batch * image, |blocks| {
             self.dy.copy_blocks(blocks);
             let part = Part {
-                data: blocks,
+                data: Data::Floats(blocks),
                 layout: Layout::Blocked,
                 channels: self.dy.channels(),
                 image,
@@ -120,7 +120,7 @@ impl WeightGradient<'_> {
     /// The sum over some images, for one block of inputs and all outputs.
     fn sum(&self, level: Level, slabs: &Slabs, block: usize, images: Range<usize>, dw: &mut [f32]) {
         dw.fill(0.0);
-        let Some(dy) = self.dy.as_stored() else {
+        let Some((dy, dy_image)) = self.dy.as_stored::<f32>() else {
             return;
         };
         let (width, pixels) = (self.window.width, self.window.height * self.window.width);
@@ -134,8 +134,8 @@ impl WeightGradient<'_> {
                     let (images, blocks) = (images.clone(), block..block + 1);
                     gather(self.source, self.window, &layout, images, row, blocks, x);
                     let dy = Gradient {
-                        data: &dy.data[dy.image * image + row * width * LANES..],
-                        image: dy.image,
+                        data: &dy[dy_image * image + row * width * LANES..],
+                        image: dy_image,
                         block: pixels * LANES,
                     };
                     let chunk = (layout.block / layout.image, rows);

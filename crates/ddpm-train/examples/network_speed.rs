@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! network_speed prepare --network s|m --batch N --folder DIR
-//! network_speed contend --work train|evaluate --folder DIR --output FILE [--threads N]
+//! network_speed contend --work train|evaluate --folder DIR --output FILE [--threads N] [--precision f32|bf16]
 //! ```
 //!
 //! `prepare` fills an empty folder with what all contenders share: the network as diffusers keeps it, weights included,
@@ -32,7 +32,7 @@ use ddpm_core::Timestep;
 use ddpm_data::Dataset;
 use ddpm_random::{Stream, normal_batch, uniform_batch, uniform_u64_below};
 use ddpm_train::{Examples, Layer, Objective, Settings, Trainer, on_threads, scheduler};
-use ddpm_unet::{DownBlock, Initialisation, UNet, UNetConfig, initialise};
+use ddpm_unet::{DownBlock, Initialisation, Precision, UNet, UNetConfig, initialise};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -83,7 +83,14 @@ fn run(typed: &[String]) -> Outcome<()> {
             if work == "train" {
                 environment::settle(threads);
             }
-            on_threads(threads, || contend(work, &folder, Path::new(output)))?
+            let precision = match flags.value("--precision").unwrap_or("f32") {
+                "f32" => Precision::F32,
+                "bf16" => Precision::Bf16,
+                other => return Err(format!("there is no precision `{other}`: f32, bf16").into()),
+            };
+            on_threads(threads, || {
+                contend(work, precision, &folder, Path::new(output))
+            })?
         }
         _ => Err("say `prepare` or `contend`".into()),
     }
@@ -166,7 +173,7 @@ fn inputs(folder: &Path) -> PathBuf {
 // ---------------------------------------------------------------- the work
 
 /// Sets up the work, writes what its first pass gave, and then does as the lines of the standard input say.
-fn contend(work: &str, folder: &Path, output: &Path) -> Outcome<()> {
+fn contend(work: &str, precision: Precision, folder: &Path, output: &Path) -> Outcome<()> {
     let Pipeline { unet, weights, .. } = Pipeline::load(folder)?;
     let mut file = TensorFile::open(&inputs(folder))?;
     let times = file.read_f32("t")?.to_vec1::<f32>()?;
@@ -180,7 +187,7 @@ fn contend(work: &str, folder: &Path, output: &Path) -> Outcome<()> {
     };
     match work {
         "evaluate" => {
-            let network = UNet::new(&unet, &weights)?.frozen();
+            let network = UNet::new(&unet, &weights)?.in_precision(precision).frozen();
             drop(weights);
             let (x_t, time) = (file.read_f32("x_t")?, objective.network_times(&examples.t));
             let first = network.forward(&x_t, &time)?.flatten_all()?.to_vec1()?;
@@ -190,6 +197,8 @@ fn contend(work: &str, folder: &Path, output: &Path) -> Outcome<()> {
             })
         }
         "train" => {
+            let mut settings = settings;
+            settings.train.precision = precision.into();
             let mut trainer = Trainer::with_weights(&settings, data_for(&examples)?, weights)?;
             let first = trainer.step_on(&examples)?;
             let first = [first.loss as f32, first.gradient_norm as f32];

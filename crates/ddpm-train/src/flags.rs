@@ -55,6 +55,9 @@ pub(crate) struct Flags {
     /// Threads [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
+    /// What the network computes in: f32, bf16, or auto, which is bf16 where the processor has units for it
+    #[arg(long, value_name = "auto|f32|bf16")]
+    pub(crate) precision: Option<String>,
     /// Any settings key, as in --set optimizer.learning_rate=1e-4; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,

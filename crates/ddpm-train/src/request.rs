@@ -155,6 +155,11 @@ fn flag_layers(flags: &Flags) -> Result<Vec<Layer>, Failure> {
         "train.threads",
         flags.threads.map(whole).transpose()?,
     )?;
+    flag(
+        "precision",
+        "train.precision",
+        flags.precision.clone().map(toml::Value::from),
+    )?;
     if let (Some(_), None) = (flags.steps, flags.minutes) {
         layers.push(Layer::lift("--steps".into(), "train", "minutes"));
     }

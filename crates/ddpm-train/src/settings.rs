@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use ddpm_data::DataSpec;
-use ddpm_unet::UNetConfig;
+use ddpm_unet::{Precision, UNetConfig};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -395,6 +395,41 @@ pub struct TrainSettings {
     pub threads: usize,
     /// Refuse to start what would not fit into memory.
     pub check_memory: bool,
+    /// What the network computes in.
+    pub precision: PrecisionKind,
+}
+
+/// What the network computes in; weights and optimiser are f32 in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PrecisionKind {
+    /// bf16 where the processor has units for it, otherwise f32; recorded as what it came to.
+    Auto,
+    /// f32 throughout.
+    F32,
+    /// Activations and products in bf16, on any processor, which without such units is slow.
+    Bf16,
+}
+
+impl PrecisionKind {
+    /// What it comes to on this processor.
+    pub fn on_this_processor(self) -> Precision {
+        let fast = ddpm_kernels::processor::Products::current().are_fast();
+        match self {
+            Self::Auto if fast => Precision::Bf16,
+            Self::Bf16 => Precision::Bf16,
+            Self::Auto | Self::F32 => Precision::F32,
+        }
+    }
+}
+
+impl From<Precision> for PrecisionKind {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 impl Default for TrainSettings {
@@ -412,6 +447,7 @@ impl Default for TrainSettings {
             log_every: 1,
             threads: 0,
             check_memory: true,
+            precision: PrecisionKind::F32,
         }
     }
 }
@@ -589,6 +625,7 @@ impl Settings {
             self.optimizer.decay_steps = self.train.steps;
         }
         self.train.micro_batch.get_or_insert(self.train.batch_size);
+        self.train.precision = self.train.precision.on_this_processor().into();
         let mirror = || {
             self.model
                 .down_block_types

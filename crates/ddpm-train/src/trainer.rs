@@ -8,7 +8,7 @@ use ddpm_data::{Dataset, Feed};
 use ddpm_image::PixelMap;
 use ddpm_kernels::{Averaged, Gradients, sum_of_squares};
 use ddpm_random::{Stream, normal_batch, uniform_u64_below};
-use ddpm_unet::{DropoutAddress, Initialisation, UNet, UNetConfig, initialise};
+use ddpm_unet::{DropoutAddress, Initialisation, Precision, UNet, UNetConfig, initialise};
 
 use crate::settings::InitialisationKind;
 use crate::{
@@ -105,7 +105,8 @@ impl Trainer {
             .cloned()
             .zip(parameters.iter().cloned())
             .collect();
-        let network = UNet::new(&config, &named)?;
+        let precision = settings.train.precision.on_this_processor();
+        let network = UNet::new(&config, &named)?.in_precision(precision);
         let shapes: Vec<Vec<usize>> = parameters.iter().map(|p| p.dims().to_vec()).collect();
         let copy = |rate: &f64| {
             let weights = parameters
@@ -223,7 +224,13 @@ impl Trainer {
 
     /// A network with the weights to sample with, as they are at its first call.
     pub fn sampling_network(&self) -> Result<UNet> {
-        Ok(UNet::new(&self.config, &self.best_weights())?.frozen())
+        let network = UNet::new(&self.config, &self.best_weights())?;
+        Ok(network.in_precision(self.precision()).frozen())
+    }
+
+    /// What the network computes in.
+    pub fn precision(&self) -> Precision {
+        self.settings.train.precision.on_this_processor()
     }
 
     /// Checks that the last step, whose loss and gradient were finite, left every parameter and average finite.
@@ -259,7 +266,8 @@ impl Trainer {
             .iter()
             .map(Tensor::copy)
             .collect::<candle_core::Result<_>>()?;
-        self.network = UNet::new(&self.config, &self.raw_weights())?;
+        let network = UNet::new(&self.config, &self.raw_weights())?;
+        self.network = network.in_precision(self.precision());
         self.adam.m = adam.m;
         self.adam.v = adam.v;
         self.adam.step = adam.step;

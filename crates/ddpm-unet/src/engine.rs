@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Tensor;
-use ddpm_kernels::{Executor, Gradients, Use};
+use ddpm_kernels::{Executor, Gradients, Precision, Use};
 
 use crate::architecture::Architecture;
 use crate::dropout::Dropout;
@@ -16,6 +16,7 @@ pub(crate) struct Engine {
     planned: Arc<Mutex<Vec<Planned>>>,
     /// The weights stay as they are at the first pass.
     frozen: bool,
+    precision: Precision,
 }
 
 struct Planned {
@@ -45,11 +46,23 @@ pub(crate) struct Inputs<'a> {
 }
 
 impl Engine {
+    /// One of the same precision that shares no executors.
+    pub(crate) fn afresh(&self) -> Self {
+        Engine::of(self.precision)
+    }
+
+    pub(crate) fn of(precision: Precision) -> Self {
+        Engine {
+            precision,
+            ..Engine::default()
+        }
+    }
+
     /// One whose weights are laid out once.
-    pub(crate) fn frozen() -> Self {
+    pub(crate) fn frozen(&self) -> Self {
         Engine {
             frozen: true,
-            ..Engine::default()
+            ..self.afresh()
         }
     }
 
@@ -111,7 +124,8 @@ impl Engine {
                 } else {
                     Use::Inference
                 };
-                let executor = Executor::new(graph, &output, used).map_err(crate::Error::from)?;
+                let executor = Executor::with_precision(graph, &output, used, self.precision)
+                    .map_err(crate::Error::from)?;
                 Planned { key, executor }
             }
         };

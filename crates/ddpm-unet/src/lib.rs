@@ -66,6 +66,7 @@ pub use config::{
     ClassEmbedType, DIFFUSERS_VERSION, DownBlock, DownsamplePadding, Nonlinearity, Resampling,
     SampleSize, TimeEmbeddingType, TimeScaleShift, UNetConfig, UNetSettings, UpBlock,
 };
+pub use ddpm_kernels::Precision;
 pub use dropout::DropoutAddress;
 pub use error::{Error, Result, WeightsMismatch};
 pub use initialisation::{Initialisation, initialise, initialise_as_torch};

@@ -1,7 +1,7 @@
 //! How much memory a network needs on the CPU: its weights and what the plan of a pass sets aside, or, where there is no
 //! plan, what the walk over it on tensors keeps.
 
-use ddpm_kernels::Executor;
+use ddpm_kernels::{Executor, Precision};
 
 use crate::architecture::Architecture;
 use crate::measure::measured;
@@ -64,6 +64,21 @@ impl UNetConfig {
         width: usize,
         used: Use,
     ) -> Result<MemoryEstimate> {
+        self.memory_estimate_in(Precision::F32, batch, height, width, used)
+    }
+
+    /// As [`UNetConfig::memory_estimate`], computing in this precision; weights and what belongs to them are f32 in any.
+    ///
+    /// # Errors
+    /// As [`UNetConfig::memory_estimate`].
+    pub fn memory_estimate_in(
+        &self,
+        precision: Precision,
+        batch: usize,
+        height: usize,
+        width: usize,
+        used: Use,
+    ) -> Result<MemoryEstimate> {
         self.check_image(height, width)?;
         let network = Architecture::new(self.settings());
         let parameters = bytes(&[self.parameter_count()]);
@@ -76,7 +91,7 @@ impl UNetConfig {
         let (evaluated, trained) = planned_for(self, &network)?;
         let activations = if (used == Use::Sampling && evaluated) || trained {
             let (graph, output) = record(self, &network, size, dropout)?;
-            Executor::memory(graph, &output, planned)?
+            Executor::memory(graph, &output, planned, precision)?
         } else {
             measured(self, &network, size, used)?
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::VarBuilder;
-use ddpm_kernels::Gradients;
+use ddpm_kernels::{Gradients, Precision};
 
 use crate::architecture::{Architecture, ClassInput, Parameter, TimeInput};
 use crate::classes::Classes;
@@ -97,7 +97,7 @@ impl UNet {
     pub fn detached(&self) -> Self {
         Self {
             weights: self.weights.iter().map(Tensor::detach).collect(),
-            engine: Engine::default(),
+            engine: self.engine.afresh(),
             ..self.clone()
         }
     }
@@ -106,8 +106,17 @@ impl UNet {
     /// what they were then. What sampling wants.
     pub fn frozen(&self) -> Self {
         Self {
-            engine: Engine::frozen(),
+            engine: self.engine.frozen(),
             ..self.detached()
+        }
+    }
+
+    /// The same network on the same storage, computing in this precision. bf16 is for the CPU, where the network goes by
+    /// plan (evaluation of detached weights, [`UNet::learn`]); elsewhere all is f32.
+    pub fn in_precision(&self, precision: Precision) -> Self {
+        Self {
+            engine: Engine::of(precision),
+            ..self.clone()
         }
     }
 

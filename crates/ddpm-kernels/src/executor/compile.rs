@@ -3,8 +3,10 @@
 
 use candle_core::{Result, bail};
 
+use super::Precision;
 use super::arena::{Buffer, places};
 use super::graph::{Graph, Node, Op, Shape, Value};
+use crate::tile::LANES;
 
 /// A buffer of the program.
 pub(super) type Id = usize;
@@ -130,16 +132,32 @@ pub(super) struct Program {
     pub(super) backward: Vec<Step>,
     /// Where each node's result lies.
     pub(super) results: Vec<Option<Place>>,
-    pub(super) places: Vec<usize>,
-    pub(super) lengths: Vec<usize>,
+    pub(super) buffers: Vec<Placed>,
+    /// Floats of the whole memory.
     pub(super) arena: usize,
+}
+
+/// A buffer in memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Placed {
+    /// Floats before it.
+    pub(super) place: usize,
+    /// Numbers in it.
+    pub(super) count: usize,
+    /// Whether they are bf16, two in the place of a float.
+    pub(super) halves: bool,
 }
 
 /// Plans a network that gives this value; for training also its gradient.
 ///
 /// # Errors
 /// In training a parameter that no gradient reaches.
-pub(super) fn compile(graph: &mut Graph, output: &Value, training: bool) -> Result<Program> {
+pub(super) fn compile(
+    graph: &mut Graph,
+    output: &Value,
+    training: bool,
+    precision: Precision,
+) -> Result<Program> {
     let output = graph.stored(output);
     let alone = |node: &Node| !node.op.reads().contains(&output);
     match &graph.nodes[output].op {
@@ -157,6 +175,8 @@ pub(super) fn compile(graph: &mut Graph, output: &Value, training: bool) -> Resu
         results: vec![None; graph.nodes.len()],
         gradients: vec![None; graph.nodes.len()],
         buffers: Vec::new(),
+        numbers: Vec::new(),
+        precision,
         norms_done: vec![false; graph.norms.len()],
         masks_done: vec![false; graph.masks.len()],
         reached: vec![false; graph.parameters.len()],
@@ -200,6 +220,9 @@ struct Compiler<'a> {
     results: Vec<Option<Place>>,
     gradients: Vec<Option<Place>>,
     buffers: Vec<Buffer>,
+    /// How many numbers each buffer has, and whether they are halves.
+    numbers: Vec<(usize, bool)>,
+    precision: Precision,
     norms_done: Vec<bool>,
     masks_done: Vec<bool>,
     reached: Vec<bool>,
@@ -209,9 +232,14 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    fn buffer(&mut self, length: usize) -> Id {
+    fn buffer(&mut self, shape: Shape) -> Id {
+        // What belongs to vectors is little, and goes into every image.
+        let halves = self.precision == Precision::Bf16 && !shape.vectors;
+        let count = shape.length();
+        let length = if halves { count.div_ceil(2) } else { count };
+        self.numbers.push((count, halves));
         self.buffers.push(Buffer {
-            length,
+            length: length.div_ceil(LANES).saturating_mul(LANES),
             first: usize::MAX,
             last: 0,
         });
@@ -241,7 +269,7 @@ impl Compiler<'_> {
                         .filter(|&residual| self.ends_here(residual, node))
                     {
                         Some(residual) => self.results[residual].unwrap_or(Place::Outside),
-                        None => Place::Buffer(self.buffer(shape.length())),
+                        None => Place::Buffer(self.buffer(shape)),
                     }
                 };
                 self.results[node] = Some(to);
@@ -264,7 +292,7 @@ impl Compiler<'_> {
     }
 
     fn result(&mut self, node: usize, shape: Shape) -> Id {
-        let id = self.buffer(shape.length());
+        let id = self.buffer(shape);
         self.results[node] = Some(Place::Buffer(id));
         id
     }
@@ -327,7 +355,7 @@ impl Compiler<'_> {
             Op::Attend {
                 query, key, value, ..
             } => {
-                let to = [(); 3].map(|()| self.buffer(shape.length()));
+                let to = [(); 3].map(|()| self.buffer(shape));
                 self.backward.push(Step::AttentionGradient { node, g, to });
                 for (node, id) in [query, key, value].into_iter().zip(to) {
                     self.hand_on(*node, Place::Buffer(id));
@@ -376,7 +404,7 @@ impl Compiler<'_> {
                 accumulate: true,
             };
         }
-        let id = self.buffer(self.graph.nodes[node].shape.length());
+        let id = self.buffer(self.graph.nodes[node].shape);
         self.gradients[node] = Some(Place::Buffer(id));
         Sink {
             id,
@@ -437,7 +465,7 @@ impl Compiler<'_> {
                 width,
                 ..self.graph.nodes[from.parts[0]].shape
             };
-            let id = self.buffer(shape.length());
+            let id = self.buffer(shape);
             self.waiting.push((from.clone(), id, self.readers(from)));
             self.waiting.len() - 1
         });
@@ -476,7 +504,7 @@ impl Compiler<'_> {
             ..self.graph.nodes[value.parts[0]].shape
         };
         if value.upsampled {
-            let to = self.buffer(shape.length());
+            let to = self.buffer(shape);
             self.backward.push(Step::Downsample { from: g, to, shape });
             g = to;
         }
@@ -541,9 +569,16 @@ impl Compiler<'_> {
         Program {
             forward: self.forward,
             backward: self.backward,
-            lengths: self.buffers.iter().map(|buffer| buffer.length).collect(),
             results: self.results,
-            places,
+            buffers: places
+                .iter()
+                .zip(&self.numbers)
+                .map(|(&place, &(count, halves))| Placed {
+                    place,
+                    count,
+                    halves,
+                })
+                .collect(),
             arena,
         }
     }

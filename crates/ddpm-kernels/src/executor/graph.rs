@@ -44,6 +44,8 @@ pub(super) struct Shape {
     pub(super) channels: usize,
     pub(super) height: usize,
     pub(super) width: usize,
+    /// Whether they are vectors.
+    pub(super) vectors: bool,
 }
 
 impl Shape {
@@ -51,14 +53,14 @@ impl Shape {
         self.channels.div_ceil(LANES)
     }
 
-    /// Floats of one image in blocks.
+    /// Numbers of one image in blocks.
     pub(super) fn image(&self) -> usize {
         (self.blocks() * LANES)
             .saturating_mul(self.height)
             .saturating_mul(self.width)
     }
 
-    /// Floats of all images in blocks.
+    /// Numbers of all images in blocks.
     pub(super) fn length(&self) -> usize {
         self.images.saturating_mul(self.image())
     }
@@ -142,6 +144,7 @@ impl Graph {
                 channels,
                 height,
                 width,
+                vectors: false,
             },
         )
     }
@@ -510,10 +513,10 @@ impl Graph {
         geometry: Geometry,
     ) -> Value {
         let shape = Shape {
-            images: self.nodes[x.parts[0]].shape.images,
             channels: outputs,
             height: geometry.output_height,
             width: geometry.output_width,
+            ..self.nodes[x.parts[0]].shape
         };
         let convolve = Convolve {
             from: x.clone(),
@@ -529,16 +532,13 @@ impl Graph {
 
     fn copied(&mut self, x: &Value) -> Value {
         let (channels, height, width) = self.size(x);
-        let images = self.nodes[x.parts[0]].shape.images;
-        self.node(
-            Op::Copy(x.clone()),
-            Shape {
-                images,
-                channels,
-                height,
-                width,
-            },
-        )
+        let shape = Shape {
+            channels,
+            height,
+            width,
+            ..self.nodes[x.parts[0]].shape
+        };
+        self.node(Op::Copy(x.clone()), shape)
     }
 
     fn node(&mut self, op: Op, shape: Shape) -> Value {
@@ -552,6 +552,7 @@ impl Graph {
             channels,
             height: 1,
             width: self.batch,
+            vectors: true,
         }
     }
 

@@ -6,20 +6,24 @@ use std::ops::Deref;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::compile::{Id, Place, Program, Sink, Step, compile};
+use super::Precision;
+use super::compile::{Id, Place, Placed, Program, Sink, Step, compile};
 use super::gradients::Gradients;
 use super::graph::{Convolve, Graph, Op, Shape, Value};
 use crate::aligned::Aligned;
+use crate::bf16::gather::Rows;
+use crate::bf16::{self, Bf16, Element};
 use crate::correlate::{Addend, Bias, Correlation, Output};
 use crate::data_gradient::DataGradient;
 use crate::heads::{
-    Heads, Order, View as HeadsView, ViewMut as HeadsViewMut, attend, attend_backward,
+    Heads, Memory as HeadsMemory, Order, View as HeadsView, ViewMut as HeadsViewMut, attend,
+    attend_backward,
 };
 use crate::normalise::{self, Affinity, Backward, PartGradient};
 use crate::packing::{Packed, Weights};
 use crate::processor::Level;
 use crate::simd::{per_processor, silu_slope};
-use crate::source::{Affine, Layout, Mask, Part, Source, Window, gather};
+use crate::source::{Affine, Data, Layout, Mask, Part, Source, Window, gather};
 use crate::storage::{Shared, view};
 use crate::sums::channel_sums;
 use crate::tile::LANES;
@@ -39,11 +43,13 @@ pub struct Executor {
     graph: Graph,
     program: Program,
     used: Use,
+    precision: Precision,
     arena: Aligned,
     norms: Vec<NormState>,
     masks: Vec<Vec<u8>>,
     /// In inference the weights of each node, in training those of the step.
     packed: Vec<Packed>,
+    halves: Vec<bf16::packing::Packed>,
     biases: Vec<Aligned>,
     /// In inference, the level of the processor that the node's weights are laid out for, if they are.
     laid_out: Vec<Option<Level>>,
@@ -64,8 +70,21 @@ impl Executor {
     ///
     /// # Errors
     /// An output that is not a convolution's; in training a parameter that has no influence on it.
-    pub fn new(mut graph: Graph, output: &Value, used: Use) -> Result<Self> {
-        let program = compile(&mut graph, output, used == Use::Training)?;
+    pub fn new(graph: Graph, output: &Value, used: Use) -> Result<Self> {
+        Executor::with_precision(graph, output, used, Precision::F32)
+    }
+
+    /// As [`Executor::new`], in this precision.
+    ///
+    /// # Errors
+    /// As [`Executor::new`].
+    pub fn with_precision(
+        mut graph: Graph,
+        output: &Value,
+        used: Use,
+        precision: Precision,
+    ) -> Result<Self> {
+        let program = compile(&mut graph, output, used == Use::Training, precision)?;
         let norms = graph.norms.iter().map(|norm| {
             let shape = graph.nodes[norm.parts[0]].shape;
             let channels: usize = norm
@@ -94,6 +113,8 @@ impl Executor {
             norms,
             masks,
             packed: vec![Packed::default(); per_node],
+            halves: vec![bf16::packing::Packed::default(); per_node],
+            precision,
             biases: vec![Aligned::default(); per_node],
             laid_out: vec![None; per_node],
             graph,
@@ -107,8 +128,13 @@ impl Executor {
     ///
     /// # Errors
     /// As [`Executor::new`].
-    pub fn memory(mut graph: Graph, output: &Value, used: Use) -> Result<u64> {
-        let program = compile(&mut graph, output, used == Use::Training)?;
+    pub fn memory(
+        mut graph: Graph,
+        output: &Value,
+        used: Use,
+        precision: Precision,
+    ) -> Result<u64> {
+        let program = compile(&mut graph, output, used == Use::Training, precision)?;
         let masks = graph.masks.iter().map(|mask| mask.shape.length() as u64);
         Ok(masks.fold(
             4u64.saturating_mul(program.arena as u64),
@@ -228,14 +254,12 @@ impl Executor {
             graph: &self.graph,
             results: &self.program.results,
             used: self.used,
-            memory: Memory {
-                floats: Shared::new(&mut self.arena),
-                places: &self.program.places,
-                lengths: &self.program.lengths,
-            },
+            memory: Memory::new(&mut self.arena, &self.program.buffers),
+            precision: self.precision,
             norms: &mut self.norms,
             masks: &mut self.masks,
             packed: &mut self.packed,
+            halves: &mut self.halves,
             biases: &mut self.biases,
             laid_out: &mut self.laid_out,
             given,
@@ -318,25 +342,87 @@ impl std::fmt::Debug for Executor {
 /// The block of memory, and where the plan has put which buffer.
 struct Memory<'a> {
     floats: Shared<'a>,
-    places: &'a [usize],
-    lengths: &'a [usize],
+    /// The same memory.
+    halves: Shared<'a, Bf16>,
+    buffers: &'a [Placed],
+}
+
+/// Numbers as they are stored in a buffer.
+trait Stored: Element {
+    fn memory<'m, 'a>(memory: &'m Memory<'a>) -> &'m Shared<'a, Self>;
+    /// Numbers in the place of a float.
+    const IN_A_FLOAT: usize;
+}
+
+impl Stored for f32 {
+    fn memory<'m, 'a>(memory: &'m Memory<'a>) -> &'m Shared<'a, Self> {
+        &memory.floats
+    }
+    const IN_A_FLOAT: usize = 1;
+}
+
+impl Stored for Bf16 {
+    fn memory<'m, 'a>(memory: &'m Memory<'a>) -> &'m Shared<'a, Self> {
+        &memory.halves
+    }
+    const IN_A_FLOAT: usize = 2;
+}
+
+/// Does the same with either kind of number, whichever a buffer has.
+macro_rules! by_element {
+    ($halves:expr, $element:ident => $body:expr) => {
+        if $halves {
+            type $element = Bf16;
+            $body
+        } else {
+            type $element = f32;
+            $body
+        }
+    };
 }
 
 impl<'a> Memory<'a> {
+    fn new(floats: &'a mut [f32], buffers: &'a [Placed]) -> Self {
+        let floats = Shared::new(floats);
+        Memory {
+            halves: floats.halves(),
+            floats,
+            buffers,
+        }
+    }
+
+    fn is_half(&self, id: Id) -> bool {
+        self.buffers[id].halves
+    }
+
+    /// Numbers before a buffer.
+    fn start<E: Stored>(&self, id: Id) -> usize {
+        self.buffers[id].place * E::IN_A_FLOAT
+    }
+
     /// A buffer to read.
-    fn read(&self, id: Id) -> &'a [f32] {
-        let length = self.lengths[id];
+    fn read<E: Stored>(&self, id: Id) -> &'a [E] {
+        let count = self.buffers[id].count;
+        debug_assert_eq!(self.is_half(id), E::IN_A_FLOAT == 2);
         // SAFETY: `at` has seen that it lies in memory; the plan gives no other buffer of the same time this place, and
         // a step does not write what it reads but for gradients in place, for which it takes no such slice.
-        unsafe { std::slice::from_raw_parts(self.floats.at(self.places[id], length), length) }
+        unsafe { std::slice::from_raw_parts(E::memory(self).at(self.start::<E>(id), count), count) }
     }
 
     /// A buffer to write.
     #[allow(clippy::mut_from_ref)] // as `Shared::slice`
-    fn write(&self, id: Id) -> &'a mut [f32] {
-        let length = self.lengths[id];
+    fn write<E: Stored>(&self, id: Id) -> &'a mut [E] {
+        let count = self.buffers[id].count;
+        debug_assert_eq!(self.is_half(id), E::IN_A_FLOAT == 2);
         // SAFETY: as in `read`.
-        unsafe { std::slice::from_raw_parts_mut(self.floats.at(self.places[id], length), length) }
+        unsafe {
+            std::slice::from_raw_parts_mut(E::memory(self).at(self.start::<E>(id), count), count)
+        }
+    }
+
+    /// A buffer as it is.
+    fn data(&self, id: Id) -> Data<'a> {
+        by_element!(self.is_half(id), E => E::data(self.read::<E>(id)))
     }
 }
 
@@ -382,6 +468,8 @@ struct Pass<'a> {
     norms: &'a mut [NormState],
     masks: &'a mut [Vec<u8>],
     packed: &'a mut [Packed],
+    halves: &'a mut [bf16::packing::Packed],
+    precision: Precision,
     biases: &'a mut [Aligned],
     laid_out: &'a mut [Option<Level>],
     given: Given<'a>,
@@ -392,7 +480,7 @@ impl<'a> Pass<'a> {
     /// `[B, C]` to pixels side by side.
     fn vectors(&mut self, node: usize, vectors: &[f32], to: Id) {
         let shape = self.graph.nodes[node].shape;
-        let to = self.memory.write(to);
+        let to = self.memory.write::<f32>(to);
         to.fill(0.0);
         for (image, vector) in vectors.chunks(shape.channels).enumerate() {
             for (channel, value) in vector.iter().enumerate() {
@@ -425,7 +513,9 @@ impl<'a> Pass<'a> {
         let images = self.graph.nodes[recorded.parts[0]].shape.images;
         let affinity = self.affinity(norm);
         let state = &mut self.norms[norm];
-        normalise::statistics(&source, images, recorded.groups, &mut state.statistics);
+        by_element!(source.is_half(), E => {
+            normalise::statistics::<E>(&source, images, recorded.groups, &mut state.statistics)
+        });
         normalise::coefficients(
             &state.statistics,
             affinity,
@@ -441,45 +531,94 @@ impl<'a> Pass<'a> {
         };
         let shape = self.graph.nodes[node].shape;
         let slot = if self.used == Use::Inference { node } else { 0 };
-        let packed = self.pack(node, convolve, slot);
+        self.pack(node, convolve, slot);
         let bias = self.bias(convolve, shape, slot);
-        let source = self.source(&convolve.from);
         let size = (shape.channels, shape.height, shape.width);
-        let output = match to {
-            Place::Buffer(id) => self.blocks_at(id, size),
-            Place::Outside => Output::whole(&self.given.output, Layout::Plain, size),
-        };
-        // A residual is counted from its own beginning, an addend from that of the output's memory.
-        let residual = convolve.residual.and_then(|residual| self.result(residual));
-        let plus = residual.map(|residual| Addend(residual.as_ptr().wrapping_sub(output.start)));
+        let outside = Output::whole(&self.given.output, Layout::Plain, size);
+        match (to, self.in_halves(shape)) {
+            (Place::Buffer(id), false) => {
+                self.convolve_floats(convolve, bias, slot, self.blocks_at(id, size));
+            }
+            (Place::Outside, false) => self.convolve_floats(convolve, bias, slot, outside),
+            (Place::Buffer(id), true) => {
+                self.convolve_halves(convolve, bias, slot, self.blocks_at::<Bf16>(id, size));
+            }
+            (Place::Outside, true) => self.convolve_halves(convolve, bias, slot, outside),
+        }
+    }
+
+    fn convolve_floats(&self, it: &Convolve, bias: Bias<'_>, slot: usize, output: Output<'_>) {
         let correlation = Correlation {
-            batch: shape.images,
-            source: &source,
-            window: &convolve.geometry.forward(),
-            weights: &packed,
+            batch: self.images_of(it),
+            source: &self.source(&it.from),
+            window: &it.geometry.forward(),
+            weights: &self.packed[slot],
             bias: Some(bias),
-            plus,
-            scale: convolve.scale,
+            plus: self.residual(it, output.start),
+            scale: it.scale,
         };
         // SAFETY: the plan gives the output a place of its own, or that of the residual, which is read first.
         unsafe {
             correlation.run(output);
         }
-        drop(source);
-        self.packed[slot] = packed;
     }
 
-    /// The weights of a convolution, laid out; they have to be put back.
-    fn pack(&mut self, node: usize, convolve: &Convolve, slot: usize) -> Packed {
-        let mut packed = std::mem::take(&mut self.packed[slot]);
+    fn convolve_halves<E: Stored>(
+        &self,
+        it: &Convolve,
+        bias: Bias<'_>,
+        slot: usize,
+        output: Output<'_, E>,
+    ) {
+        let correlation = bf16::correlate::Correlation {
+            batch: self.images_of(it),
+            source: &self.source(&it.from),
+            window: &it.geometry.forward(),
+            weights: &self.halves[slot],
+            bias: Some(bias),
+            plus: self.residual(it, output.start),
+            scale: it.scale,
+        };
+        // SAFETY: as above.
+        unsafe {
+            correlation.run(output);
+        }
+    }
+
+    /// Whether what is computed of images of this shape is multiplied in bf16.
+    fn in_halves(&self, shape: Shape) -> bool {
+        self.precision == Precision::Bf16 && !shape.vectors
+    }
+
+    fn images_of(&self, it: &Convolve) -> usize {
+        self.graph.nodes[it.from.parts[0]].shape.images
+    }
+
+    /// What is added to a convolution's result. A residual is counted from its own beginning, an addend from that of the
+    /// output's memory.
+    fn residual<E: Stored>(&self, it: &Convolve, start: usize) -> Option<Addend<E>> {
+        match self.results[it.residual?]? {
+            Place::Buffer(id) => {
+                let residual = self.memory.read::<E>(id);
+                Some(Addend(residual.as_ptr().wrapping_sub(start)))
+            }
+            Place::Outside => None,
+        }
+    }
+
+    /// Lays out the weights of a convolution, if they are not.
+    fn pack(&mut self, node: usize, convolve: &Convolve, slot: usize) {
         let level = Some(Level::current());
         let before = std::mem::replace(&mut self.laid_out[slot], level);
         if self.used == Use::Training || before != level {
             let weights = self.weights(node, convolve);
             let taps: Vec<usize> = (0..convolve.geometry.taps()).collect();
-            packed.fill(weights, &taps, &convolve.geometry.forward());
+            if self.in_halves(self.graph.nodes[node].shape) {
+                self.halves[slot].fill(weights, &taps);
+            } else {
+                self.packed[slot].fill(weights, &taps, &convolve.geometry.forward());
+            }
         }
-        packed
     }
 
     /// Where the weights of a convolution lie.
@@ -493,7 +632,7 @@ impl<'a> Pass<'a> {
     /// The bias in blocks; with a vector the sums of both, for each image.
     fn bias(&mut self, convolve: &Convolve, shape: Shape, slot: usize) -> Bias<'a> {
         let bias = self.given.parameters[convolve.bias];
-        let vector = convolve.vector.and_then(|vector| self.result(vector));
+        let vector = convolve.vector.and_then(|vector| self.vectors_of(vector));
         let images = if vector.is_some() { shape.images } else { 1 };
         let length = shape.blocks() * images * LANES;
         let to = &mut self.biases[slot];
@@ -531,13 +670,17 @@ impl<'a> Pass<'a> {
         let Op::Sum { a, b, scale } = self.graph.nodes[node].op else {
             return;
         };
-        let (Some(a), Some(b)) = (self.result(a), self.result(b)) else {
+        let (Some(Place::Buffer(a)), Some(Place::Buffer(b))) = (self.results[a], self.results[b])
+        else {
             return;
         };
-        let to = self.memory.write(to).par_chunks_mut(CHUNK);
-        to.zip(a.par_chunks(CHUNK))
-            .zip(b.par_chunks(CHUNK))
-            .for_each(|((to, a), b)| scaled_sum(to, a, b, scale));
+        by_element!(self.memory.is_half(to), E => {
+            let (a, b) = (self.memory.read::<E>(a), self.memory.read::<E>(b));
+            let to = self.memory.write::<E>(to).par_chunks_mut(CHUNK);
+            to.zip(a.par_chunks(CHUNK))
+                .zip(b.par_chunks(CHUNK))
+                .for_each(|((to, a), b)| scaled_sum(to, a, b, scale));
+        });
     }
 
     /// Carries out what a value has in store.
@@ -547,11 +690,20 @@ impl<'a> Pass<'a> {
         };
         let shape = self.graph.nodes[node].shape;
         let source = self.source(value);
-        let to = self.memory.write(to);
         let window = Window::pointwise(shape.height, shape.width);
         let (layout, blocks) = (window.layout(1, shape.height), shape.blocks());
-        let images = to.par_chunks_mut(shape.image()).enumerate();
-        images.for_each(|(image, to)| {
+        if self.memory.is_half(to) {
+            let images = self.memory.write::<Bf16>(to).par_chunks_mut(shape.image());
+            return images.enumerate().for_each(|(image, to)| {
+                let mut rows = Rows::new(&source);
+                for (index, to) in to.chunks_mut(shape.width * LANES).enumerate() {
+                    let (block, row) = (index / shape.height, (index % shape.height) as isize);
+                    rows.lay(&window, &layout, (image, block), row, to, (0, LANES));
+                }
+            });
+        }
+        let images = self.memory.write(to).par_chunks_mut(shape.image());
+        images.enumerate().for_each(|(image, to)| {
             gather(
                 &source,
                 &window,
@@ -569,11 +721,10 @@ impl<'a> Pass<'a> {
 impl Pass<'_> {
     fn backward_step(&mut self, step: &Step, found: &mut Found<'_>) {
         match step {
-            Step::Scale { g, scale } => self
-                .memory
-                .write(*g)
-                .par_chunks_mut(CHUNK)
-                .for_each(|g| g.iter_mut().for_each(|g| *g *= scale)),
+            Step::Scale { g, scale } => by_element!(self.memory.is_half(*g), E => {
+                let g = self.memory.write::<E>(*g).par_chunks_mut(CHUNK);
+                g.for_each(|g| scale_all(g, *scale));
+            }),
             Step::BiasGradient { node, g, vector } => self.bias_gradient(*node, *g, *vector, found),
             Step::WeightGradient { node, g } => self.weight_gradient(*node, *g, found),
             Step::InputGradient {
@@ -588,30 +739,40 @@ impl Pass<'_> {
             Step::Downsample { from, to, shape } => self.downsample(*from, *to, *shape),
             Step::MaskGradient { mask, g } => {
                 let scale = self.mask_scale();
-                let g = self.memory.write(*g).par_chunks_mut(CHUNK);
-                g.zip(self.masks[*mask].par_chunks(CHUNK))
-                    .for_each(|(g, kept)| drop_gradient(g, kept, scale));
+                by_element!(self.memory.is_half(*g), E => {
+                    let g = self.memory.write::<E>(*g).par_chunks_mut(CHUNK);
+                    g.zip(self.masks[*mask].par_chunks(CHUNK))
+                        .for_each(|(g, kept)| drop_gradient(g, kept, scale));
+                });
             }
-            Step::SiluGradient { value, g } => self.silu_gradient(value, *g),
+            Step::SiluGradient { value, g } => by_element!(self.memory.is_half(*g), E => {
+                self.silu_gradient::<E>(value, *g);
+            }),
             Step::NormGradient {
                 value,
                 g,
                 to,
                 vectors,
-            } => self.norm_gradient(value, *g, to, *vectors, found),
+            } => by_element!(self.memory.is_half(*g), E => {
+                self.norm_gradient::<E>(value, *g, to, *vectors, found);
+            }),
             Step::Part {
                 g,
                 shape,
                 first,
                 part,
                 to,
-            } => self.part(*g, *shape, *first, *part, *to),
+            } => by_element!(self.memory.is_half(*g), E => {
+                self.part::<E>(*g, *shape, *first, *part, *to);
+            }),
             Step::AttentionGradient { node, g, to } => self.attention_gradient(*node, *g, *to),
             Step::Add { from, to } => {
-                let (from, to) = (self.memory.read(*from), self.memory.write(*to));
-                to.par_chunks_mut(CHUNK)
-                    .zip(from.par_chunks(CHUNK))
-                    .for_each(|(to, from)| crate::simd::add_assign(to, from));
+                by_element!(self.memory.is_half(*to), E => {
+                    let (from, to) = (self.memory.read::<E>(*from), self.memory.write::<E>(*to));
+                    to.par_chunks_mut(CHUNK)
+                        .zip(from.par_chunks(CHUNK))
+                        .for_each(|(to, from)| add_all(to, from));
+                });
             }
             _ => {} // only the forward pass has others
         }
@@ -637,7 +798,7 @@ impl Pass<'_> {
         }
         found.written[*bias] = true;
         if let Some(sink) = vector {
-            let to = self.memory.write(sink.id);
+            let to = self.memory.write::<f32>(sink.id);
             for (image, sums) in sums.iter().enumerate() {
                 for (channel, &sum) in sums.iter().enumerate() {
                     let to = &mut to[normalise::vector_place(image, shape.images, channel)];
@@ -655,12 +816,8 @@ impl Pass<'_> {
         let start = found.starts[convolve.weight];
         let taps = convolve.geometry.taps();
         let places: Vec<usize> = (0..taps).map(|tap| start + tap).collect();
-        let gradient = WeightGradient {
-            batch: self.graph.nodes[node].shape.images,
-            source: &source,
-            window: &convolve.geometry.forward(),
-            dy: &dy,
-        };
+        let shape = self.graph.nodes[node].shape;
+        let window = &convolve.geometry.forward();
         let target = Target {
             memory: &found.memory,
             taps: &places,
@@ -668,9 +825,26 @@ impl Pass<'_> {
             output: taps * source.channels(),
             accumulate: found.written[convolve.weight],
         };
+        let (batch, source, dy) = (shape.images, &source, &dy);
         // SAFETY: nothing else is written while this step runs.
         unsafe {
-            gradient.run(target);
+            if self.in_halves(shape) {
+                bf16::weight_gradient::WeightGradient {
+                    batch,
+                    source,
+                    window,
+                    dy,
+                }
+                .run(target);
+            } else {
+                WeightGradient {
+                    batch,
+                    source,
+                    window,
+                    dy,
+                }
+                .run(target);
+            }
         }
         found.written[convolve.weight] = true;
     }
@@ -687,47 +861,67 @@ impl Pass<'_> {
             return;
         };
         let geometry = &convolve.geometry;
-        let gradient = DataGradient {
-            batch: self.graph.nodes[node].shape.images,
-            geometry,
-            dy: &self.gradient_source(node, g),
-            turned: self.weights(node, convolve).turned(first, channels),
-            plus: to.accumulate.then(|| Addend(self.memory.floats.at(0, 0))),
-        };
-        let mut packed = std::mem::take(&mut self.packed[0]);
-        let output = self.blocks_at(to.id, (channels, geometry.height, geometry.width));
+        let (batch, dy) = (
+            self.graph.nodes[node].shape.images,
+            &self.gradient_source(node, g),
+        );
+        let turned = self.weights(node, convolve).turned(first, channels);
+        let size = (channels, geometry.height, geometry.width);
         // SAFETY: the plan gives the gradient a place of its own.
         unsafe {
-            gradient.run(&mut packed, output);
+            if self.in_halves(self.graph.nodes[node].shape) {
+                let mut packed = std::mem::take(&mut self.halves[0]);
+                let gradient = DataGradient {
+                    batch,
+                    geometry,
+                    dy,
+                    turned,
+                    plus: to.accumulate.then(|| Addend(self.memory.halves.at(0, 0))),
+                };
+                gradient.run_halves(&mut packed, self.blocks_at::<Bf16>(to.id, size));
+                self.halves[0] = packed;
+            } else {
+                let mut packed = std::mem::take(&mut self.packed[0]);
+                let gradient = DataGradient {
+                    batch,
+                    geometry,
+                    dy,
+                    turned,
+                    plus: to.accumulate.then(|| Addend(self.memory.floats.at(0, 0))),
+                };
+                gradient.run(&mut packed, self.blocks_at::<f32>(to.id, size));
+                self.packed[0] = packed;
+            }
         }
-        self.packed[0] = packed;
     }
 
     fn downsample(&mut self, from: Id, to: Id, shape: Shape) {
-        let (from, to) = (self.memory.read(from), self.memory.write(to));
         let row = shape.width * LANES;
-        to.par_chunks_mut(row)
-            .zip(from.par_chunks(4 * row))
-            .for_each(|(to, from)| {
-                let (upper, lower) = from.split_at(2 * row);
-                sum_of_four(to, upper, lower);
-            });
+        by_element!(self.memory.is_half(to), E => {
+            let (from, to) = (self.memory.read::<E>(from), self.memory.write::<E>(to));
+            to.par_chunks_mut(row)
+                .zip(from.par_chunks(4 * row))
+                .for_each(|(to, from)| {
+                    let (upper, lower) = from.split_at(2 * row);
+                    sum_of_four(to, upper, lower);
+                });
+        });
     }
 
-    fn silu_gradient(&mut self, value: &Value, g: Id) {
+    fn silu_gradient<E: Stored>(&mut self, value: &Value, g: Id) {
         let x = self.parts(&value.parts);
         let shape = self.graph.nodes[value.parts[0]].shape;
         let plane = shape.height * shape.width * LANES;
         let blocks = x.blocks();
-        let planes = self.memory.write(g).par_chunks_mut(plane).enumerate();
+        let planes = self.memory.write::<E>(g).par_chunks_mut(plane).enumerate();
         planes.for_each(|(task, g)| {
-            if let Some(x) = x.plane(task / blocks, task % blocks) {
+            if let Some(x) = x.plane::<E>(task / blocks, task % blocks) {
                 silu_gradient(g, x);
             }
         });
     }
 
-    fn norm_gradient(
+    fn norm_gradient<E: Stored>(
         &mut self,
         value: &Value,
         g: Id,
@@ -752,9 +946,9 @@ impl Pass<'_> {
             coefficients: &state.coefficients,
             affinity,
         };
-        let shared: Vec<Option<Shared<'_>>> = to
+        let shared: Vec<Option<Shared<'_, E>>> = to
             .iter()
-            .map(|sink| sink.map(|sink| Shared::new(self.memory.write(sink.id))))
+            .map(|sink| sink.map(|sink| Shared::new(self.memory.write::<E>(sink.id))))
             .collect();
         let parts = shared
             .iter()
@@ -767,10 +961,11 @@ impl Pass<'_> {
                     accumulate: sink.as_ref()?.accumulate,
                 })
             });
-        let parts: Vec<Option<PartGradient<'_>>> = parts.collect();
+        let parts: Vec<Option<PartGradient<'_, E>>> = parts.collect();
         // SAFETY: the plan gives each gradient a place of its own.
-        let sums = unsafe { backward.run(self.memory.write(g), &parts) };
-        let mut conditioned = vectors.map(|sink| (self.memory.write(sink.id), sink.accumulate));
+        let sums = unsafe { backward.run(self.memory.write::<E>(g), &parts) };
+        let mut conditioned =
+            vectors.map(|sink| (self.memory.write::<f32>(sink.id), sink.accumulate));
         let channels = affinity.gamma.len();
         normalise::affine_gradients(
             &sums,
@@ -794,8 +989,8 @@ impl Pass<'_> {
     }
 
     /// Some channels of a gradient to a part's own.
-    fn part(&mut self, g: Id, shape: Shape, first: usize, part: Shape, to: Sink) {
-        let (g, to_data) = (self.memory.read(g), self.memory.write(to.id));
+    fn part<E: Stored>(&mut self, g: Id, shape: Shape, first: usize, part: Shape, to: Sink) {
+        let (g, to_data) = (self.memory.read::<E>(g), self.memory.write::<E>(to.id));
         let pixels = shape.height * shape.width;
         to_data
             .par_chunks_mut(part.image())
@@ -812,11 +1007,12 @@ impl Pass<'_> {
                         .step_by(LANES);
                     for (pixel, to_data) in to_data.take(pixels).enumerate() {
                         let value = if inside {
-                            from[pixel * LANES + lane]
+                            from[pixel * LANES + lane].widen()
                         } else {
                             0.0
                         };
-                        *to_data = value + if to.accumulate { *to_data } else { 0.0 };
+                        let before = if to.accumulate { to_data.widen() } else { 0.0 };
+                        *to_data = E::narrow(value + before);
                     }
                 }
             });
@@ -840,8 +1036,8 @@ impl Pass<'_> {
 
 /// What steps read.
 impl<'a> Pass<'a> {
-    /// A node's result, if it lies in the arena.
-    fn result(&self, node: usize) -> Option<&'a [f32]> {
+    /// A node's vectors, if they lie in the arena.
+    fn vectors_of(&self, node: usize) -> Option<&'a [f32]> {
         match self.results[node]? {
             Place::Buffer(id) => Some(self.memory.read(id)),
             Place::Outside => None,
@@ -849,10 +1045,10 @@ impl<'a> Pass<'a> {
     }
 
     /// A buffer as the place of images in blocks.
-    fn blocks_at(&self, id: Id, size: (usize, usize, usize)) -> Output<'_> {
+    fn blocks_at<E: Stored>(&self, id: Id, size: (usize, usize, usize)) -> Output<'_, E> {
         Output {
-            start: self.memory.places[id],
-            ..Output::whole(&self.memory.floats, Layout::Blocked, size)
+            start: self.memory.start::<E>(id),
+            ..Output::whole(E::memory(&self.memory), Layout::Blocked, size)
         }
     }
 
@@ -863,13 +1059,13 @@ impl<'a> Pass<'a> {
             let shape = self.graph.nodes[node].shape;
             match self.results[node] {
                 Some(Place::Buffer(id)) => Part {
-                    data: self.memory.read(id),
+                    data: self.memory.data(id),
                     layout: Layout::Blocked,
                     channels: shape.channels,
                     image: shape.image(),
                 },
                 _ => Part {
-                    data: self.given.images,
+                    data: Data::Floats(self.given.images),
                     layout: Layout::Plain,
                     channels: shape.channels,
                     image: shape.channels * shape.height * shape.width,
@@ -912,13 +1108,13 @@ impl<'a> Pass<'a> {
         let shape = self.graph.nodes[node].shape;
         let part = match g {
             Place::Buffer(id) => Part {
-                data: self.memory.read(id),
+                data: self.memory.data(id),
                 layout: Layout::Blocked,
                 channels: shape.channels,
                 image: shape.image(),
             },
             Place::Outside => Part {
-                data: self.given.gradient,
+                data: Data::Floats(self.given.gradient),
                 layout: Layout::Plain,
                 channels: shape.channels,
                 image: shape.channels * shape.height * shape.width,
@@ -932,7 +1128,9 @@ impl<'a> Pass<'a> {
         Affinity {
             gamma: self.given.parameters[norm.gamma],
             beta: self.given.parameters[norm.beta],
-            scale_shift: norm.scale_shift.and_then(|vectors| self.result(vectors)),
+            scale_shift: norm
+                .scale_shift
+                .and_then(|vectors| self.vectors_of(vectors)),
         }
     }
 
@@ -969,16 +1167,22 @@ impl<'a> Pass<'a> {
 impl Pass<'_> {
     fn heads_of(&self, id: Id, shape: Shape) -> HeadsView<'_> {
         HeadsView {
-            data: self.memory.read(id),
+            data: self.memory.data(id),
             order: Order::Blocked,
             image: shape.image(),
         }
     }
 
     fn heads_to(&self, id: Id, shape: Shape) -> HeadsViewMut<'_> {
-        let start = self.memory.places[id];
+        let (memory, start) = if self.memory.is_half(id) {
+            let memory = HeadsMemory::Halves(&self.memory.halves);
+            (memory, self.memory.start::<Bf16>(id))
+        } else {
+            let memory = HeadsMemory::Floats(&self.memory.floats);
+            (memory, self.memory.start::<f32>(id))
+        };
         HeadsViewMut {
-            memory: &self.memory.floats,
+            memory,
             start,
             order: Order::Blocked,
             image: shape.image(),
@@ -990,33 +1194,46 @@ impl Pass<'_> {
 const CHUNK: usize = 1 << 14;
 
 per_processor! {
-    fn scaled_sum(to: &mut [f32], a: &[f32], b: &[f32], scale: f32) {
+    fn scaled_sum<E: Element>(to: &mut [E], a: &[E], b: &[E], scale: f32) {
         for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
-            *to = (a + b) * scale;
+            *to = E::narrow((a.widen() + b.widen()) * scale);
+        }
+    }
+
+    fn scale_all<E: Element>(to: &mut [E], scale: f32) {
+        for to in to {
+            *to = E::narrow(to.widen() * scale);
+        }
+    }
+
+    fn add_all<E: Element>(to: &mut [E], from: &[E]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = E::narrow(to.widen() + from.widen());
         }
     }
 
     /// Sums of 2 by 2 pixels of two rows.
-    fn sum_of_four(to: &mut [f32], upper: &[f32], lower: &[f32]) {
+    fn sum_of_four<E: Element>(to: &mut [E], upper: &[E], lower: &[E]) {
         let (to, _) = to.as_chunks_mut::<LANES>();
         let (upper, _) = upper.as_chunks::<LANES>();
         let (lower, _) = lower.as_chunks::<LANES>();
         for ((to, upper), lower) in to.iter_mut().zip(upper.chunks_exact(2)).zip(lower.chunks_exact(2)) {
-            for lane in 0..LANES {
-                to[lane] = (upper[0][lane] + upper[1][lane]) + (lower[0][lane] + lower[1][lane]);
+            let two = |pixels: &[[E; LANES]], lane: usize| pixels[0][lane].widen() + pixels[1][lane].widen();
+            for (lane, to) in to.iter_mut().enumerate() {
+                *to = E::narrow(two(upper, lane) + two(lower, lane));
             }
         }
     }
 
-    fn silu_gradient(g: &mut [f32], x: &[f32]) {
-        for (g, &x) in g.iter_mut().zip(x) {
-            *g *= silu_slope(x);
+    fn silu_gradient<E: Element>(g: &mut [E], x: &[E]) {
+        for (g, x) in g.iter_mut().zip(x) {
+            *g = E::narrow(g.widen() * silu_slope(x.widen()));
         }
     }
 
-    fn drop_gradient(g: &mut [f32], kept: &[u8], scale: f32) {
+    fn drop_gradient<E: Element>(g: &mut [E], kept: &[u8], scale: f32) {
         for (g, &kept) in g.iter_mut().zip(kept) {
-            *g = if kept == 0 { 0.0 } else { *g * scale };
+            *g = if kept == 0 { E::default() } else { E::narrow(g.widen() * scale) };
         }
     }
 }

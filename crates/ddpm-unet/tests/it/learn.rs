@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor, Var};
 use ddpm_kernels::Gradients;
 use ddpm_kernels::processor::{self, Level};
-use ddpm_unet::{DropoutAddress, Error, TimeScaleShift, UNet, UNetConfig, UNetSettings};
+use ddpm_unet::{DropoutAddress, Error, Precision, TimeScaleShift, UNet, UNetConfig, UNetSettings};
 
 use crate::formula::{
     formula, formula_weights, golden_classes, golden_config, golden_tensor, numbers,
@@ -328,5 +328,63 @@ fn threads_and_place_in_the_batch_change_no_bit_at_any_level() {
             once.0[each..2 * each],
             "{level:?}: the batch changes an image"
         );
+    }
+}
+
+/// Largest difference over the norm of what f32 gives, of the output and of each gradient.
+fn bf16_against_f32(
+    network: &UNet,
+    config: &UNetConfig,
+    [batch, height, width]: [usize; 3],
+) -> (f64, Vec<f64>) {
+    let channels = config.settings().in_channels;
+    let x = formula("input.bf16", &[batch, channels, height, width]);
+    let time: Vec<f64> = (0..batch).map(|image| (37 * image + 5) as f64).collect();
+    let images: Vec<u64> = (0..batch as u64).collect();
+    let run = |precision| {
+        let network = network.in_precision(precision);
+        let shapes: Vec<Vec<usize>> = config
+            .parameters()
+            .into_iter()
+            .map(|(_, shape)| shape)
+            .collect();
+        let mut gradients = Gradients::zeros(&shapes);
+        let dropout = DropoutAddress {
+            seed: 3,
+            step: 2,
+            images: &images,
+        };
+        let mut output = None;
+        let gradient_of = |found: &Tensor| {
+            output = Some(numbers(found));
+            Ok::<_, Error>(formula("output.weight", found.dims()))
+        };
+        network
+            .learn(&x, &time, &dropout, (&mut gradients, false), gradient_of)
+            .unwrap();
+        let found: Vec<Vec<f32>> = (0..gradients.len())
+            .map(|i| gradients.get(i).unwrap().to_vec())
+            .collect();
+        let evaluated = numbers(&network.frozen().forward(&x, &time).unwrap());
+        (output.unwrap(), found, evaluated)
+    };
+    let (output, gradients, evaluated) = run(Precision::Bf16);
+    let (expected, expected_gradients, expected_evaluated) = run(Precision::F32);
+    let of_output = differences(&[output, evaluated], &[expected, expected_evaluated]);
+    (
+        of_output[0].max(of_output[1]),
+        differences(&gradients, &expected_gradients),
+    )
+}
+
+#[test]
+fn bf16_differs_from_f32_by_its_rounding_only() {
+    for case in ["ho", "openai", "uneven", "attention_groups"] {
+        let config = golden_config(case);
+        let weights = formula_weights(&config);
+        let network = UNet::new(&config, &weights).unwrap();
+        let (output, gradients) = bf16_against_f32(&network, &config, [3, 16, 8]);
+        eprintln!("{case}: output {output:e}, gradients {:?}", gradients);
+        assert!(output < 0.02, "{case}: {output}");
     }
 }
