@@ -8,6 +8,10 @@ pub(crate) mod gather;
 pub(crate) mod packing;
 pub(crate) mod weight_gradient;
 
+#[cfg(test)]
+#[path = "bf16/tests.rs"]
+mod products;
+
 /// The upper half of an f32: 8 bits of precision, the range of an f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]

@@ -24,6 +24,17 @@ pub enum Precision {
     Bf16,
 }
 
+impl Precision {
+    /// bf16 where this processor has units for it, otherwise f32.
+    pub fn fastest() -> Self {
+        if crate::processor::Products::current().are_fast() {
+            Precision::Bf16
+        } else {
+            Precision::F32
+        }
+    }
+}
+
 pub use gradients::Gradients;
 pub use graph::{Graph, Value};
 pub use run::{DrawMask, Executor, Use};

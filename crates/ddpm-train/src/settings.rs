@@ -414,11 +414,10 @@ pub enum PrecisionKind {
 impl PrecisionKind {
     /// What it comes to on this processor.
     pub fn on_this_processor(self) -> Precision {
-        let fast = ddpm_kernels::processor::Products::current().are_fast();
         match self {
-            Self::Auto if fast => Precision::Bf16,
+            Self::Auto => Precision::fastest(),
             Self::Bf16 => Precision::Bf16,
-            Self::Auto | Self::F32 => Precision::F32,
+            Self::F32 => Precision::F32,
         }
     }
 }
