@@ -45,8 +45,8 @@ fn an_evaluation_allocates_its_result_and_next_to_nothing_else() {
         ALLOCATED.load(Ordering::Relaxed) - before
     };
     let first = evaluate();
-    evaluate();
-    let steady = evaluate();
+    // A thread that gets its largest task late keeps memory for it then.
+    let steady = (0..8).map(|_| evaluate()).min().unwrap();
     assert!(
         first > 10_000_000,
         "the first call lays out weights and activations: {first}"
