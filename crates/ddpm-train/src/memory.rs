@@ -22,14 +22,15 @@ pub fn memory_needed(
     let used = Use::Training {
         averages: settings.ema.rates.len(),
     };
-    let training = config.memory_estimate(at_once, height, width, used)?;
+    let precision = settings.train.precision.on_this_processor();
+    let training = config.memory_estimate_in(precision, at_once, height, width, used)?;
     let in_a_picture = settings.samples.count.min(crate::samples::AT_ONCE);
     let held_out = train.held_out_images.min(at_once);
     let looked_at = in_a_picture.max(held_out);
     let looking = match looked_at {
         0 => 0,
         n => config
-            .memory_estimate(n, height, width, Use::Sampling)?
+            .memory_estimate_in(precision, n, height, width, Use::Sampling)?
             .total(),
     };
     Ok(training
