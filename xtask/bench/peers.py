@@ -1,11 +1,12 @@
 """The peers of `cargo xtask bench`: the same network, weights and inputs in PyTorch, onnxruntime and OpenVINO.
 
     python peers.py versions    [--kinds KIND ...]            what is installed, or which pip line is missing
-    python peers.py peak        --threads N                   GFLOP/s of PyTorch's product of 2048x2048 matrices
+    python peers.py peak        --threads N [--precision P]   GFLOP/s of PyTorch's product of 2048x2048 matrices
     python peers.py count       --folder DIR                  FLOP of an evaluation, FLOP of a training step
     python peers.py export      --folder DIR                  writes DIR/network.onnx
     python peers.py first-image --model DIR --threads N --out FILE.png
     python peers.py contend     --kind KIND --work WORK --folder DIR --threads N --output FILE [--operation OPERATION]
+                                [--precision f32|bf16]
 
 DIR is what `network_speed prepare` or `operation_speed prepare` wrote. A contender writes what its first pass gave to FILE
 as raw f32 (the prediction; of a training step its loss and the gradient's norm; of an operation the gradients of weight and
@@ -51,7 +52,8 @@ def peak(flags):
 
     torch.set_num_threads(flags.threads)
     n = 2048
-    a, b = torch.rand(n, n), torch.rand(n, n)
+    kind = {"f32": torch.float32, "bf16": torch.bfloat16}[flags.precision]
+    a, b = torch.rand(n, n).to(kind), torch.rand(n, n).to(kind)
     times = []
     for _ in range(15):
         started = time.perf_counter()
@@ -128,9 +130,17 @@ def evaluate_torch(flags):
 
     @torch.no_grad()
     def one_pass():
-        return network(x_t, t, return_dict=False)[0]
+        with autocast(flags):
+            return network(x_t, t, return_dict=False)[0]
 
-    return one_pass().contiguous().numpy(), one_pass
+    return one_pass().contiguous().float().numpy(), one_pass
+
+
+def autocast(flags):
+    """Products in bf16, if that is what is asked for."""
+    import torch
+
+    return torch.autocast("cpu", torch.bfloat16, enabled=flags.precision == "bf16")
 
 
 def train_torch(flags):
@@ -148,7 +158,8 @@ def train_torch(flags):
 
     def one_pass():
         x_t = scheduler.add_noise(x_0, eps, t)
-        loss = torch.nn.functional.mse_loss(predict(x_t, t, return_dict=False)[0], eps)
+        with autocast(flags):
+            loss = torch.nn.functional.mse_loss(predict(x_t, t, return_dict=False)[0].float(), eps)
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -220,7 +231,7 @@ def evaluate_onnxruntime(flags):
 def evaluate_openvino(flags):
     import openvino
 
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": flags.threads, "PERFORMANCE_HINT": "LATENCY"}
+    settings = {"INFERENCE_PRECISION_HINT": flags.precision, "INFERENCE_NUM_THREADS": flags.threads, "PERFORMANCE_HINT": "LATENCY"}
     model = openvino.Core().compile_model(flags.folder / "network.onnx", "CPU", settings)
     inputs = numpy_inputs(flags.folder)
 
@@ -287,6 +298,7 @@ def main():
     parser.add_argument("--kinds", nargs="*", choices=PACKAGES, default=[])
     parser.add_argument("--kind", choices=PACKAGES)
     parser.add_argument("--work", choices=["train", "evaluate", "operations"])
+    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32")
     parser.add_argument("--operation")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     for name in ["folder", "model", "out", "output"]:

@@ -49,7 +49,7 @@ fn measure(flags: &Flags) -> Result<ExitCode> {
     for warning in machine.warnings() {
         eprintln!("WARNING: {warning}");
     }
-    let (mut contests, mut peak) = (Vec::new(), programs.peak()?);
+    let (mut contests, mut peak) = (Vec::new(), programs.peak(flags.precision)?);
     let mut hold = |task: Task, folder: &Path| {
         eprintln!("{task}");
         Contest::hold(flags, &programs, task, folder, &mut machine)
@@ -64,7 +64,7 @@ fn measure(flags: &Flags) -> Result<ExitCode> {
             let contest = hold(Task::Network(network, work), &folder)?;
             contests.push((contest, flop.of(work)));
             // The most that was ever seen: a neighbour only ever takes away from it.
-            peak = peak.max(programs.peak()?);
+            peak = peak.max(programs.peak(flags.precision)?);
         }
     }
     let mut operations = Vec::new();

@@ -10,10 +10,7 @@ use super::flags::Flags;
 use super::machine::Machine;
 use super::programs::Programs;
 use super::statistics::difference;
-use super::work::{Peer, Task, Work};
-
-/// Outputs further apart than this, relatively, are not of the same work.
-const SAME: f64 = 1e-3;
+use super::work::{Peer, Precision, Task, Work};
 
 /// Between two turns: threads that spin after work sleep after a fifth of a second, and then the machine is watched.
 const SETTLING: Duration = Duration::from_millis(250);
@@ -70,16 +67,21 @@ impl Contest {
         machine: &mut Machine,
     ) -> Result<Self> {
         let output = folder.join(format!("ddpm.{}", task.word()));
-        let command = programs.ours(task, folder, &output);
+        let command = programs.ours(task, flags.precision, folder, &output);
         let (contender, ready) = set_up("ddpm", || {
             let complaints = folder.join(format!("ddpm.{}.stderr", task.word()));
             Contender::start("ddpm", command, &complaints, flags.set_up)
         })?;
         let reference = read_output(&output)?;
         let mut ours = Standing::new(contender, 0.0, ready);
-        let able = flags.peers.iter().filter(|peer| peer.does(task.work()));
-        let plan = (task.work() == Work::Operations).then_some(&Peer::Plan);
-        let mut peers: Vec<(Peer, Result<Standing, Outcome>)> = plan
+        let does = |peer: &&Peer| peer.does(task.work(), flags.precision);
+        let able = flags.peers.iter().filter(does);
+        let again = match (task.work(), flags.precision) {
+            (Work::Operations, _) => Some(&Peer::Plan),
+            (_, Precision::Bf16) => Some(&Peer::Float),
+            (_, Precision::F32) => None,
+        };
+        let mut peers: Vec<(Peer, Result<Standing, Outcome>)> = again
             .into_iter()
             .chain(able)
             .map(|&peer| {
@@ -172,13 +174,13 @@ fn enter(
     let output = folder.join(format!("{}.{}", peer.word(), task.word()));
     let complaints = folder.join(format!("{}.{}.stderr", peer.word(), task.word()));
     let (contender, ready) = set_up(peer, || {
-        let command = programs.peer(peer, task, folder, &output)?;
+        let command = programs.peer(peer, task, flags.precision, folder, &output)?;
         Contender::start(peer.word(), command, &complaints, flags.set_up)
     })
     .map_err(failed)?;
     let theirs = read_output(&output).map_err(failed)?;
     let apart = by_parts(&task.parts(reference.len()), reference, &theirs);
-    if apart <= SAME {
+    if apart <= flags.precision.same() {
         Ok(Standing::new(contender, apart, ready))
     } else {
         Err(Outcome::Differs(apart))

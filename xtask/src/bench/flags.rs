@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::work::{Network, Operation, Peer, Work};
+use super::work::{Network, Operation, Peer, Precision, Work};
 use crate::Usage;
 
 /// What to measure, and how often.
@@ -17,6 +17,8 @@ pub(crate) struct Flags {
     pub(crate) works: Vec<Work>,
     /// Which operations, if they are part of the work.
     pub(crate) operations: Vec<Operation>,
+    /// What networks compute in.
+    pub(crate) precision: Precision,
     /// Beside whom.
     pub(crate) peers: Vec<Peer>,
     /// Threads of every contender.
@@ -75,6 +77,13 @@ impl Flags {
                             flags.operations = list(flag, &text, &Operation::ALL, Operation::word)?;
                         }
                         "--peers" => flags.peers = list(flag, &text, &Peer::ALL, Peer::word)?,
+                        "--precision" => {
+                            let asked = list(flag, &text, &Precision::ALL, Precision::word)?;
+                            let &[precision] = asked.as_slice() else {
+                                return Err(Usage(format!("`{flag}` takes one of them")));
+                            };
+                            flags.precision = precision;
+                        }
                         "--rounds" => rounds = Some(count(flag, &text)?),
                         "--threads" => flags.threads = count(flag, &text)?,
                         "--set-up" => {
@@ -97,6 +106,11 @@ impl Flags {
                 "`--operations` needs `operations` among `--work`".to_owned(),
             ));
         }
+        if flags.precision == Precision::Bf16 {
+            // Single operations and the way to the first image are f32.
+            flags.works.retain(|&work| work != Work::Operations);
+            flags.start_up = false;
+        }
         Ok(flags)
     }
 
@@ -106,6 +120,7 @@ impl Flags {
             networks: Network::ALL.to_vec(),
             works: Work::ALL.to_vec(),
             operations: Operation::ALL.to_vec(),
+            precision: Precision::F32,
             peers: Peer::ALL.to_vec(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             rounds: 5,
@@ -180,6 +195,16 @@ mod tests {
             parse("--set-up 60").unwrap().set_up,
             Duration::from_secs(60)
         );
+    }
+
+    #[test]
+    fn bf16_is_for_networks() {
+        let flags = parse("--precision bf16").unwrap();
+        assert_eq!(flags.precision, Precision::Bf16);
+        assert_eq!(flags.works, [Work::Train, Work::Evaluate]);
+        assert!(!flags.start_up);
+        let both = Usage("`--precision` takes one of them".to_owned());
+        assert_eq!(parse("--precision f32,bf16"), Err(both));
     }
 
     #[test]

@@ -138,10 +138,12 @@ impl<'a> Page<'a> {
             rounds,
             warm_ups,
             command,
+            precision,
             ..
         } = self.flags;
+        let precision = precision.word();
         format!(
-            "{}.\n\nf32, {threads} threads, {rounds} rounds in turns after {warm_ups} to warm up, medians with the \
+            "{}.\n\n{precision}, {threads} threads, {rounds} rounds in turns after {warm_ups} to warm up, medians with the \
              lowest and the highest in brackets. A ratio is the median of the rounds' ratios; of speed, above 1 ddpm is \
              faster; of memory, below 1 it is smaller. The peak is PyTorch's product of 2048x2048 matrices: {:.0} \
              GFLOP/s.\n\n`{command}`\n",

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::contender::last_lines;
 use super::flags::Flags;
-use super::work::{Network, Operation, Peer, Task, Work};
+use super::work::{Network, Operation, Peer, Precision, Task, Work};
 use crate::cargo::cargo;
 
 /// Where everything is, and the command line of each.
@@ -75,8 +75,10 @@ impl Programs {
     }
 
     /// GFLOP/s of PyTorch's largest matrix product: about the most that these threads can do.
-    pub(crate) fn peak(&self) -> Result<f64> {
-        let said = answer(self.script("peak").args(["--threads", &self.threads]))?;
+    pub(crate) fn peak(&self, precision: Precision) -> Result<f64> {
+        let mut command = self.script("peak");
+        command.args(["--threads", &self.threads, "--precision", precision.word()]);
+        let said = answer(&mut command)?;
         let peak = said.trim().parse();
         peak.with_context(|| format!("peers.py said `{}`, expected GFLOP/s", said.trim()))
     }
@@ -110,16 +112,25 @@ impl Programs {
     }
 
     /// Ours at work.
-    pub(crate) fn ours(&self, task: Task, folder: &Path, output: &Path) -> Command {
+    pub(crate) fn ours(
+        &self,
+        task: Task,
+        precision: Precision,
+        folder: &Path,
+        output: &Path,
+    ) -> Command {
         let command = match task {
-            Task::Network(..) => {
-                let mut command = Command::new(self.example("network_speed"));
-                command.arg("contend");
-                command
-            }
+            Task::Network(..) => self.network(precision),
             Task::Operation(_) => self.operation("graph"),
         };
         self.at_work(command, task, folder, output)
+    }
+
+    /// Our network in a precision.
+    fn network(&self, precision: Precision) -> Command {
+        let mut command = Command::new(self.example("network_speed"));
+        command.args(["contend", "--precision", precision.word()]);
+        command
     }
 
     /// A peer at work; one that reads ONNX gets its file first.
@@ -127,17 +138,24 @@ impl Programs {
         &self,
         peer: Peer,
         task: Task,
+        precision: Precision,
         folder: &Path,
         output: &Path,
     ) -> Result<Command> {
-        if peer.is_ours() {
-            return Ok(self.at_work(self.operation(peer.word()), task, folder, output));
+        match peer {
+            Peer::Plan => {
+                return Ok(self.at_work(self.operation(peer.word()), task, folder, output));
+            }
+            Peer::Float => {
+                return Ok(self.at_work(self.network(Precision::F32), task, folder, output));
+            }
+            _ => {}
         }
         if peer.reads_onnx() && !folder.join("network.onnx").exists() {
             answer(self.script("export").arg("--folder").arg(folder))?;
         }
         let mut command = self.script("contend");
-        command.args(["--kind", peer.word()]);
+        command.args(["--kind", peer.word(), "--precision", precision.word()]);
         Ok(self.at_work(command, task, folder, output))
     }
 

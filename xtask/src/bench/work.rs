@@ -48,11 +48,22 @@ pub(crate) enum Task {
     Operation(Operation),
 }
 
+/// What networks compute in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Precision {
+    /// f32 throughout.
+    F32,
+    /// bf16: PyTorch by autocast, OpenVINO by its hint.
+    Bf16,
+}
+
 /// Who else does it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
     /// An operation of ours again, in a plan instead of candle's graph.
     Plan,
+    /// A network of ours again, in f32.
+    Float,
     /// PyTorch as it comes.
     Eager,
     /// PyTorch with the channels of a pixel side by side.
@@ -82,6 +93,28 @@ impl Network {
         match self {
             Self::S => 64,
             Self::M => 8,
+        }
+    }
+}
+
+impl Precision {
+    /// Both.
+    pub(crate) const ALL: [Self; 2] = [Self::F32, Self::Bf16];
+
+    /// As flags, `network_speed` and `peers.py` name it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// Outputs further apart than this, relatively, are not of the same work. In bf16 each of some thirty layers rounds to
+    /// 8 bits.
+    pub(crate) fn same(self) -> f64 {
+        match self {
+            Self::F32 => 1e-3,
+            Self::Bf16 => 1e-1,
         }
     }
 }
@@ -196,6 +229,7 @@ impl Peer {
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Plan => "plan",
+            Self::Float => "float",
             Self::Eager => "eager",
             Self::ChannelsLast => "channels_last",
             Self::Compile => "compile",
@@ -204,14 +238,15 @@ impl Peer {
         }
     }
 
-    /// Whether it can do this: two of them only evaluate.
-    pub(crate) fn does(self, work: Work) -> bool {
-        work == Work::Evaluate || !self.reads_onnx()
+    /// Whether it can do this: two of them only evaluate, and onnxruntime has no bf16 for processors.
+    pub(crate) fn does(self, work: Work, precision: Precision) -> bool {
+        let able = work == Work::Evaluate || !self.reads_onnx();
+        able && (precision == Precision::F32 || self != Self::Onnxruntime)
     }
 
     /// Whether it is ours, and no rival.
     pub(crate) fn is_ours(self) -> bool {
-        self == Self::Plan
+        matches!(self, Self::Plan | Self::Float)
     }
 
     /// Whether it wants the network as an ONNX file.
@@ -266,6 +301,7 @@ impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Plan => "ddpm-kernels in a plan",
+            Self::Float => "ddpm in f32",
             Self::Eager => "PyTorch eager",
             Self::ChannelsLast => "PyTorch eager, channels_last",
             Self::Compile => "torch.compile",
