@@ -61,6 +61,7 @@ impl Request {
         let pipeline = model.load(&flags.weights).map_err(anyhow::Error::from)?;
         let network = UNet::new(&pipeline.unet, &pipeline.weights)
             .map_err(anyhow::Error::from)?
+            .in_precision(flags.precision.on_this_processor())
             .frozen();
         let story = story(&flags, &model, &chosen);
         let (batch_size, seed) = (flags.batch_size as usize, flags.seed.unwrap_or(0));
