@@ -18,7 +18,8 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use ddpm_checkpoint::Pipeline;
-use ddpm_data::DataSpec;
+use ddpm_data::{DataSpec, Dataset};
+use ddpm_image::PixelMap;
 use ddpm_random::{SampleNoise, sample_start};
 use ddpm_samplers::{Choice, SamplerKind, SchedulerConfig};
 use ddpm_unet::UNet;
@@ -36,16 +37,18 @@ fn main() -> Result<()> {
     let pipeline = Pipeline::load(&folder)?;
     let network = UNet::new(&pipeline.unet, &pipeline.weights)?.frozen();
     let data = ddpm_data::load(&DataSpec::Digits, None)?;
-    let real = moments((0..data.train.len()).map(|i| data.train.image(i)));
+    let unit = PixelMap::per_channel(vec![0.0], vec![1.0])?;
+    let real = moments(&data.train.tensor(&all(&data.train), &unit, &Device::Cpu)?)?;
     let bench = Bench {
         scheduler: pipeline.scheduler.with("clip_sample", false)?,
         network,
         images,
+        unit,
         real,
     };
     let solution = bench.walk(SamplerKind::Heun, 500)?.images;
     if let Some(test) = &data.test {
-        let test = moments((0..test.len()).map(|i| test.image(i)));
+        let test = moments(&test.tensor(&all(test), &bench.unit, &Device::Cpu)?)?;
         println!(
             "unseen digits themselves: {:.2}",
             frechet(&bench.real, &test)
@@ -83,6 +86,8 @@ struct Bench {
     scheduler: SchedulerConfig,
     network: UNet,
     images: usize,
+    /// Bytes to 0..=1.
+    unit: PixelMap,
     real: Moments,
 }
 
@@ -114,15 +119,16 @@ impl Bench {
 
     /// The Frechet distance of images, as bytes, to the training digits.
     fn distance(&self, images: &Tensor) -> Result<f64> {
-        let bytes = ((images * 127.5)? + 127.5)?.clamp(0.0, 255.0)?.round()?;
-        let rows: Vec<Vec<f32>> = bytes.flatten_from(1)?.to_vec2()?;
-        let rows: Vec<Vec<u8>> = rows
-            .into_iter()
-            .map(|row| row.into_iter().map(|v| v as u8).collect())
-            .collect();
-        let made = moments(rows.iter().map(Vec::as_slice));
+        let bytes = PixelMap::MinusOneToOne.to_u8(images)?;
+        let (n, channels, height, width) = images.dims4()?;
+        let size = (height, width, channels);
+        let made = moments(&self.unit.to_tensor(&bytes, n, size, &Device::Cpu)?)?;
         Ok(frechet(&self.real, &made))
     }
+}
+
+fn all(data: &Dataset) -> Vec<usize> {
+    (0..data.len()).collect()
 }
 
 fn rms(a: &Tensor, b: &Tensor) -> Result<f64> {
@@ -138,11 +144,10 @@ struct Moments {
     covariance: Matrix,
 }
 
-fn moments<'a>(images: impl ExactSizeIterator<Item = &'a [u8]>) -> Moments {
-    let n = images.len() as f64;
-    let rows: Vec<Vec<f64>> = images
-        .map(|image| image.iter().map(|&v| f64::from(v) / 255.0).collect())
-        .collect();
+/// Of images `[N, 1, 8, 8]` in 0..=1.
+fn moments(images: &Tensor) -> Result<Moments> {
+    let rows: Vec<Vec<f64>> = images.flatten_from(1)?.to_dtype(DType::F64)?.to_vec2()?;
+    let n = rows.len() as f64;
     let mut mean = [0.0; PIXELS];
     let mut covariance = vec![[0.0; PIXELS]; PIXELS];
     for row in &rows {
@@ -155,7 +160,7 @@ fn moments<'a>(images: impl ExactSizeIterator<Item = &'a [u8]>) -> Moments {
             }
         }
     }
-    Moments { mean, covariance }
+    Ok(Moments { mean, covariance })
 }
 
 /// |m - m'|^2 + tr(C + C' - 2 (C^1/2 C' C^1/2)^1/2) (Heusel et al. 2017, equation 6).
