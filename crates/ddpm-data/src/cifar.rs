@@ -37,6 +37,11 @@ pub const FILES: [&str; 6] = [
 ];
 /// The folder that the archive unpacks to.
 pub const FOLDER: &str = "cifar-10-batches-bin";
+/// The same images on the Hub, as `uoft-cs/cifar10`: pictures that keep every value (PNG) or a few shades of them (JPEG).
+pub const PARQUET: [&str; 2] = [
+    "train-00000-of-00001.parquet",
+    "test-00000-of-00001.parquet",
+];
 /// The archive.
 pub const ARCHIVE: &str = "cifar-10-binary.tar.gz";
 
@@ -78,13 +83,21 @@ pub fn read_batch(path: &Path) -> Result<Batch> {
 /// # Errors
 /// As [`read_batch`], [`Error::Format`] also for a damaged archive, and [`Error::FileMissing`].
 pub fn read_archive(path: &Path) -> Result<Vec<Batch>> {
+    archive_from(open(path)?, path)
+}
+
+/// As [`read_archive`], from any bytes; `path` is what errors call them.
+///
+/// # Errors
+/// As [`read_archive`].
+pub fn archive_from(file: impl BufRead, path: &Path) -> Result<Vec<Batch>> {
     let mut batches: [Option<Batch>; 6] = Default::default();
-    let mut archive = Archive::new(open(path)?, path)?;
+    let mut archive = Archive::new(file, path)?;
     while let Some(entry) = archive.next()? {
         let file = entry.name.rsplit('/').next().unwrap_or_default();
         match FILES.iter().position(|known| *known == file) {
             Some(place) => {
-                let content = archive.content(&entry)?;
+                let content = archive.content(&entry, (IMAGES * RECORD) as u64)?;
                 batches[place] = Some(batch_from(content.as_slice(), &path.join(&entry.name))?);
             }
             None => archive.skip(&entry)?,
@@ -103,7 +116,10 @@ pub fn read_archive(path: &Path) -> Result<Vec<Batch>> {
 }
 
 /// As [`read_batch`], from any bytes; `path` is what errors call them.
-fn batch_from(file: impl BufRead, path: &Path) -> Result<Batch> {
+///
+/// # Errors
+/// As [`read_batch`].
+pub fn batch_from(file: impl BufRead, path: &Path) -> Result<Batch> {
     let mut reader = Reader::new(file, path)?;
     let what = format!("{IMAGES} records of {RECORD} bytes, {}", IMAGES * RECORD);
     let records = reader.values((IMAGES * RECORD) as u64, &what)?;

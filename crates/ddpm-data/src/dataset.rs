@@ -1,11 +1,13 @@
-//! A data set in memory: u8 images as the files had them, their labels, their SHA-256.
+//! A data set: u8 images in memory or in a mapped file, their labels, their SHA-256.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use ddpm_image::PixelMap;
 use sha2::{Digest, Sha256};
 
+use crate::store::Store;
 use crate::{Error, Result, Skipped};
 
 /// The parts of a data set.
@@ -21,16 +23,27 @@ pub struct Splits {
     pub skipped: Vec<Skipped>,
 }
 
-/// Images of one size, u8, each height x width x channels, one after the other; and a label for each, or none at all.
+/// Images of one size, u8, each height x width x channels; and a label for each, or none at all.
 ///
+/// Images that are cropped at random are kept larger, each in its own size, and [`Dataset::image`] is the middle of one.
 /// A clone shares the images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dataset {
     name: String,
-    pixels: Arc<Vec<u8>>,
+    store: Arc<Store>,
     size: (usize, usize, usize),
+    /// Where each image lies in the store, where they differ in size; else they follow one another.
+    places: Option<Arc<Vec<Place>>>,
     labels: Option<Arc<Vec<u32>>>,
     class_names: Vec<String>,
+}
+
+/// Where one image lies that is kept larger than it is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) start: u64,
+    pub(crate) height: u32,
+    pub(crate) width: u32,
 }
 
 impl Dataset {
@@ -62,6 +75,23 @@ impl Dataset {
             )));
         }
         let n = pixels.len() / image;
+        let store = Store::Memory(pixels);
+        Self::from_store(name, (store, None), size, n, labels, class_names)
+    }
+
+    /// `n` images of this size in a store, or larger ones at these places, which lie in it.
+    pub(crate) fn from_store(
+        name: &str,
+        (store, places): (Store, Option<Vec<Place>>),
+        size: (usize, usize, usize),
+        n: usize,
+        labels: Option<Vec<u32>>,
+        class_names: Vec<String>,
+    ) -> Result<Self> {
+        let wrong = |what: String| Error::Shape {
+            name: name.to_owned(),
+            what,
+        };
         if let Some(labels) = &labels {
             if labels.len() != n {
                 return Err(wrong(format!(
@@ -82,8 +112,9 @@ impl Dataset {
         }
         Ok(Self {
             name: name.to_owned(),
-            pixels: Arc::new(pixels),
+            store: Arc::new(store),
             size,
+            places: places.map(Arc::new),
             labels: labels.map(Arc::new),
             class_names,
         })
@@ -100,7 +131,10 @@ impl Dataset {
         reason = "a data set without images cannot be made"
     )]
     pub fn len(&self) -> usize {
-        self.pixels.len() / self.image_len()
+        match &self.places {
+            Some(places) => places.len(),
+            None => self.store.len() / self.image_len(),
+        }
     }
 
     /// Rows of an image.
@@ -118,18 +152,53 @@ impl Dataset {
         self.size.2
     }
 
-    /// All images, one after the other, each height x width x channels.
-    pub fn pixels(&self) -> &[u8] {
-        &self.pixels
+    /// Whether the images lie in a file of the cache that is mapped, rather than in memory.
+    pub fn is_streamed(&self) -> bool {
+        matches!(*self.store, Store::Mapped(_))
     }
 
-    /// Image `index`, height x width x channels.
+    /// Image `index`, height x width x channels; of one that is kept larger, the middle.
     ///
     /// # Panics
     /// As a slice does, when `index` is not less than [`len`](Self::len).
-    pub fn image(&self, index: usize) -> &[u8] {
-        let start = index * self.image_len();
-        &self.pixels[start..start + self.image_len()]
+    pub fn image(&self, index: usize) -> Cow<'_, [u8]> {
+        if self.places.is_none() {
+            let start = index * self.image_len();
+            return Cow::Borrowed(&self.store[start..start + self.image_len()]);
+        }
+        let (rows, columns) = self.room(index);
+        let mut image = Vec::with_capacity(self.image_len());
+        self.window_into(index, (rows / 2, columns / 2), &mut image);
+        Cow::Owned(image)
+    }
+
+    /// How many rows and columns image `index` is kept larger than it is shown.
+    pub fn room(&self, index: usize) -> (usize, usize) {
+        let place = self.place(index);
+        let (height, width) = (place.height as usize, place.width as usize);
+        (height - self.size.0, width - self.size.1)
+    }
+
+    /// Appends what is seen of image `index` from this row and column, which are at most its [`room`](Self::room).
+    pub(crate) fn window_into(&self, index: usize, corner: (usize, usize), out: &mut Vec<u8>) {
+        let place = self.place(index);
+        let (height, width, channels) = self.size;
+        let (start, row) = (place.start as usize, place.width as usize * channels);
+        for y in corner.0..corner.0 + height {
+            let left = start + y * row + corner.1 * channels;
+            out.extend_from_slice(&self.store[left..left + width * channels]);
+        }
+    }
+
+    fn place(&self, index: usize) -> Place {
+        match &self.places {
+            Some(places) => places[index],
+            None => Place {
+                start: (index * self.image_len()) as u64,
+                height: self.size.0 as u32,
+                width: self.size.1 as u32,
+            },
+        }
     }
 
     /// The class of each image, where the source knows it.
@@ -150,7 +219,7 @@ impl Dataset {
         let mut pixels = Vec::with_capacity(indices.len() * self.image_len());
         for &index in indices {
             self.check(index)?;
-            pixels.extend_from_slice(self.image(index));
+            pixels.extend_from_slice(&self.image(index));
         }
         self.to_tensor(&pixels, indices.len(), map, device)
     }
@@ -159,16 +228,21 @@ impl Dataset {
     /// and their labels are the same, wherever they were found and however they were packed.
     ///
     /// Hashed: count, height, width, channels, each as u64 little-endian; the pixels; then a byte 1 and each label as u32
-    /// little-endian, or a byte 0 where there are no labels. Names are left out.
+    /// little-endian, or a byte 0 where there are no labels; then, of images that are kept larger than they are shown,
+    /// the height and width of each as u32 little-endian. Names are left out.
     pub fn sha256(&self) -> String {
         let mut hash = Sha256::new();
         for number in [self.len(), self.size.0, self.size.1, self.size.2] {
             hash.update((number as u64).to_le_bytes());
         }
-        hash.update(self.pixels.as_slice());
+        hash.update(&**self.store);
         hash.update([u8::from(self.labels.is_some())]);
         for label in self.labels().into_iter().flatten() {
             hash.update(label.to_le_bytes());
+        }
+        for place in self.places.iter().flat_map(|places| places.iter()) {
+            hash.update(place.height.to_le_bytes());
+            hash.update(place.width.to_le_bytes());
         }
         hash.finalize()
             .iter()

@@ -1,6 +1,6 @@
 //! What can go wrong between a data set's name and its batches; each message names thing, place and expectation.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::Skipped;
 
@@ -13,7 +13,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// The name is no data set that this version reads.
     #[error(
-        "data set `{spec}`: {why}; this version reads digits, mnist, fashion-mnist, cifar10 and folder:PATH"
+        "data set `{spec}`: {why}; this version reads digits, mnist, fashion-mnist, cifar10, tiny-imagenet, \
+         folder:PATH, parquet:PATH and hub:OWNER/NAME"
     )]
     Spec {
         /// What was asked for.
@@ -119,7 +120,7 @@ pub enum Error {
     },
     /// Pictures of a folder cannot be read.
     #[error(
-        "{}: {} of {pictures} pictures cannot be read; remove them, or allow that they are skipped{}",
+        "{}: {} of {pictures} pictures cannot be read; remove them, or allow that they are skipped (data.skip_unreadable=true){}",
         .folder.display(),
         .unreadable.len(),
         named(.unreadable)
@@ -131,6 +132,58 @@ pub enum Error {
         pictures: usize,
         /// Those that cannot be read.
         unreadable: Vec<Skipped>,
+    },
+    /// What pictures are to be made into is impossible.
+    #[error("pictures cannot be made so: {what}")]
+    Pictures {
+        /// What contradicts what.
+        what: String,
+    },
+    /// A zip archive, or a file in it that is needed, cannot be read.
+    #[error("{}: {what}", .path.display())]
+    Zip {
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A parquet file cannot be read, or has no pictures.
+    #[error("{}: {what}", .path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and where.
+        what: String,
+    },
+    /// A data set of the Hub cannot be used or fetched.
+    #[error("data set `hub:{name}`: {what}")]
+    Hub {
+        /// OWNER/NAME.
+        name: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// Decoded images that do not fit into memory cannot be kept on disk either.
+    #[error(
+        "cannot {action} `{}`, where decoded images are kept that do not fit into memory: {source}; \
+         another folder (data.cache) or more memory (data.memory) may help",
+        .path.display()
+    )]
+    Cache {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The folder or file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file could not be fetched.
+    #[error("{url}: {what}")]
+    Fetch {
+        /// What was asked for.
+        url: String,
+        /// Why it did not come, and what is kept of it.
+        what: String,
     },
     /// An image cannot be resized.
     #[error(
@@ -169,6 +222,16 @@ pub enum Error {
     /// A tensor operation failed.
     #[error("{0}")]
     Tensor(#[from] candle_core::Error),
+}
+
+impl Error {
+    pub(crate) fn cache(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::Cache {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
 }
 
 fn list(places: &[PathBuf]) -> String {

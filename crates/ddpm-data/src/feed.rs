@@ -1,4 +1,5 @@
-//! The order in which training sees a data set: epochs without end, each shuffled anew, each image perhaps mirrored.
+//! The order in which training sees a data set: epochs without end, each shuffled anew, each image perhaps cropped
+//! elsewhere and mirrored.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,10 +9,10 @@ use ddpm_random::{Permutation, Stream, uniform_u64_below};
 
 use crate::{Dataset, Error, Result};
 
-/// An endless, seeded order over a data set, with mirroring.
+/// An endless, seeded order over a data set, with random crops and mirroring.
 ///
-/// Position `p` (how many images came before) lies in epoch `p / n`; which image it is and whether it is mirrored are
-/// functions of seed, epoch and `p % n` alone. So nothing has to be saved for an exact resume, and how positions are split
+/// Position `p` (how many images came before) lies in epoch `p / n`; which image it is, where it is cropped and whether
+/// it is mirrored are functions of seed, epoch and `p % n` alone. So nothing has to be saved for an exact resume, and how positions are split
 /// into batches changes nothing. It shares the data set's memory, and remembers the last epoch's order: keep it.
 #[derive(Debug)]
 pub struct Feed {
@@ -26,6 +27,8 @@ pub struct Feed {
 pub struct Drawn {
     /// The image's number in the data set.
     pub index: usize,
+    /// The first row and column that are seen of an image that is kept larger than it is shown; (0, 0) for others.
+    pub corner: (usize, usize),
     /// Whether it is mirrored, left for right.
     pub flip: bool,
 }
@@ -78,16 +81,15 @@ impl Feed {
     ) -> Result<Tensor> {
         let mut pixels = Vec::with_capacity(count * self.dataset.image_len());
         for drawn in self.draws(position, count)? {
-            let image = self.dataset.image(drawn.index);
+            let start = pixels.len();
+            self.dataset
+                .window_into(drawn.index, drawn.corner, &mut pixels);
             if drawn.flip {
-                mirror_into(
-                    image,
+                mirror(
+                    &mut pixels[start..],
                     self.dataset.width(),
                     self.dataset.channels(),
-                    &mut pixels,
                 );
-            } else {
-                pixels.extend_from_slice(image);
             }
         }
         self.dataset.to_tensor(&pixels, count, map, device)
@@ -99,7 +101,19 @@ impl Feed {
         let index = epoch.order.get((position % n) as usize);
         let flip = self.flip
             && uniform_u64_below(self.seed, Stream::Flip, index as u64, epoch.number, 2)? == 1;
-        Ok(Drawn { index, flip })
+        // Every corner is equally likely: one number says which.
+        let (rows, columns) = self.dataset.room(index);
+        let corners = (rows as u64 + 1) * (columns as u64 + 1);
+        let corner = match corners {
+            1 => 0,
+            _ => uniform_u64_below(self.seed, Stream::Crop, index as u64, epoch.number, corners)?,
+        };
+        let (row, column) = (corner / (columns as u64 + 1), corner % (columns as u64 + 1));
+        Ok(Drawn {
+            index,
+            corner: (row as usize, column as usize),
+            flip,
+        })
     }
 
     /// The order of an epoch, computed when the epoch changes.
@@ -125,11 +139,11 @@ struct Epoch {
     order: Permutation,
 }
 
-/// Appends an image, height x width x channels, with each row's pixels in reverse.
-fn mirror_into(image: &[u8], width: usize, channels: usize, out: &mut Vec<u8>) {
-    for row in image.chunks_exact(width * channels) {
-        for pixel in row.chunks_exact(channels).rev() {
-            out.extend_from_slice(pixel);
-        }
+/// Reverses the pixels of each row of an image, height x width x channels.
+fn mirror(image: &mut [u8], width: usize, channels: usize) {
+    for row in image.chunks_exact_mut(width * channels) {
+        // All values backwards, then those of each pixel forwards again.
+        row.reverse();
+        row.chunks_exact_mut(channels).for_each(<[u8]>::reverse);
     }
 }

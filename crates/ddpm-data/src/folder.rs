@@ -1,4 +1,4 @@
-//! A folder of picture files as a data set: sorted, labelled by sub-folder, decoded once and in parallel.
+//! A folder of picture files as a data set: sorted, and labelled by sub-folder.
 //!
 //! Pictures are the files named `*.png`, `*.jpg`, `*.jpeg`, `*.webp`, `*.gif`, `*.bmp`, `*.tif` or `*.tiff`, in capitals
 //! or not, at any depth; other files, and names that begin with a dot, are passed over. They are ordered by path. Where all
@@ -7,15 +7,11 @@
 
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
-
-use crate::picture::{Picture, Pictures};
-use crate::{Dataset, Error, Result, Splits};
+use crate::shelf::{Content, Item, Part, Shelf};
+use crate::{Error, Result};
 
 /// How the names of pictures end.
 const ENDINGS: [&str; 8] = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"];
-/// One of so many pictures is held out.
-const HELD_OUT: usize = 20;
 /// Folders in folders; a link that leads back to its own folder ends here.
 const DEPTH: usize = 32;
 
@@ -28,76 +24,43 @@ pub struct Skipped {
     pub why: String,
 }
 
-/// Reads every picture of a folder.
+/// The pictures of a folder.
 ///
 /// # Errors
 /// [`Error::Open`] for a folder that cannot be read, [`Error::Folder`] where it holds no pictures, or some with a class
-/// and some without; [`Error::Unreadable`] with the names of the pictures that cannot be read, unless they are to be skipped;
-/// [`Error::Folder`] for pictures of different sizes where no size is set.
-pub(crate) fn load(folder: &Path, pictures: &Pictures) -> Result<Splits> {
-    let mut files = Vec::new();
-    list(folder, DEPTH, &mut files)?;
-    files.sort();
+/// and some without.
+pub(crate) fn shelf(folder: &Path) -> Result<Shelf<'static>> {
+    let files = files(folder, &ENDINGS)?;
     let classes = classes(folder, &files)?;
-    let read: Vec<_> = files.par_iter().map(|file| read(file, pictures)).collect();
-    let mut skipped = Vec::new();
-    let mut parts: [Part; 2] = Default::default();
-    let mut size = None;
-    let mut place = 0;
-    for (path, picture) in files.into_iter().zip(read) {
-        let picture = match picture {
-            Ok(picture) => picture,
-            Err(why) => {
-                skipped.push(Skipped { path, why });
-                continue;
-            }
-        };
-        same_size(folder, &mut size, &path, &picture)?;
-        let part = &mut parts[usize::from(place % HELD_OUT == HELD_OUT - 1)];
-        part.pixels.extend(picture.pixels);
-        part.labels.extend(class(folder, &path, &classes));
-        place += 1;
-    }
-    let size = size.map(|(_, size): (PathBuf, _)| size);
-    let (true, Some(size)) = (skipped.is_empty() || pictures.skip_unreadable, size) else {
-        return Err(Error::Unreadable {
-            folder: folder.to_owned(),
-            pictures: place + skipped.len(),
-            unreadable: skipped,
-        });
-    };
-    let size = (size.0, size.1, pictures.color.channels());
-    let [train, test] = parts;
-    let test = (!test.pixels.is_empty()).then(|| test.dataset("folder test", size, &classes));
-    Ok(Splits {
-        origin: folder.display().to_string(),
-        train: train.dataset("folder train", size, &classes)?,
-        test: test.transpose()?,
-        skipped,
+    let items: Vec<Item> = files
+        .iter()
+        .map(|file| Item {
+            name: file.clone(),
+            label: class(folder, file, &classes),
+            part: Part::Dealt,
+            content: Content::File,
+        })
+        .collect();
+    Ok(Shelf {
+        name: "folder".to_owned(),
+        origin: folder.to_owned(),
+        classes,
+        files,
+        size: None,
+        items: Box::new(items.into_iter().map(Ok)),
     })
 }
 
-/// Images and labels of one part.
-#[derive(Default)]
-struct Part {
-    pixels: Vec<u8>,
-    labels: Vec<u32>,
+/// The files in a folder, and in the folders inside it, whose names end so; in order of path.
+pub(crate) fn files(folder: &Path, endings: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    list(folder, DEPTH, endings, &mut files)?;
+    files.sort();
+    Ok(files)
 }
 
-impl Part {
-    fn dataset(
-        self,
-        name: &str,
-        size: (usize, usize, usize),
-        classes: &[String],
-    ) -> Result<Dataset> {
-        let labels = (!classes.is_empty()).then_some(self.labels);
-        Dataset::new(name, self.pixels, size, labels, classes.to_vec())
-    }
-}
-
-/// Appends the pictures in a folder and in the folders inside it.
-fn list(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
+/// Appends the files in a folder and in the folders inside it.
+fn list(folder: &Path, depth: usize, endings: &[&str], files: &mut Vec<PathBuf>) -> Result<()> {
     let cannot = |source| Error::Open {
         path: folder.to_owned(),
         source,
@@ -117,9 +80,9 @@ fn list(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
             continue;
         }
         if path.is_dir() {
-            list(&path, depth - 1, files)?;
+            list(&path, depth - 1, endings, files)?;
         } else if path.extension().is_some_and(|ending| {
-            ENDINGS
+            endings
                 .iter()
                 .any(|known| ending.eq_ignore_ascii_case(known))
         }) {
@@ -170,37 +133,4 @@ fn class_name(folder: &Path, file: &Path) -> Option<String> {
 fn class(folder: &Path, file: &Path, classes: &[String]) -> Option<u32> {
     let place = classes.binary_search(&class_name(folder, file)?).ok()?;
     u32::try_from(place).ok()
-}
-
-/// One picture, or why it cannot be read.
-fn read(file: &Path, pictures: &Pictures) -> std::result::Result<Picture, String> {
-    let bytes = std::fs::read(file).map_err(|error| error.to_string())?;
-    let picture = pictures.decode(&bytes).map_err(|error| error.to_string())?;
-    pictures.fit(picture).map_err(|error| error.to_string())
-}
-
-/// That a picture has the size of the first.
-fn same_size(
-    folder: &Path,
-    size: &mut Option<(PathBuf, (usize, usize))>,
-    path: &Path,
-    picture: &Picture,
-) -> Result<()> {
-    let found = (picture.height, picture.width);
-    let (first, expected) = size.get_or_insert_with(|| (path.to_owned(), found));
-    if *expected == found {
-        return Ok(());
-    }
-    Err(Error::Folder {
-        folder: folder.to_owned(),
-        what: format!(
-            "has pictures of different sizes: {} is {}x{}, {} is {}x{} (height x width); expected one size: resize them first",
-            first.display(),
-            expected.0,
-            expected.1,
-            path.display(),
-            found.0,
-            found.1
-        ),
-    })
 }

@@ -46,7 +46,10 @@ pub fn read_labels(path: &Path, classes: u32) -> Result<Vec<u32>> {
 }
 
 /// As [`read_images`], from any bytes; `path` is what errors call them.
-pub(crate) fn images_from(
+///
+/// # Errors
+/// As [`read_images`].
+pub fn images_from(
     file: impl BufRead,
     path: &Path,
     size: Option<(usize, usize)>,
@@ -79,7 +82,10 @@ pub(crate) fn images_from(
 }
 
 /// As [`read_labels`], from any bytes; `path` is what errors call them.
-pub(crate) fn labels_from(file: impl BufRead, path: &Path, classes: u32) -> Result<Vec<u32>> {
+///
+/// # Errors
+/// As [`read_labels`].
+pub fn labels_from(file: impl BufRead, path: &Path, classes: u32) -> Result<Vec<u32>> {
     let mut reader = Reader::new(file, path)?;
     magic(&mut reader, LABELS)?;
     let n = dimension(&mut reader, "one label or more", |n| n > 0)?;

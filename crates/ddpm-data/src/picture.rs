@@ -1,12 +1,13 @@
 //! A picture file as an image of the data set: decoded, turned upright, over a background, in one colour mode and size.
 
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use image::{DynamicImage, ImageDecoder, ImageReader};
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
 use crate::resize::{Filter, resize};
+use crate::{Error, Result, jpeg};
 
 /// What pictures are made into. Nothing is guessed from a picture: each gives the same kind of image.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -15,6 +16,9 @@ pub struct Pictures {
     /// Height and width of every image; left out, all pictures must have the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<(usize, usize)>,
+    /// What a picture is resized to cover before it is cropped to `size`, at least as large; left out: `size`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cover: Option<(usize, usize)>,
     /// How a picture of another size is resized.
     pub filter: Filter,
     /// What happens to a picture of another shape.
@@ -34,6 +38,8 @@ pub enum Crop {
     /// It is resized until it covers the image; its middle is kept.
     #[default]
     Centre,
+    /// It is resized until it covers the image, and kept whole; each epoch sees another part of it.
+    Random,
     /// It is stretched, and nothing is lost.
     Stretch,
 }
@@ -66,19 +72,48 @@ pub(crate) struct Picture {
     pub(crate) pixels: Vec<u8>,
 }
 
+/// Bytes that a decoded picture may take: what a header promises is not believed beyond this.
+const DECODED: u64 = 512 << 20;
+/// Values of a resized picture; beyond it the picture is a thread, thousands of times longer than it is wide.
+const RESIZED: usize = 1 << 28;
+
 impl Pictures {
+    /// Refuses what cannot be done to any picture.
+    ///
+    /// # Errors
+    /// [`Error::Pictures`].
+    pub fn check(&self) -> Result<()> {
+        let refuse = |what: String| Err(Error::Pictures { what });
+        let Some(size) = self.size else {
+            return match (self.cover, self.crop) {
+                (None, Crop::Centre) => Ok(()),
+                _ => refuse("how to crop is said, but no size".to_owned()),
+            };
+        };
+        let cover = self.cover.unwrap_or(size);
+        if size.0 == 0 || size.1 == 0 || cover.0 < size.0 || cover.1 < size.1 {
+            return refuse(format!(
+                "to cover {}x{} and then to crop to {}x{}: expected sides of 1 and more, the second not larger",
+                cover.0, cover.1, size.0, size.1
+            ));
+        }
+        if self.crop == Crop::Stretch && cover != size {
+            return refuse("to stretch leaves nothing to cover: expected no `cover`".to_owned());
+        }
+        Ok(())
+    }
+
     /// Decodes a file's bytes: PNG, JPEG, WebP, GIF (its first frame), BMP or TIFF, told by the first bytes.
     ///
     /// 16 bits become round(v / 257), palettes their colours; a JPEG's note of how the camera was held is followed. What
     /// the decoder says is the error.
-    pub(crate) fn decode(&self, bytes: &[u8]) -> image::ImageResult<Picture> {
-        let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
-        let mut decoder = reader.into_decoder()?;
-        let orientation = decoder.orientation()?;
-        let mut picture = DynamicImage::from_decoder(decoder)?;
-        picture.apply_orientation(orientation);
-        let picture = picture.into_rgba8();
+    pub(crate) fn decode(&self, bytes: &[u8]) -> std::result::Result<Picture, String> {
+        let decoded = decode(bytes)?;
+        let picture = decoded.into_rgba8();
         let (width, height) = (picture.width() as usize, picture.height() as usize);
+        if width == 0 || height == 0 {
+            return Err(format!("is {height}x{width} (height x width)"));
+        }
         let mut pixels = Vec::with_capacity(width * height * self.color.channels());
         for rgba in picture.as_raw().chunks_exact(4) {
             let over = |c: usize| over(rgba[c], self.background[c], rgba[3]);
@@ -95,22 +130,63 @@ impl Pictures {
         })
     }
 
-    /// Makes a picture the size that was asked for, if one was.
-    ///
-    /// # Errors
-    /// `Error::Resize` for a size of nothing.
-    pub(crate) fn fit(&self, picture: Picture) -> Result<Picture> {
+    /// Makes a picture the size that was asked for, if one was; for random crops, one that covers it.
+    pub(crate) fn fit(&self, picture: Picture) -> std::result::Result<Picture, String> {
         let Some(size) = self.size else {
             return Ok(picture);
         };
         let (from, channels) = ((picture.height, picture.width), self.color.channels());
         let covering = match self.crop {
-            Crop::Centre if size.0 > 0 && size.1 > 0 => covering(from, size),
-            Crop::Centre | Crop::Stretch => size,
+            Crop::Centre | Crop::Random => covering(from, self.cover.unwrap_or(size)),
+            Crop::Stretch => size,
         };
+        let values = covering
+            .0
+            .saturating_mul(covering.1)
+            .saturating_mul(channels);
+        if values > RESIZED {
+            let (h, w) = from;
+            return Err(format!(
+                "is {h}x{w} (height x width): too long to cover {}x{}",
+                size.0, size.1
+            ));
+        }
         let from = (from.0, from.1, channels);
-        let pixels = resize(&picture.pixels, from, covering, self.filter)?;
+        let pixels = resize(&picture.pixels, from, covering, self.filter)
+            .map_err(|error| error.to_string())?;
+        if self.crop == Crop::Random {
+            return Ok(Picture {
+                height: covering.0,
+                width: covering.1,
+                pixels,
+            });
+        }
         Ok(middle(&pixels, covering, size, channels))
+    }
+}
+
+/// A file's first picture, upright. Memory is bounded, whatever the file promises.
+fn decode(bytes: &[u8]) -> std::result::Result<DynamicImage, String> {
+    jpeg::check(bytes)?;
+    let reader = ImageReader::new(Cursor::new(bytes));
+    let reader = reader
+        .with_guessed_format()
+        .map_err(|error| error.to_string())?;
+    let read = || {
+        let mut decoder = reader.into_decoder()?;
+        let mut limits = Limits::default();
+        limits.max_alloc = Some(DECODED);
+        limits.reserve(decoder.total_bytes())?;
+        decoder.set_limits(limits)?;
+        let orientation = decoder.orientation()?;
+        let mut picture = DynamicImage::from_decoder(decoder)?;
+        picture.apply_orientation(orientation);
+        Ok(picture)
+    };
+    // A decoder that gives up on one picture of thousands must not end a training.
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(decoded) => decoded.map_err(|error: image::ImageError| error.to_string()),
+        Err(_) => Err("made the decoder panic".to_owned()),
     }
 }
 

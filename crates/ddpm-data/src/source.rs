@@ -6,7 +6,12 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Dataset, Error, Pictures, Result, Splits, cifar, folder, idx};
+use crate::gather::gather;
+use crate::hub::{self, HubName};
+use crate::shelf::Shelf;
+use crate::{
+    Dataset, Error, Keep, Pictures, Result, Splits, cifar, folder, idx, rows, tiny_imagenet,
+};
 
 /// A data set as it is named on a command line and in settings.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -21,12 +26,22 @@ pub enum DataSpec {
     FashionMnist,
     /// CIFAR-10 (Krizhevsky, 2009): photographs of 32x32 pixels in ten classes.
     Cifar10,
+    /// Tiny ImageNet (Stanford CS231n, 2015): photographs of 64x64 pixels in 200 classes.
+    TinyImagenet,
     /// The picture files in this folder and below it, the first sub-folder of each being its class.
     Folder(PathBuf),
+    /// The pictures in a parquet file, in those of a folder, or in those that a pattern matches.
+    Parquet(PathBuf),
+    /// A data set of the Hugging Face Hub, `OWNER/NAME`, or `OWNER/NAME/FOLDER` where it has several.
+    Hub(String),
 }
 
 /// What comes before a folder's path.
 const FOLDER: &str = "folder:";
+/// What comes before the path of parquet files.
+const PARQUET: &str = "parquet:";
+/// What comes before a name on the Hub.
+const HUB: &str = "hub:";
 
 /// Where Debian's packages `dataset-*` put data sets.
 const SYSTEM: &str = "/usr/share/datasets";
@@ -44,34 +59,72 @@ const FIRST_LABELS: [(DataSpec, [u32; 10]); 2] = [
 ///
 /// `data_dir` is where the user keeps data; `None` stands for `$DDPM_DATA`, or `data` where that is not set. The places
 /// looked at are those of [`places`], the first that has any of the files wins. For `digits`, which are inside this crate,
-/// and for a folder, no place is looked at.
+/// and for what has a path, no place is looked at.
 ///
 /// # Errors
 /// [`Error::NotFound`] with every place and the commands that would fetch it, [`Error::FileMissing`],
-/// [`Error::OtherDataset`], [`Error::Shape`], and what [`idx`] or [`cifar`] says of a file.
+/// [`Error::OtherDataset`], [`Error::Shape`], and what [`load_with`], [`idx`] or [`cifar`] says of a file.
 pub fn load(spec: &DataSpec, data_dir: Option<&Path>) -> Result<Splits> {
-    load_with(spec, data_dir, &Pictures::default())
+    load_with(spec, data_dir, &Pictures::default(), &Keep::default())
 }
 
-/// As [`load`], and tells what the pictures of a `folder:` are made into; other data sets are as their files have them.
+/// As [`load`], and tells what pictures are made into, where the data set [has any](DataSpec::has_pictures), and how they
+/// are kept; other data sets are as their files have them.
 ///
 /// # Errors
-/// As [`load`]; for a folder, [`Error::Open`], [`Error::Folder`] and [`Error::Unreadable`].
-pub fn load_with(spec: &DataSpec, data_dir: Option<&Path>, pictures: &Pictures) -> Result<Splits> {
-    match spec {
-        DataSpec::Folder(path) => folder::load(path, pictures),
-        DataSpec::Digits => digits(),
-        DataSpec::Cifar10 => load_cifar(&places(spec, data_dir)),
-        _ => load_idx(spec, &places(spec, data_dir)),
-    }
+/// As [`load`]; for pictures, [`Error::Pictures`], [`Error::Open`], [`Error::Folder`], [`Error::Zip`],
+/// [`Error::Parquet`], [`Error::Unreadable`] and [`Error::Cache`].
+pub fn load_with(
+    spec: &DataSpec,
+    data_dir: Option<&Path>,
+    pictures: &Pictures,
+    keep: &Keep,
+) -> Result<Splits> {
+    pictures.check()?;
+    let shelf = match spec {
+        DataSpec::Digits => return digits(),
+        DataSpec::Mnist | DataSpec::FashionMnist => {
+            return load_idx(spec, &places(spec, data_dir));
+        }
+        DataSpec::Cifar10 => return load_cifar(&places(spec, data_dir), keep),
+        DataSpec::TinyImagenet => {
+            let places = places(spec, data_dir);
+            let found = tiny_imagenet::find(&places).ok_or_else(|| not_found(spec, &places))?;
+            tiny_imagenet::shelf(&found)?
+        }
+        DataSpec::Folder(path) => folder::shelf(path)?,
+        DataSpec::Parquet(path) => rows::shelf("parquet", path, rows::files(path)?)?,
+        DataSpec::Hub(name) => hub_shelf(spec, name, data_dir)?,
+    };
+    gather(shelf, pictures, keep)
 }
 
-/// The folders in which a data set is looked for, in order; none for `digits` and a folder, which are where they are.
-pub fn places(spec: &DataSpec, data_dir: Option<&Path>) -> Vec<PathBuf> {
-    if matches!(spec, DataSpec::Digits | DataSpec::Folder(_)) {
-        return Vec::new();
+/// A data set of the Hub, from wherever it was fetched to; with the feature `hub` it is fetched where it is nowhere.
+fn hub_shelf(spec: &DataSpec, name: &str, data_dir: Option<&Path>) -> Result<Shelf<'static>> {
+    let known = HubName::parse(name).map_err(|why| Error::Spec {
+        spec: spec.to_string(),
+        why,
+    })?;
+    let places = places(spec, data_dir);
+    let mut files = hub::find(&known, &places)?;
+    #[cfg(feature = "hub")]
+    if files.is_none() {
+        crate::fetch(spec, data_dir, None, &mut |_| {})?;
+        files = hub::find(&known, &places)?;
     }
+    let files = files.take().ok_or_else(|| not_found(spec, &places))?;
+    rows::shelf("hub", Path::new(&spec.to_string()), files)
+}
+
+/// The folders in which a data set is looked for, in order; none for `digits` and what has a path, which are where they
+/// are; for a name on the Hub, the caches of its clients.
+pub fn places(spec: &DataSpec, data_dir: Option<&Path>) -> Vec<PathBuf> {
     let data_dir = data_dir.map_or_else(default_data_dir, Path::to_owned);
+    match spec {
+        DataSpec::Digits | DataSpec::Folder(_) | DataSpec::Parquet(_) => return Vec::new(),
+        DataSpec::Hub(_) => return hub::caches(&data_dir),
+        _ => {}
+    }
     vec![
         data_dir.join(spec.name()),
         data_dir,
@@ -83,6 +136,11 @@ pub fn places(spec: &DataSpec, data_dir: Option<&Path>) -> Vec<PathBuf> {
 pub fn how_to_get(spec: &DataSpec, data_dir: Option<&Path>) -> String {
     let data_dir = data_dir.map_or_else(default_data_dir, Path::to_owned);
     let folder = data_dir.join(spec.name()).display().to_string();
+    let there = match data_dir == default_data_dir() {
+        true => String::new(),
+        false => format!(" --data-dir {}", data_dir.display()),
+    };
+    let fetch = format!("cargo xtask data {spec}{there}");
     let files = format!(
         "the four original files, gzipped or not, into {folder}:\n  \
          train-images-idx3-ubyte.gz train-labels-idx1-ubyte.gz t10k-images-idx3-ubyte.gz t10k-labels-idx1-ubyte.gz"
@@ -92,36 +150,64 @@ pub fn how_to_get(spec: &DataSpec, data_dir: Option<&Path>) -> String {
         DataSpec::Folder(path) => {
             format!("nothing to get: put picture files into {}", path.display())
         }
-        DataSpec::Mnist => format!("to get it, put {files}"),
+        DataSpec::Parquet(path) => {
+            format!("nothing to get: put parquet files at {}", path.display())
+        }
+        DataSpec::Mnist => format!("to get it (12 MB):\n  {fetch}\nor put {files}"),
         DataSpec::FashionMnist => format!(
-            "to get it, on Debian or Ubuntu:\n  apt-get install dataset-fashion-mnist\nor put {files}\n\
-             they are in the folder data/fashion of https://github.com/zalandoresearch/fashion-mnist"
+            "to get it (31 MB):\n  {fetch}\nor, on Debian or Ubuntu:\n  apt-get install dataset-fashion-mnist\n\
+             or put {files}"
         ),
         DataSpec::Cifar10 => format!(
-            "to get it (170 MB):\n  mkdir -p {folder}\n  \
-             curl -L -o {folder}/{archive} https://www.cs.toronto.edu/~kriz/{archive}\n\
-             packed or unpacked; it is the binary version that is read, not the one for Python",
+            "to get it (170 MB):\n  {fetch}\nor put into {folder} {archive}, packed or unpacked (the binary version, not \
+             the one for Python), or the parquet files of the Hub's uoft-cs/cifar10",
             archive = cifar::ARCHIVE
+        ),
+        DataSpec::TinyImagenet => format!(
+            "to get it (248 MB):\n  {fetch}\nor put into {folder} {archive}, packed or unpacked",
+            archive = tiny_imagenet::ARCHIVE
+        ),
+        DataSpec::Hub(_) => format!(
+            "to get it, which builds what speaks to the Hub (a few minutes, once):\n  {fetch}\n\
+             or build the trainer with it, so that it fetches by itself: cargo run --release -p ddpm-train --features hub"
         ),
     }
 }
 
 impl DataSpec {
-    /// Every data set that has a name; a folder has only a path.
-    pub const ALL: [Self; 4] = [Self::Digits, Self::Mnist, Self::FashionMnist, Self::Cifar10];
+    /// Every data set that has a name of its own, here.
+    pub const ALL: [Self; 5] = [
+        Self::Digits,
+        Self::Mnist,
+        Self::FashionMnist,
+        Self::Cifar10,
+        Self::TinyImagenet,
+    ];
 
-    /// The name it is called by: `digits`, `mnist`, `fashion-mnist`, `cifar10`; `folder` for any folder.
+    /// Whether it is made of pictures, which can be resized and be of any colour kind, as [`Pictures`] says.
+    pub fn has_pictures(&self) -> bool {
+        match self {
+            Self::Digits | Self::Mnist | Self::FashionMnist | Self::Cifar10 => false,
+            Self::TinyImagenet | Self::Folder(_) | Self::Parquet(_) | Self::Hub(_) => true,
+        }
+    }
+
+    /// The name it is called by: `digits`, `mnist`, `fashion-mnist`, `cifar10`, `tiny-imagenet`; `folder`, `parquet` and
+    /// `hub` for any of these.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Digits => "digits",
             Self::Mnist => "mnist",
             Self::FashionMnist => "fashion-mnist",
             Self::Cifar10 => "cifar10",
+            Self::TinyImagenet => "tiny-imagenet",
             Self::Folder(_) => "folder",
+            Self::Parquet(_) => "parquet",
+            Self::Hub(_) => "hub",
         }
     }
 
-    /// What its classes are called, class 0 first; a folder's are known when it has been read.
+    /// What its classes are called, class 0 first; those of pictures are known when they have been read.
     pub fn class_names(&self) -> Vec<String> {
         let names = match self {
             Self::Digits | Self::Mnist => ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
@@ -138,7 +224,9 @@ impl DataSpec {
                 "Ankle boot",
             ],
             Self::Cifar10 => cifar::CLASSES,
-            Self::Folder(_) => return Vec::new(),
+            Self::TinyImagenet | Self::Folder(_) | Self::Parquet(_) | Self::Hub(_) => {
+                return Vec::new();
+            }
         };
         names.map(str::to_owned).to_vec()
     }
@@ -151,35 +239,39 @@ impl FromStr for DataSpec {
         if let Some(spec) = Self::ALL.into_iter().find(|spec| spec.name() == text) {
             return Ok(spec);
         }
-        if let Some(path) = text.strip_prefix(FOLDER) {
-            return match path {
-                "" => Err(Error::Spec {
-                    spec: text.to_owned(),
-                    why: "no path given".to_owned(),
-                }),
-                _ => Ok(Self::Folder(PathBuf::from(path))),
-            };
-        }
-        let later = text == "tiny-imagenet"
-            || ["parquet:", "hub:"]
-                .iter()
-                .any(|prefix| text.starts_with(prefix));
-        let why = if later {
-            "cannot be read yet"
-        } else {
-            "unknown"
-        };
-        Err(Error::Spec {
+        let wrong = |why: String| Error::Spec {
             spec: text.to_owned(),
-            why: why.to_owned(),
-        })
+            why,
+        };
+        for (prefix, make) in PREFIXES {
+            match text.strip_prefix(prefix) {
+                None => {}
+                Some("") => return Err(wrong("no path given".to_owned())),
+                Some(rest) => return Ok(make(rest)),
+            }
+        }
+        match text.strip_prefix(HUB) {
+            None => Err(wrong("unknown".to_owned())),
+            Some(name) => {
+                HubName::parse(name).map_err(wrong)?;
+                Ok(Self::Hub(name.to_owned()))
+            }
+        }
     }
 }
+
+/// What stands before a path, and what it makes of it.
+const PREFIXES: [(&str, fn(&str) -> DataSpec); 2] = [
+    (FOLDER, |path| DataSpec::Folder(PathBuf::from(path))),
+    (PARQUET, |path| DataSpec::Parquet(PathBuf::from(path))),
+];
 
 impl fmt::Display for DataSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folder(path) => write!(f, "{FOLDER}{}", path.display()),
+            Self::Parquet(path) => write!(f, "{PARQUET}{}", path.display()),
+            Self::Hub(name) => write!(f, "{HUB}{name}"),
             _ => f.write_str(self.name()),
         }
     }
@@ -200,7 +292,7 @@ impl From<DataSpec> for String {
 }
 
 /// `$DDPM_DATA`, or `data` where that is not set or empty.
-fn default_data_dir() -> PathBuf {
+pub(crate) fn default_data_dir() -> PathBuf {
     match std::env::var_os("DDPM_DATA") {
         Some(dir) if !dir.is_empty() => PathBuf::from(dir),
         _ => PathBuf::from("data"),
@@ -296,8 +388,8 @@ fn not_found(spec: &DataSpec, places: &[PathBuf]) -> Error {
     }
 }
 
-/// CIFAR-10 in the first of `places` that has a batch, a folder of batches, or the archive.
-fn load_cifar(places: &[PathBuf]) -> Result<Splits> {
+/// CIFAR-10 in the first of `places` that has a batch, a folder of batches, the archive, or the parquet files.
+fn load_cifar(places: &[PathBuf], keep: &Keep) -> Result<Splits> {
     let spec = &DataSpec::Cifar10;
     let present = |folder: &Path| {
         cifar::FILES
@@ -316,6 +408,8 @@ fn load_cifar(places: &[PathBuf]) -> Result<Splits> {
             found = Some((folder.clone(), cifar_folder(&folder, &present)?));
         } else if archive.is_file() {
             found = Some((archive.clone(), cifar::read_archive(&archive)?));
+        } else if let Some((folder, files)) = cifar_parquet(place) {
+            return gather(cifar_shelf(&folder, files)?, &Pictures::default(), keep);
         }
         if found.is_some() {
             break;
@@ -344,6 +438,47 @@ fn load_cifar(places: &[PathBuf]) -> Result<Splits> {
         train: make("train", train)?,
         test: Some(make("test", test)?),
         skipped: Vec::new(),
+    })
+}
+
+/// The folder below a place that has the parquet files of the Hub's `uoft-cs/cifar10`, and these.
+fn cifar_parquet(place: &Path) -> Option<(PathBuf, Vec<PathBuf>)> {
+    let folders = [place.join("plain_text"), place.to_owned()];
+    folders.into_iter().find_map(|folder| {
+        let files = cifar::PARQUET.map(|file| folder.join(file));
+        let there = files.iter().any(|file| file.is_file());
+        there.then(|| (folder, files.to_vec()))
+    })
+}
+
+/// The pictures of both files, once they are known to be CIFAR-10's.
+fn cifar_shelf(folder: &Path, files: Vec<PathBuf>) -> Result<Shelf<'static>> {
+    let spec = &DataSpec::Cifar10;
+    let (there, missing): (Vec<_>, Vec<_>) = files.iter().partition(|file| file.is_file());
+    if let Some(file) = missing.first() {
+        return Err(Error::FileMissing {
+            name: spec.to_string(),
+            folder: folder.to_owned(),
+            expected: format!("`{}`", file.file_name().unwrap_or_default().display()),
+            files: "two",
+            present: there
+                .first()
+                .map(|file| file.to_path_buf())
+                .unwrap_or_default(),
+        });
+    }
+    let shelf = rows::shelf(spec.name(), folder, files.clone())?;
+    if !shelf.classes.is_empty() && shelf.classes != spec.class_names() {
+        return Err(Error::OtherDataset {
+            path: files[0].clone(),
+            expected: spec.to_string(),
+            found: format!("a data set of {}", shelf.classes.join(", ")),
+        });
+    }
+    Ok(Shelf {
+        classes: spec.class_names(),
+        size: Some((cifar::SIZE, cifar::SIZE)),
+        ..shelf
     })
 }
 
@@ -420,15 +555,15 @@ mod tests {
         assert_eq!(
             message,
             "data set `fashion-mnist` not found; looked in /absent/fashion-mnist, /absent, /absent/system\n\
-             to get it, on Debian or Ubuntu:\n  apt-get install dataset-fashion-mnist\n\
+             to get it (31 MB):\n  cargo xtask data fashion-mnist --data-dir /absent\n\
+             or, on Debian or Ubuntu:\n  apt-get install dataset-fashion-mnist\n\
              or put the four original files, gzipped or not, into /absent/fashion-mnist:\n  \
-             train-images-idx3-ubyte.gz train-labels-idx1-ubyte.gz t10k-images-idx3-ubyte.gz t10k-labels-idx1-ubyte.gz\n\
-             they are in the folder data/fashion of https://github.com/zalandoresearch/fashion-mnist"
+             train-images-idx3-ubyte.gz train-labels-idx1-ubyte.gz t10k-images-idx3-ubyte.gz t10k-labels-idx1-ubyte.gz"
         );
         let message = load_idx(&DataSpec::Mnist, &places).unwrap_err().to_string();
-        assert!(message.contains(
-            "to get it, put the four original files, gzipped or not, into /absent/mnist:"
-        ));
+        assert!(
+            message.contains("or put the four original files, gzipped or not, into /absent/mnist:")
+        );
         assert!(how_to_get(&DataSpec::Digits, None).contains("nothing to get"));
     }
 

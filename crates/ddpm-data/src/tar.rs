@@ -56,8 +56,14 @@ impl<'a> Archive<'a> {
         Ok(Some(Entry { name, size }))
     }
 
-    /// An entry's content.
-    pub(crate) fn content(&mut self, entry: &Entry) -> Result<Vec<u8>> {
+    /// An entry's content, which must be of `size` bytes: a larger one is not read.
+    pub(crate) fn content(&mut self, entry: &Entry, size: u64) -> Result<Vec<u8>> {
+        if entry.size > size {
+            let (expected, found) = (format!("{} of {size} bytes", entry.name), entry.size);
+            return Err(self
+                .reader
+                .format(self.reader.offset(), expected, format!("{found}")));
+        }
         let what = format!("the {} bytes of {}", entry.size, entry.name);
         let content = self.reader.values(entry.size, &what)?;
         let rest = entry.size.next_multiple_of(BLOCK) - entry.size;

@@ -42,11 +42,13 @@ pub enum Stream {
     SampleStep = 7,
     /// The held-out loss; image: its index, step: 0 for t, 1 for eps.
     HeldOut = 8,
+    /// Where a training image is cropped; image: its index, step: the epoch.
+    Crop = 9,
 }
 
 impl Stream {
     /// Every stream, in the order of its number.
-    pub const ALL: [Stream; 9] = [
+    pub const ALL: [Stream; 10] = [
         Stream::Initialisation,
         Stream::Timestep,
         Stream::TrainingNoise,
@@ -56,6 +58,7 @@ impl Stream {
         Stream::SampleStart,
         Stream::SampleStep,
         Stream::HeldOut,
+        Stream::Crop,
     ];
 }
 

@@ -52,6 +52,7 @@
 //! | 6 [`SampleStart`](Stream::SampleStart) | x_T, [`sample_start`] | sample | 0 |
 //! | 7 [`SampleStep`](Stream::SampleStep) | a sampler's noise, [`SampleNoise`] | sample | draws before it |
 //! | 8 [`HeldOut`](Stream::HeldOut) | the held-out loss | index in the data | 0 for t, 1 for eps |
+//! | 9 [`Crop`](Stream::Crop) | where a training image is cropped | index in the data | epoch |
 //!
 //! # The numbers
 //!

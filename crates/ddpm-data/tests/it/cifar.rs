@@ -207,9 +207,9 @@ fn what_is_nowhere_is_said_with_the_command_that_fetches_it() {
         message.to_string(),
         format!(
             "data set `cifar10` not found; looked in {place}/cifar10, {place}, /usr/share/datasets/cifar10\n\
-             to get it (170 MB):\n  mkdir -p {place}/cifar10\n  \
-             curl -L -o {place}/cifar10/cifar-10-binary.tar.gz https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz\n\
-             packed or unpacked; it is the binary version that is read, not the one for Python"
+             to get it (170 MB):\n  cargo xtask data cifar10 --data-dir {place}\n\
+             or put into {place}/cifar10 cifar-10-binary.tar.gz, packed or unpacked (the binary version, not the one for \
+             Python), or the parquet files of the Hub's uoft-cs/cifar10"
         )
     );
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ddpm_data::{Color, Crop, DataSpec, Pictures, Splits, load_with, resize};
+use ddpm_data::{Color, Crop, DataSpec, Dataset, Keep, Pictures, Splits, load_with, resize};
 use tempfile::TempDir;
 
 /// The pictures that `tests/golden/pictures.py` makes.
@@ -23,13 +23,20 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
 
 fn read(folder: &Path, pictures: &Pictures) -> ddpm_data::Result<Splits> {
     let spec: DataSpec = format!("folder:{}", folder.display()).parse().unwrap();
-    load_with(&spec, None, pictures)
+    load_with(&spec, None, pictures, &Keep::default())
 }
 
 /// What is said of a folder, its path left out.
 fn refused(folder: &TempDir, pictures: &Pictures) -> String {
     let message = read(folder.path(), pictures).unwrap_err().to_string();
     message.replace(&folder.path().display().to_string(), "HERE")
+}
+
+/// All images, one after the other.
+fn pixels(data: &Dataset) -> Vec<u8> {
+    (0..data.len())
+        .flat_map(|i| data.image(i).to_vec())
+        .collect()
 }
 
 fn bytes(hexadecimal: &str) -> Vec<u8> {
@@ -62,9 +69,8 @@ fn every_format_and_colour_kind_has_pillows_values() {
             "{name}"
         );
         let expected = bytes(values);
-        assert_eq!(train.pixels().len(), expected.len());
-        let apart = train
-            .pixels()
+        assert_eq!(pixels(&train).len(), expected.len());
+        let apart = pixels(&train)
             .iter()
             .zip(&expected)
             .map(|(a, b)| a.abs_diff(*b))
@@ -72,14 +78,14 @@ fn every_format_and_colour_kind_has_pillows_values() {
         assert!(
             apart <= Some(tolerance),
             "{name}: {apart:?} apart, {:?}",
-            train.pixels()
+            pixels(&train)
         );
         let color = Color::Grey;
         let one = read(folder.path(), &Pictures { color, ..rgb })
             .unwrap()
             .train;
         assert_eq!(one.channels(), 1);
-        for (grey, rgb) in one.pixels().iter().zip(train.pixels().chunks_exact(3)) {
+        for (grey, rgb) in pixels(&one).iter().zip(pixels(&train).chunks_exact(3)) {
             let [r, g, b] = [rgb[0], rgb[1], rgb[2]].map(f64::from);
             assert!(
                 (f64::from(*grey) - (0.299 * r + 0.587 * g + 0.114 * b)).abs() < 0.51,
@@ -142,7 +148,7 @@ fn pictures_of_any_size_become_one() {
     assert_eq!(
         refused(&folder, &Pictures::default()),
         "HERE: has pictures of different sizes: HERE/0.jpg is 8x16, HERE/1.jpg is 16x8 (height x width); \
-         expected one size: resize them first"
+         expected one size: say which they are resized to (data.size)"
     );
     let splits = read(
         folder.path(),
@@ -175,10 +181,10 @@ fn pictures_of_any_size_become_one() {
     assert!(stretched.train.image(0)[1].abs_diff(15) <= 3);
     // 5x6 to 4x4 covers with 4x4 (4.8 columns, rounded down), so both ways are Pillow's resize.
     let whole = folder_of_one("rgb.png");
-    let pixels = read(whole.path(), &Pictures::default()).unwrap().train;
-    let resized = resize::resize(pixels.pixels(), (5, 6, 3), (4, 4), resize::Filter::Area).unwrap();
-    assert_eq!(splits.train.image(2), resized);
-    assert_eq!(stretched.train.image(2), resized);
+    let one = read(whole.path(), &Pictures::default()).unwrap().train;
+    let resized = resize::resize(&one.image(0), (5, 6, 3), (4, 4), resize::Filter::Area).unwrap();
+    assert_eq!(*splits.train.image(2), resized);
+    assert_eq!(*stretched.train.image(2), resized);
 }
 
 fn folder_of_one(file: &str) -> TempDir {
@@ -195,7 +201,7 @@ fn pictures_that_cannot_be_read_are_named_and_skipped_only_when_asked() {
     let lines: Vec<&str> = message.lines().collect();
     assert_eq!(
         lines[0],
-        "HERE: 2 of 4 pictures cannot be read; remove them, or allow that they are skipped"
+        "HERE: 2 of 4 pictures cannot be read; remove them, or allow that they are skipped (data.skip_unreadable=true)"
     );
     assert!(lines[1].starts_with("  HERE/1.png: "), "{message}");
     assert!(lines[2].starts_with("  HERE/2.jpg: "), "{message}");
@@ -248,7 +254,9 @@ fn folders_that_are_no_data_set_are_refused() {
     );
     let size = Some((0, 8));
     let one = folder_of_one("rgb.png");
-    assert!(refused(&one, &Pictures { size, ..plain }).contains("expected sizes of 1 and more"));
+    assert!(refused(&one, &Pictures { size, ..plain }).starts_with(
+        "pictures cannot be made so: to cover 0x8 and then to crop to 0x8: expected sides of 1 and more"
+    ));
     let message = "folder:".parse::<DataSpec>().unwrap_err().to_string();
     assert!(
         message.starts_with("data set `folder:`: no path given; "),

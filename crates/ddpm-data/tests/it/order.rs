@@ -100,7 +100,7 @@ fn a_mirrored_image_has_its_columns_in_reverse_and_its_channels_in_order() {
     let data = numbered(41);
     let feed = Feed::new(&data, 5, true);
     let (mut mirrored, mut plain) = (0, 0);
-    for (at, Drawn { index, flip }) in feed.draws(0, 41).unwrap().into_iter().enumerate() {
+    for (at, Drawn { index, flip, .. }) in feed.draws(0, 41).unwrap().into_iter().enumerate() {
         let [a, b, c, d, e, f] = std::array::from_fn(|value| (index * 6 + value) as u8);
         let expected = if flip {
             [e, f, c, d, a, b]
