@@ -19,9 +19,10 @@ cargo xtask COMMAND
 
   train [PRESET] [-- FLAGS]   build in release, then train; no PRESET: digits
                               FLAGS are those of ddpm-train (cargo xtask train -- --help)
-  data [NAME] [--data-dir DIR]
-                              say where a data set is found, or how to get it; no NAME: all of them
-                              (status 1: not found)
+  data [NAME] [--where] [--data-dir DIR] [--from URL]
+                              say where a data set is found, and fetch it if it is nowhere: verified by SHA-256, going
+                              on with what has come before; no NAME: say it of all of them and fetch none, as with
+                              --where (status 3: not found). URL: a folder of another server with the same files
   bench [--python PYTHON] [--networks s,m] [--work train,evaluate] [--threads N] [--rounds N] [--quick]
         [--peers eager,channels_last,compile,onnxruntime,openvino] [--no-start-up] [--out FILE]
                               the program beside PyTorch, onnxruntime and OpenVINO on the same work, in turns:
@@ -71,7 +72,7 @@ fn run(arguments: &[String]) -> Result<anyhow::Result<ExitCode>, Usage> {
     };
     match command.as_str() {
         "train" => Ok(cargo::become_cargo(&train::cargo_arguments(rest)?)),
-        "data" => Ok(cargo::become_cargo(&data::cargo_arguments(rest)?)),
+        "data" => Ok(data::run(&data::typed(rest)?)),
         "bench" => bench::run(rest),
         "conformance" => conformance::run(rest),
         "ci" if rest.is_empty() => Ok(ci::run()),
@@ -121,7 +122,8 @@ mod tests {
             "one data set at a time, found `mnist digits`",
         );
         check_usage("data --data-dir", "`--data-dir` needs a folder");
-        check_usage("data --where mnist", "unknown flag `--where`");
+        check_usage("data --wher mnist", "unknown flag `--wher`");
+        check_usage("data mnist --from", "`--from` needs an address");
         check_usage("bench --rounds", "`--rounds` needs a value");
         check_usage("conformance --python", "`--python` needs a value");
         check_usage("conformance --deep", "unknown flag `--deep`");
@@ -162,18 +164,6 @@ mod tests {
             assert_eq!(
                 train::cargo_arguments(&words(typed)),
                 Ok(words(&format!("{run} {expected}"))),
-                "{typed}"
-            );
-        }
-    }
-
-    #[test]
-    fn finding_data_passes_name_and_folder_on() {
-        let run = "run --release --package ddpm-train --example find_data --";
-        for typed in ["", "mnist", "mnist --data-dir d", "--data-dir d"] {
-            assert_eq!(
-                data::cargo_arguments(&words(typed)),
-                Ok(words(&format!("{run} {typed}"))),
                 "{typed}"
             );
         }

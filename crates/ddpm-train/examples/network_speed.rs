@@ -129,7 +129,7 @@ fn prepare(network: &str, batch: usize, folder: &Path) -> Outcome<()> {
     let config = settings.unet_config(channels, side, side)?;
     let objective = Objective::new(&settings.diffusion)?;
     let weights = initialise(&config, Initialisation::PyTorch, SEED, &Device::Cpu)?;
-    let noise = scheduler(&objective, &settings.diffusion)?;
+    let noise = scheduler(&objective, &settings.diffusion, &Default::default())?;
     Pipeline::new(config, weights, noise).save(folder)?;
 
     let examples = draw(&objective, batch, (channels, side, side))?;
