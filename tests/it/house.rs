@@ -88,11 +88,11 @@ fn the_shipped_digits_are_near_real_ones_and_no_copies() {
     );
     let real = ddpm_data::load(&DataSpec::Digits, None).unwrap();
     let distances = |pixels: &[u8]| {
-        let of = |i| squared_distance(pixels, real.train.image(i));
+        let of = |i| squared_distance(pixels, &real.train.image(i));
         (0..real.train.len()).map(of).fold(f64::INFINITY, f64::min)
     };
     let test = real.test.unwrap();
-    let nearest_of_real = mean((0..16).map(|i| distances(test.image(i))));
+    let nearest_of_real = mean((0..16).map(|i| distances(&test.image(i))));
     let nearest_of_made = mean((0..16).map(|i| {
         distances(
             read_png(out.join(format!("{i:06}.png")))

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
 use ddpm_checkpoint::{Model, Pipeline, Weights, check_new, resolve_model};
-use ddpm_data::load;
+use ddpm_image::PixelMap;
 use ddpm_unet::{SampleSize, UNet};
 
+use crate::run::{PER_CHANNEL, read_data};
 use crate::samples::picture_bytes;
 use crate::state::counter;
 use crate::{Error, HeldOut, Objective, Recorded, Result, Settings};
@@ -51,6 +52,11 @@ pub fn export(run: &Path, folder: &Path, weights: &Weights, stored: Stored) -> R
     if stored == Stored::F16 {
         pipeline = pipeline.in_f16()?;
     }
+    let pixels = settings.data.normalisation.pixel_map()?;
+    let said = PER_CHANNEL.to_owned();
+    if pixels != PixelMap::MinusOneToOne && !pipeline.beyond_diffusers.contains(&said) {
+        pipeline.beyond_diffusers.push(said);
+    }
     let objective = Objective::new(&settings.diffusion)?;
     let network = UNet::new(&pipeline.unet, &in_f32(&pipeline)?)?.frozen();
     let place = model.folder.display().to_string();
@@ -61,7 +67,7 @@ pub fn export(run: &Path, folder: &Path, weights: &Weights, stored: Stored) -> R
         checkpoint: model.folder.clone(),
     };
     let shape = image_shape(&model)?;
-    let picture = picture_bytes(&objective, &network, &settings.samples, shape)?;
+    let picture = picture_bytes(&objective, &network, &settings.samples, &pixels, shape)?;
     let page = page(&Told {
         name: folder
             .file_name()
@@ -109,12 +115,13 @@ fn held_out_loss(
         return Err("the run held no images out".into());
     }
     let measured = || -> Result<Option<f64>> {
-        let data = load(&settings.data_spec()?, settings.data.directory.as_deref())?;
+        let data = read_data(settings)?;
         let Some(test) = data.test else {
             return Ok(None);
         };
         let at_once = train.micro_batch.unwrap_or(train.batch_size);
-        let held_out = HeldOut::new(objective, &test, train.held_out_images, at_once)?;
+        let pixels = settings.data.normalisation.pixel_map()?;
+        let held_out = HeldOut::new(objective, &test, &pixels, train.held_out_images, at_once)?;
         held_out.loss(objective, network).map(Some)
     };
     match measured() {

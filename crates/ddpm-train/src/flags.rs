@@ -15,10 +15,11 @@ pub(crate) struct Flags {
     /// A recipe of your own, TOML; --preset digits --dry-run prints one to start from
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// The data set: digits, mnist, fashion-mnist
+    /// The data set: digits, mnist, fashion-mnist, cifar10, tiny-imagenet, folder:PATH, parquet:PATH_OR_GLOB,
+    /// hub:OWNER/NAME
     #[arg(long, value_name = "SPEC")]
     pub(crate) data: Option<String>,
-    /// Where to look for the data first; not for digits, which are inside the program
+    /// Where to look for the data first; not for digits, which are inside the program, nor for what has a PATH
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// The folder of the run [default: runs/NAME]
@@ -61,7 +62,7 @@ pub(crate) struct Flags {
     /// Any settings key, as in --set optimizer.learning_rate=1e-4; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Print the settings, the number of parameters and the memory needed, and stop
+    /// Print the settings, the number of parameters and the memory needed, draw what the network would see, and stop
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Print the recipes and stop

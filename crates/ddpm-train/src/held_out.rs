@@ -16,17 +16,19 @@ pub struct HeldOut {
 }
 
 impl HeldOut {
-    /// Takes the first `count` images of `test` (or all, if fewer), `at_once` of them to a pass of the network.
+    /// Takes the first `count` images of `test` (or all, if fewer), `at_once` of them to a pass of the network, in the
+    /// numbers of `pixels`.
     pub fn new(
         objective: &Objective,
         test: &Dataset,
+        pixels: &PixelMap,
         count: usize,
         at_once: usize,
     ) -> Result<Self> {
         let indices: Vec<usize> = (0..count.min(test.len())).collect();
         let parts = indices
             .chunks(at_once.max(1))
-            .map(|part| examples(objective, test, part))
+            .map(|part| examples(objective, test, pixels, part))
             .collect::<Result<_>>()?;
         Ok(Self { parts })
     }
@@ -45,7 +47,12 @@ impl HeldOut {
     }
 }
 
-fn examples(objective: &Objective, test: &Dataset, indices: &[usize]) -> Result<Examples> {
+fn examples(
+    objective: &Objective,
+    test: &Dataset,
+    pixels: &PixelMap,
+    indices: &[usize],
+) -> Result<Examples> {
     const SEED: u64 = 0;
     let schedule = &objective.schedule;
     let images: Vec<u64> = indices.iter().map(|i| *i as u64).collect();
@@ -56,7 +63,7 @@ fn examples(objective: &Objective, test: &Dataset, indices: &[usize]) -> Result<
     let t: Vec<Timestep> = images.iter().map(t).collect::<Result<_>>()?;
     let shape = (test.channels(), test.height(), test.width());
     Ok(Examples {
-        x_0: test.tensor(indices, &PixelMap::MinusOneToOne, &Device::Cpu)?,
+        x_0: test.tensor(indices, pixels, &Device::Cpu)?,
         t,
         // Step 0 of the stream is the timestep, step 1 the noise.
         eps: normal_batch(SEED, Stream::HeldOut, &images, 1, shape, &Device::Cpu)?,

@@ -7,6 +7,7 @@
 //! | 5 gradient step | [`Objective`], [`Adam`], [`clip_factor`], [`LearningRate`], [`ema_decay`] |
 //! | 6 until converged | [`HeldOut`], [`picture`] |
 //!
+//! The next batch is drawn while the network computes.
 //! [`Settings`] say what to do, [`Run`] keeps it on disk ([`Init`] begins it from a model, [`export`] gives its model away),
 //! [`memory_needed`] says whether it fits, [`on_threads`] gives it threads with a large stack.
 //!
@@ -43,6 +44,7 @@ mod learning_rate;
 mod memory;
 mod metrics;
 mod objective;
+mod prefetch;
 mod presets;
 mod run;
 mod samples;

@@ -7,12 +7,14 @@ mod progress;
 mod request;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use candle_core::Device;
 use clap::Parser;
-use ddpm_data::load;
+use ddpm_data::{Dataset, Feed, Skipped, load_with};
+use ddpm_image::{Picture, sheet, write_png};
 use ddpm_train::{
     PRESETS, Progress, Run, Stored, export, memory_available, memory_needed, on_threads,
 };
@@ -148,6 +150,7 @@ fn run(request: &Request, quiet: bool) -> Result<ExitCode, Failure> {
             None => Run::begin(folder, settings, preset.as_deref())?,
         }
     };
+    warn_of_skipped(run.skipped(), run.trainer().data().len());
     if !quiet {
         let from = run.trainer().steps_done();
         let begun = if request.resume {
@@ -217,9 +220,11 @@ fn dry_run(request: &Request) -> Result<ExitCode, Failure> {
     let settings = &request.settings;
     settings.check()?;
     let spec = settings.data_spec()?;
-    let data = load(&spec, settings.data.directory.as_deref())
-        .map_err(ddpm_train::Error::from)?
-        .train;
+    let (pictures, keep) = (settings.data.pictures(), settings.data.keep());
+    let splits = load_with(&spec, settings.data.directory.as_deref(), &pictures, &keep)
+        .map_err(ddpm_train::Error::from)?;
+    warn_of_skipped(&splits.skipped, splits.train.len());
+    let data = splits.train;
     let (channels, height, width) = (data.channels(), data.height(), data.width());
     settings.check_data(data.len(), (channels, height, width))?;
     ddpm_train::Objective::new(&settings.diffusion)?;
@@ -234,15 +239,74 @@ fn dry_run(request: &Request) -> Result<ExitCode, Failure> {
     print("");
     print(&format!("# run         {}", request.folder.display()));
     print(&format!(
-        "# data        {} images, {height}x{width}, {channels} channels",
-        data.len()
+        "# data        {} images, {height}x{width}, {channels} channels, {}{}",
+        data.len(),
+        splits.origin,
+        if data.is_streamed() {
+            ", streamed from the cache"
+        } else {
+            ""
+        }
     ));
     print(&format!("# parameters  {}", config.parameter_count()));
     print(&format!(
         "# memory      about {} MiB in training, {at_once} images at once{there}",
         memory >> 20
     ));
+    let sheet = contact_sheet(request, &data)?;
+    print(&format!(
+        "# sheet       {}: the first images of training, as the network sees them",
+        sheet.display()
+    ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes what the network would see first, beside the folder that the run would have.
+fn contact_sheet(request: &Request, data: &Dataset) -> ddpm_train::Result<PathBuf> {
+    /// Images on the sheet.
+    const SHOWN: usize = 64;
+    let mut name = request.folder.file_name().unwrap_or_default().to_owned();
+    name.push("-data.png");
+    let path = request.folder.with_file_name(name);
+    if let Some(folder) = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    {
+        std::fs::create_dir_all(folder).map_err(|source| ddpm_train::Error::Io {
+            action: "make the folder",
+            path: folder.into(),
+            source,
+        })?;
+    }
+    let settings = &request.settings;
+    let pixels = settings.data.normalisation.pixel_map()?;
+    let feed = Feed::new(data, settings.train.seed, settings.data.flip);
+    let x_0 = feed.batch(0, SHOWN.min(data.len()), &pixels, &Device::Cpu)?;
+    let sheet = sheet(&Picture::from_tensor(&x_0, &pixels)?)?;
+    let story = [
+        ("data", settings.data.name.clone()),
+        ("seed", settings.train.seed.to_string()),
+    ];
+    write_png(&path, &sheet, &story)?;
+    Ok(path)
+}
+
+/// Names the pictures that were left out, and counts them.
+fn warn_of_skipped(skipped: &[Skipped], kept: usize) {
+    const NAMED: usize = 20;
+    if skipped.is_empty() {
+        return;
+    }
+    let n = skipped.len();
+    say(&format!(
+        "warning: {n} pictures cannot be read and are left out; {kept} are left to train on"
+    ));
+    for one in skipped.iter().take(NAMED) {
+        say(&format!("  {}: {}", one.path.display(), one.why));
+    }
+    if n > NAMED {
+        say(&format!("  and {} more", n - NAMED));
+    }
 }
 
 /// A line on the standard output; a reader that went away is not an error.

@@ -163,6 +163,7 @@ mod tests {
             learning_rate: 2e-4,
             images: 8 * step as u64,
             seconds: 0.5,
+            waited: 0.0,
         };
         MetricsLine::new(&report, 16.0, held_out_loss)
     }

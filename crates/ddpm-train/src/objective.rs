@@ -26,7 +26,7 @@ pub struct Objective {
 /// Images with the t and the noise they are trained at.
 #[derive(Clone, Debug)]
 pub struct Examples {
-    /// `[B, C, H, W]`, in [-1, 1].
+    /// `[B, C, H, W]`, in [-1, 1] or normalised per channel.
     pub x_0: Tensor,
     /// A timestep for each image.
     pub t: Vec<Timestep>,

@@ -14,6 +14,8 @@ pub(crate) struct Display {
     started: Instant,
     images_before: Option<u64>,
     smooth_loss: Option<f64>,
+    /// Seconds that the network waited for images, and seconds of steps.
+    waited: (f64, f64),
 }
 
 enum Kind {
@@ -48,6 +50,7 @@ impl Display {
             started: Instant::now(),
             images_before: None,
             smooth_loss: None,
+            waited: (0.0, 0.0),
         }
     }
 
@@ -62,6 +65,8 @@ impl Display {
             .smooth_loss
             .map_or(report.loss, |smooth| 0.95 * smooth + 0.05 * report.loss);
         self.smooth_loss = Some(smooth);
+        self.waited.0 += report.waited;
+        self.waited.1 += report.seconds;
         let text = self.line(progress, smooth, rate, seconds, batch);
         for warning in &progress.warnings {
             self.warn(warning);
@@ -117,8 +122,9 @@ impl Display {
             .steps
             .map_or(String::new(), |steps| format!("/{steps}"));
         let left = self.limit.seconds_left(step, seconds, rate / batch as f64);
+        let waited = 100.0 * self.waited.0 / self.waited.1.max(1e-9);
         format!(
-            "step {step}{of}  loss {loss:.4}  {rate:.0} images/s  {} left",
+            "step {step}{of}  loss {loss:.4}  {rate:.0} images/s  {waited:.0}% waiting for data  {} left",
             clock(left)
         )
     }

@@ -7,7 +7,8 @@ use ddpm_checkpoint::{
     Checkpoint, Newest, Pipeline, RunLock, Skipped, keep_last, make_folder, newest_whole,
     read_run_toml, read_train_state, write_checkpoint,
 };
-use ddpm_data::{Splits, load};
+use ddpm_data::{Splits, load_with};
+use ddpm_image::PixelMap;
 use toml::Table;
 
 use crate::durable::replace_file;
@@ -33,6 +34,8 @@ pub struct Run {
     metrics_refused: bool,
     /// Nobody else trains this run.
     _lock: RunLock,
+    /// Pictures of the data set that were left out.
+    skipped: Vec<ddpm_data::Skipped>,
 }
 
 /// What [`Run::advance`] did.
@@ -137,7 +140,8 @@ impl Run {
         if holds_a_run(folder) {
             return Err(exists());
         }
-        let splits = read_data(settings)?;
+        let mut splits = read_data(settings)?;
+        let skipped = std::mem::take(&mut splits.skipped);
         let from = Origin {
             preset,
             data_sha256: &splits.train.sha256(),
@@ -152,7 +156,9 @@ impl Run {
             return Err(exists());
         }
         write_run_toml(folder, &run_toml)?;
-        Self::open(folder, run_toml, trainer, held_out, 0.0, lock)
+        let mut run = Self::open(folder, run_toml, trainer, held_out, 0.0, lock)?;
+        run.skipped = skipped;
+        Ok(run)
     }
 
     /// Continues a run from its newest whole checkpoint, or from the beginning where it has none yet; also returns
@@ -167,7 +173,8 @@ impl Run {
         if let Some((key, was, now)) = recorded.settings.first_forbidden_change(settings)? {
             return Err(Error::ResumeDiffers { key, was, now });
         }
-        let splits = read_data(settings)?;
+        let mut splits = read_data(settings)?;
+        let left_out = std::mem::take(&mut splits.skipped);
         let now = splits.train.sha256();
         if now != recorded.data_sha256 {
             return Err(Error::DataDiffers {
@@ -209,6 +216,7 @@ impl Run {
         write_run_toml(folder, &run_toml)?;
         let mut run = Self::open(folder, run_toml, trainer, held_out, seconds, lock)?;
         run.saved = newest.checkpoint;
+        run.skipped = left_out;
         Ok((run, newest.skipped))
     }
 
@@ -339,12 +347,19 @@ impl Run {
             return Ok(saved.path.clone());
         }
         self.trainer.check_weights()?;
-        let scheduler = scheduler(self.trainer.objective(), &self.trainer.settings().diffusion)?;
-        let pipeline = Pipeline::new(
+        let scheduler = scheduler(
+            self.trainer.objective(),
+            &self.trainer.settings().diffusion,
+            self.trainer.pixels(),
+        )?;
+        let mut pipeline = Pipeline::new(
             self.trainer.config().clone(),
             self.trainer.best_weights(),
             scheduler,
         );
+        if *self.trainer.pixels() != PixelMap::MinusOneToOne {
+            pipeline.beyond_diffusers.push(PER_CHANNEL.to_owned());
+        }
         let mut state = self.trainer.state();
         state
             .counters
@@ -373,6 +388,11 @@ impl Run {
         &self.trainer
     }
 
+    /// The pictures of the data set that could not be read and were left out, as `data.skip_unreadable` allows.
+    pub fn skipped(&self) -> &[ddpm_data::Skipped] {
+        &self.skipped
+    }
+
     /// Seconds of training, over every resume.
     pub fn seconds(&self) -> f64 {
         self.seconds
@@ -399,6 +419,7 @@ impl Run {
             saved: None,
             metrics_refused: false,
             _lock: lock,
+            skipped: Vec::new(),
         })
     }
 
@@ -431,12 +452,17 @@ impl Run {
             self.trainer.objective(),
             &network,
             &self.trainer.settings().samples,
+            self.trainer.pixels(),
             shape,
             &path,
         )?;
         Ok(path)
     }
 }
+
+/// Why diffusers' pipeline would show other colours.
+pub(crate) const PER_CHANNEL: &str = "The images are normalised per channel (`run.pixels` in run.toml): diffusers' pipelines only \
+     know [-1, 1] and would show them in wrong colours.";
 
 fn is_finished(settings: &Settings, steps_done: usize, seconds: f64) -> bool {
     let train = &settings.train;
@@ -474,10 +500,16 @@ fn newest_if_any(folder: &Path) -> Result<Newest> {
     Ok(newest)
 }
 
-fn read_data(settings: &Settings) -> Result<Splits> {
+pub(crate) fn read_data(settings: &Settings) -> Result<Splits> {
     settings.check()?;
     let spec = settings.data_spec()?;
-    Ok(load(&spec, settings.data.directory.as_deref())?)
+    let data = &settings.data;
+    Ok(load_with(
+        &spec,
+        data.directory.as_deref(),
+        &data.pictures(),
+        &data.keep(),
+    )?)
 }
 
 fn prepare(
@@ -500,8 +532,10 @@ fn prepare(
     let train = &settings.train;
     let test = splits.test.filter(|_| train.held_out_images > 0);
     let at_once = train.micro_batch.unwrap_or(train.batch_size);
-    let held_out =
-        test.map(|test| HeldOut::new(trainer.objective(), &test, train.held_out_images, at_once));
+    let held_out = test.map(|test| {
+        let count = train.held_out_images;
+        HeldOut::new(trainer.objective(), &test, trainer.pixels(), count, at_once)
+    });
     Ok((trainer, held_out.transpose()?))
 }
 
@@ -538,7 +572,12 @@ fn run_toml(settings: &Settings, from: &Origin<'_>) -> Result<String> {
         run.insert("init".into(), init.into());
     }
     run.insert("data_sha256".into(), from.data_sha256.into());
-    run.insert("pixels".into(), "minus_one_to_one".into()); // ddpm_image::PixelMap::MinusOneToOne by serde
+    let pixels = settings.data.normalisation.pixel_map()?;
+    let pixels = toml::Value::try_from(pixels).map_err(|e| Error::Layer {
+        place: "data.normalisation".into(),
+        problem: e.to_string(),
+    })?;
+    run.insert("pixels".into(), pixels);
     let mut table = settings.to_table()?;
     table.insert("run".into(), run.into());
     Ok(format!(

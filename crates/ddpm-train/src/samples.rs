@@ -15,8 +15,8 @@ use crate::{Objective, Result};
 /// Images that go through the network at once.
 pub(crate) const AT_ONCE: usize = 64;
 
-/// Samples from a network by DDIM (eta 0, trailing spacing, x_0-hat clipped to [-1, 1]): what `ddpm-sample` draws with
-/// the same seed and number of steps.
+/// Samples from a network by DDIM (eta 0, trailing spacing, x_0-hat clipped to the range of `pixels`): what
+/// `ddpm-sample` draws with the same seed and number of steps.
 ///
 /// # Shapes
 /// `shape`: (C, H, W). Returns `[samples.count, C, H, W]`.
@@ -24,6 +24,7 @@ pub fn sample(
     objective: &Objective,
     network: &UNet,
     samples: &SampleSettings,
+    pixels: &PixelMap,
     shape: (usize, usize, usize),
 ) -> Result<Tensor> {
     let schedule = objective
@@ -32,7 +33,7 @@ pub fn sample(
     let process = Process {
         schedule,
         prediction: objective.prediction,
-        clip: Clip::Range(1.0),
+        clip: clip(pixels, shape.0)?,
     };
     let mut parts = Vec::new();
     for first in (0..samples.count).step_by(AT_ONCE) {
@@ -55,10 +56,11 @@ pub fn picture(
     objective: &Objective,
     network: &UNet,
     samples: &SampleSettings,
+    pixels: &PixelMap,
     shape: (usize, usize, usize),
     path: &Path,
 ) -> Result<()> {
-    let (picture, metadata) = drawn(objective, network, samples, shape)?;
+    let (picture, metadata) = drawn(objective, network, samples, pixels, shape)?;
     Ok(write_png(path, &picture, &metadata)?)
 }
 
@@ -67,9 +69,10 @@ pub(crate) fn picture_bytes(
     objective: &Objective,
     network: &UNet,
     samples: &SampleSettings,
+    pixels: &PixelMap,
     shape: (usize, usize, usize),
 ) -> Result<Vec<u8>> {
-    let (picture, metadata) = drawn(objective, network, samples, shape)?;
+    let (picture, metadata) = drawn(objective, network, samples, pixels, shape)?;
     Ok(encode_png(&picture, &metadata)?)
 }
 
@@ -78,10 +81,11 @@ fn drawn(
     objective: &Objective,
     network: &UNet,
     samples: &SampleSettings,
+    pixels: &PixelMap,
     shape: (usize, usize, usize),
 ) -> Result<(Picture, Vec<(&'static str, String)>)> {
-    let images = sample(objective, network, samples, shape)?;
-    let pictures = Picture::from_tensor(&images, &PixelMap::MinusOneToOne)?;
+    let images = sample(objective, network, samples, pixels, shape)?;
+    let pictures = Picture::from_tensor(&images, pixels)?;
     let metadata = vec![
         (
             "Software",
@@ -93,4 +97,12 @@ fn drawn(
         ("seed", samples.seed.to_string()),
     ];
     Ok((sheet(&pictures)?, metadata))
+}
+
+/// What x_0-hat is held to: the numbers of bytes 0 and 255, channel by channel where each has its own.
+fn clip(pixels: &PixelMap, channels: usize) -> Result<Clip> {
+    Ok(match pixels {
+        PixelMap::MinusOneToOne => Clip::Range(1.0),
+        map => Clip::PerChannel(map.value_range(channels)?),
+    })
 }

@@ -1,12 +1,18 @@
 //! The process as `scheduler_config.json` will tell it to those who sample.
 
+use ddpm_image::PixelMap;
 use ddpm_samplers::{Betas, Clip, SchedulerConfig};
 
 use crate::settings::{DiffusionSettings, ScheduleKind};
 use crate::{Objective, Result};
 
-/// diffusers' configuration of the schedule: by name where diffusers has one, else as `trained_betas`.
-pub fn scheduler(objective: &Objective, d: &DiffusionSettings) -> Result<SchedulerConfig> {
+/// diffusers' configuration of the schedule: by name where diffusers has one, else as `trained_betas`. It clips to
+/// [-1, 1] where `pixels` does; for images normalised per channel it has no words, and does not clip.
+pub fn scheduler(
+    objective: &Objective,
+    d: &DiffusionSettings,
+    pixels: &PixelMap,
+) -> Result<SchedulerConfig> {
     let (start, end) = (d.beta_start.unwrap_or(1e-4), d.beta_end.unwrap_or(0.02));
     let betas = match d.schedule {
         ScheduleKind::Linear => Betas::Linear { start, end },
@@ -19,7 +25,11 @@ pub fn scheduler(objective: &Objective, d: &DiffusionSettings) -> Result<Schedul
     };
     let by_name = !matches!(betas, Betas::Trained(_));
     let (prediction, variance) = (objective.prediction, objective.variance);
-    let config = SchedulerConfig::ddpm(betas, d.timesteps, prediction, variance, Clip::Range(1.0))?;
+    let clip = match pixels {
+        PixelMap::MinusOneToOne => Clip::Range(1.0),
+        PixelMap::PerChannel { .. } => Clip::None,
+    };
+    let config = SchedulerConfig::ddpm(betas, d.timesteps, prediction, variance, clip)?;
     Ok(if by_name && d.zero_terminal_snr {
         config.with_zero_terminal_snr()?
     } else {

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use ddpm_data::DataSpec;
+use ddpm_data::resize::Filter;
+use ddpm_data::{Color, Crop, DataSpec, Keep, Pictures};
+use ddpm_image::PixelMap;
+use ddpm_unet::UNetConfig;
 use ddpm_unet::{Precision, UNetConfig};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -40,6 +43,229 @@ pub struct DataSettings {
     pub directory: Option<PathBuf>,
     /// Show half of the images mirrored (left to right). Wrong for digits and letters.
     pub flip: bool,
+    /// What a byte becomes on its way to the network: `minus-one-to-one`, `imagenet`, or `{ mean = [...], std = [...] }`.
+    pub normalisation: Normalisation,
+    /// Height and width of every image, where the data are pictures: one number, or `[height, width]`; left out, all
+    /// must have the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<Sides>,
+    /// What a picture is resized to cover before it is cropped to `size`; left out: `size`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cover: Option<Sides>,
+    /// How pictures are resized: `area` or `bicubic`, both with antialiasing, as Pillow; left out: `area`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Filter>,
+    /// What is kept of a picture of another shape: `centre`, `random` (anew in each epoch) or `stretch`; left out: `centre`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crop: Option<Crop>,
+    /// `rgb` or `grey`, whatever the pictures are; left out: `rgb`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub color: Option<Color>,
+    /// What is seen through transparent pixels: `[red, green, blue]`; left out: black.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub background: Option<[u8; 3]>,
+    /// Leave out pictures that cannot be read, rather than refuse them all; they are named and counted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub skip_unreadable: bool,
+    /// MiB that the decoded images may take in memory; where they take more, they are streamed from `cache`. Left out:
+    /// half of the memory that is free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Where images that do not fit into memory are kept decoded; left out: `cache` in the data folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<PathBuf>,
+}
+
+/// `data.normalisation`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
+pub enum Normalisation {
+    /// Numbers in [-1, 1].
+    #[default]
+    MinusOneToOne,
+    /// The means and standard deviations of ImageNet's red, green and blue.
+    Imagenet,
+    /// (byte / 255 - mean) / std, one of each a channel.
+    PerChannel {
+        /// Means, in units of byte / 255.
+        mean: Vec<f64>,
+        /// Standard deviations, in units of byte / 255.
+        std: Vec<f64>,
+    },
+}
+
+impl Normalisation {
+    /// The mapping that `ddpm-image` does and checkpoints record.
+    ///
+    /// # Errors
+    /// A mean or deviation is impossible.
+    pub fn pixel_map(&self) -> Result<PixelMap> {
+        let map = match self {
+            Self::MinusOneToOne => Ok(PixelMap::MinusOneToOne),
+            Self::Imagenet => PixelMap::per_channel(IMAGENET_MEAN.to_vec(), IMAGENET_STD.to_vec()),
+            Self::PerChannel { mean, std } => PixelMap::per_channel(mean.clone(), std.clone()),
+        };
+        map.map_err(|e| wrong("data.normalisation", format!("cannot be: {e}")))
+    }
+}
+
+/// Of ImageNet's training images, in units of byte / 255: the numbers that its classifiers are fed with.
+const IMAGENET_MEAN: [f64; 3] = [0.485, 0.456, 0.406];
+/// Likewise.
+const IMAGENET_STD: [f64; 3] = [0.229, 0.224, 0.225];
+
+impl TryFrom<Value> for Normalisation {
+    type Error = String;
+
+    fn try_from(value: Value) -> std::result::Result<Self, String> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct PerChannel {
+            mean: Vec<f64>,
+            std: Vec<f64>,
+        }
+        const EXPECTED: &str =
+            "expected `minus-one-to-one`, `imagenet`, or `{ mean = [...], std = [...] }`";
+        match value {
+            Value::String(name) if name == "minus-one-to-one" => Ok(Self::MinusOneToOne),
+            Value::String(name) if name == "imagenet" => Ok(Self::Imagenet),
+            Value::Table(_) => value
+                .try_into::<PerChannel>()
+                .map(|PerChannel { mean, std }| Self::PerChannel { mean, std })
+                .map_err(|e| format!("{}; {EXPECTED}", e.message())),
+            other => Err(format!("found {other}; {EXPECTED}")),
+        }
+    }
+}
+
+impl From<Normalisation> for Value {
+    fn from(normalisation: Normalisation) -> Self {
+        match normalisation {
+            Normalisation::MinusOneToOne => "minus-one-to-one".into(),
+            Normalisation::Imagenet => "imagenet".into(),
+            Normalisation::PerChannel { mean, std } => {
+                let pair = [("mean", mean), ("std", std)];
+                Value::Table(
+                    pair.map(|(key, list)| (key.to_owned(), list.into()))
+                        .into_iter()
+                        .collect(),
+                )
+            }
+        }
+    }
+}
+
+/// A height and a width, written as one number where they are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
+pub struct Sides {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+impl TryFrom<Value> for Sides {
+    type Error = String;
+
+    fn try_from(value: Value) -> std::result::Result<Self, String> {
+        let side = |value: &Value| value.as_integer().and_then(|n| usize::try_from(n).ok());
+        let sides = match &value {
+            Value::Array(sides) if sides.len() == 2 => (side(&sides[0]), side(&sides[1])),
+            one => (side(one), side(one)),
+        };
+        match sides {
+            (Some(height), Some(width)) => Ok(Self { height, width }),
+            _ => Err(format!(
+                "found {value}; expected one number of pixels, or [height, width]"
+            )),
+        }
+    }
+}
+
+impl From<Sides> for Value {
+    fn from(sides: Sides) -> Self {
+        let (height, width) = (sides.height as i64, sides.width as i64);
+        if height == width {
+            height.into()
+        } else {
+            vec![height, width].into()
+        }
+    }
+}
+
+/// The largest side that an image may be given; a typing error would ask for all memory.
+const MAX_SIDE: usize = 4096;
+
+impl DataSettings {
+    /// What pictures are made into.
+    pub fn pictures(&self) -> Pictures {
+        let sides = |sides: Sides| (sides.height, sides.width);
+        Pictures {
+            size: self.size.map(sides),
+            cover: self.cover.map(sides),
+            filter: self.filter.unwrap_or_default(),
+            crop: self.crop.unwrap_or_default(),
+            color: self.color.unwrap_or_default(),
+            background: self.background.unwrap_or_default(),
+            skip_unreadable: self.skip_unreadable,
+        }
+    }
+
+    /// Where decoded images are kept.
+    pub fn keep(&self) -> Keep {
+        Keep {
+            memory: self.memory.map(|mib| mib.saturating_mul(1 << 20)),
+            cache: self.cache.clone(),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        for (key, sides) in [("data.size", self.size), ("data.cover", self.cover)] {
+            let Some(Sides { height, width }) = sides else {
+                continue;
+            };
+            if height.min(width) == 0 || height.max(width) > MAX_SIDE {
+                let problem =
+                    format!("is {height}x{width}; each side must be 1 to {MAX_SIDE} pixels");
+                return Err(wrong(key, problem));
+            }
+        }
+        let sized = self.size.is_some();
+        only_with("data.filter", sized || self.filter.is_none(), "`data.size`")?;
+        only_with("data.crop", sized || self.crop.is_none(), "`data.size`")?;
+        only_with("data.cover", sized || self.cover.is_none(), "`data.size`")?;
+        if let (Some(cover), Some(size)) = (self.cover, self.size) {
+            let cropped = self.crop != Some(Crop::Stretch) || cover == size;
+            only_with("data.cover", cropped, "`data.crop` `centre` or `random`")?;
+            if cover.height < size.height || cover.width < size.width {
+                let problem = format!(
+                    "is {}x{}, smaller than `data.size` = {}x{}",
+                    cover.height, cover.width, size.height, size.width
+                );
+                return Err(wrong("data.cover", problem));
+            }
+        }
+        self.normalisation.pixel_map().map(drop)
+    }
+
+    /// The first key that only goes with pictures.
+    fn picture_key(&self) -> Option<&'static str> {
+        let given = [
+            ("data.size", self.size.is_some()),
+            ("data.cover", self.cover.is_some()),
+            ("data.filter", self.filter.is_some()),
+            ("data.crop", self.crop.is_some()),
+            ("data.color", self.color.is_some()),
+            ("data.background", self.background.is_some()),
+            ("data.skip_unreadable", self.skip_unreadable),
+            ("data.memory", self.memory.is_some()),
+            ("data.cache", self.cache.is_some()),
+        ];
+        given
+            .into_iter()
+            .find_map(|(key, given)| given.then_some(key))
+    }
 }
 
 /// Section `[model]`: the keys of diffusers' `UNet2DModel`; size and channels come from the data.
@@ -477,8 +703,10 @@ impl Default for SampleSettings {
 }
 
 /// Keys that a resumed run may change; all others would make it another run.
-const RESUMABLE: [&str; 10] = [
+const RESUMABLE: [&str; 12] = [
     "data.directory",
+    "data.memory",
+    "data.cache",
     "train.steps",
     "train.minutes",
     "train.checkpoint_every",
@@ -624,6 +852,17 @@ impl Settings {
             self.optimizer.decay_steps = self.train.steps;
         }
         self.train.micro_batch.get_or_insert(self.train.batch_size);
+        let spec = self.data.name.parse::<DataSpec>();
+        if spec.is_ok_and(|spec| spec.has_pictures()) {
+            let d = &mut self.data;
+            d.color.get_or_insert_default();
+            d.background.get_or_insert_default();
+            if let Some(size) = d.size {
+                d.filter.get_or_insert_default();
+                d.crop.get_or_insert_default();
+                d.cover.get_or_insert(size);
+            }
+        }
         self.train.precision = self.train.precision.on_this_processor().into();
         let mirror = || {
             self.model
@@ -647,6 +886,7 @@ impl Settings {
                 "is missing: say what to learn from, as in --data digits".into(),
             ));
         }
+        self.data.check()?;
         self.check_model()?;
         self.check_diffusion()?;
         self.check_optimizer()?;
@@ -663,8 +903,17 @@ impl Settings {
         let found_without = match spec {
             DataSpec::Digits => Some("data that are files: digits are inside the program"),
             DataSpec::Folder(_) => Some("data that have a name: a folder is where its path says"),
+            DataSpec::Parquet(_) => {
+                Some("data that have a name: parquet files are where their path says")
+            }
             _ => None,
         };
+        if let (false, Some(key)) = (spec.has_pictures(), self.data.picture_key()) {
+            let problem = format!(
+                "only goes with pictures, as in folder:PATH; the images of {spec} are as their files have them"
+            );
+            return Err(wrong(key, problem));
+        }
         if let (Some(why), Some(_)) = (found_without, &self.data.directory) {
             let problem = format!("(--data-dir) only goes with {why}");
             return Err(wrong("data.directory", problem));
@@ -685,6 +934,16 @@ impl Settings {
                 format!("is {batch}, but {name} has only {images} images"),
             ));
         }
+        self.data
+            .normalisation
+            .pixel_map()?
+            .check(channels)
+            .map_err(|e| {
+                wrong(
+                    "data.normalisation",
+                    format!("does not fit {}: {e}", self.data.name),
+                )
+            })?;
         let config = self.unet_config(channels, height, width)?;
         config.check_image(height, width).map_err(|e| {
             wrong(

@@ -1,15 +1,17 @@
 //! Algorithm 1 as an iterator: every `next()` is one optimiser step, and yields its report.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use candle_core::{Device, Tensor, Var};
-use ddpm_core::Timestep;
+use ddpm_core::{Schedule, Timestep};
 use ddpm_data::{Dataset, Feed};
 use ddpm_image::PixelMap;
 use ddpm_kernels::{Averaged, Gradients, sum_of_squares};
 use ddpm_random::{Stream, normal_batch, uniform_u64_below};
 use ddpm_unet::{DropoutAddress, Initialisation, Precision, UNet, UNetConfig, initialise};
 
+use crate::prefetch::Prefetch;
 use crate::settings::InitialisationKind;
 use crate::{
     Adam, Error, Examples, LearningRate, Objective, Result, Settings, clip_factor, ema_decay,
@@ -32,6 +34,8 @@ pub struct Report {
     pub images: u64,
     /// How long the step took.
     pub seconds: f64,
+    /// How long of it the network waited for its images.
+    pub waited: f64,
 }
 
 /// A model in training. As an iterator it makes optimiser steps until `train.steps`, without end where there is none.
@@ -44,6 +48,9 @@ pub struct Trainer {
     learning_rate: LearningRate,
     config: UNetConfig,
     feed: Feed,
+    pixels: PixelMap,
+    /// Behind a lock only because a step reads it while the trainer is borrowed.
+    prefetch: Mutex<Prefetch>,
     names: Vec<String>,
     /// Shared with the network, and changed in place.
     parameters: Vec<Tensor>,
@@ -118,8 +125,11 @@ impl Trainer {
                 weights,
             })
         };
+        let objective = Objective::new(&settings.diffusion)?;
+        let pixels = settings.data.normalisation.pixel_map()?;
+        let prefetch = prefetch(settings, &data, &pixels, &objective.schedule);
         Ok(Self {
-            objective: Objective::new(&settings.diffusion)?,
+            objective,
             learning_rate: LearningRate {
                 peak: settings.optimizer.learning_rate,
                 warm_up: settings.optimizer.warm_up,
@@ -131,6 +141,8 @@ impl Trainer {
             settings: settings.clone(),
             config,
             feed: Feed::new(&data, settings.train.seed, settings.data.flip),
+            pixels,
+            prefetch: Mutex::new(prefetch),
             names,
             parameters,
             network,
@@ -151,7 +163,7 @@ impl Trainer {
             let mut gathered = Gathered::default();
             for before in (0..batch).step_by(at_once) {
                 let position = trainer.images + before as u64;
-                let examples = trainer.draw(position, at_once)?;
+                let examples = trainer.prefetch().get(position, at_once)?;
                 trainer.learn_from(&examples, position, batch, (gradients, &mut gathered))?;
             }
             Ok(gathered)
@@ -196,6 +208,11 @@ impl Trainer {
     /// The data that is learnt from.
     pub fn data(&self) -> &Dataset {
         self.feed.dataset()
+    }
+
+    /// How bytes become the network's numbers, and back.
+    pub fn pixels(&self) -> &PixelMap {
+        &self.pixels
     }
 
     /// The raw weights, detached, in the network's order. They share storage with the model: copy to keep.
@@ -276,33 +293,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// Lines 2 to 4: the images at `position` and after it, a t for each, and noise.
-    fn draw(&self, position: u64, count: usize) -> Result<Examples> {
-        let seed = self.settings.train.seed;
-        let schedule = &self.objective.schedule;
-        let x_0 = self
-            .feed
-            .batch(position, count, &PixelMap::MinusOneToOne, &Device::Cpu)?;
-        let positions: Vec<u64> = (position..position + count as u64).collect();
-        let t = |p: &u64| {
-            let before = uniform_u64_below(seed, Stream::Timestep, *p, 0, schedule.steps() as u64)?;
-            Ok(schedule.timestep(before as usize + 1)?)
-        };
-        let t = positions.iter().map(t).collect::<Result<_>>()?;
-        let shape = (
-            self.data().channels(),
-            self.data().height(),
-            self.data().width(),
-        );
-        let eps = normal_batch(
-            seed,
-            Stream::TrainingNoise,
-            &positions,
-            0,
-            shape,
-            &Device::Cpu,
-        )?;
-        Ok(Examples { x_0, t, eps })
+    fn prefetch(&self) -> MutexGuard<'_, Prefetch> {
+        self.prefetch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Line 5: one pass forward and back; gradients of the sum of the losses over `batch` are added to what is gathered.
@@ -397,6 +389,7 @@ impl Trainer {
             learning_rate,
             images: self.images,
             seconds: started.elapsed().as_secs_f64(),
+            waited: self.prefetch().take_waited().as_secs_f64(),
         })
     }
 
@@ -484,6 +477,54 @@ impl Iterator for Trainer {
             .is_none_or(|steps| self.steps_done() < steps);
         more.then(|| self.step())
     }
+}
+
+/// What makes examples on another thread, with a feed of its own over the same images.
+fn prefetch(
+    settings: &Settings,
+    data: &Dataset,
+    pixels: &PixelMap,
+    schedule: &Schedule,
+) -> Prefetch {
+    let (seed, flip) = (settings.train.seed, settings.data.flip);
+    let (data, pixels, schedule) = (data.clone(), pixels.clone(), schedule.clone());
+    Prefetch::new(move || {
+        let (feed, pixels, schedule) = (
+            Feed::new(&data, seed, flip),
+            pixels.clone(),
+            schedule.clone(),
+        );
+        Box::new(move |position, count| draw(&feed, &pixels, &schedule, seed, position, count))
+    })
+}
+
+/// Lines 2 to 4: the images at `position` and after it, a t for each, and noise.
+fn draw(
+    feed: &Feed,
+    pixels: &PixelMap,
+    schedule: &Schedule,
+    seed: u64,
+    position: u64,
+    count: usize,
+) -> Result<Examples> {
+    let x_0 = feed.batch(position, count, pixels, &Device::Cpu)?;
+    let positions: Vec<u64> = (position..position + count as u64).collect();
+    let t = |p: &u64| {
+        let before = uniform_u64_below(seed, Stream::Timestep, *p, 0, schedule.steps() as u64)?;
+        Ok(schedule.timestep(before as usize + 1)?)
+    };
+    let t = positions.iter().map(t).collect::<Result<_>>()?;
+    let data = feed.dataset();
+    let shape = (data.channels(), data.height(), data.width());
+    let eps = normal_batch(
+        seed,
+        Stream::TrainingNoise,
+        &positions,
+        0,
+        shape,
+        &Device::Cpu,
+    )?;
+    Ok(Examples { x_0, t, eps })
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {

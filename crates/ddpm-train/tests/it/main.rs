@@ -13,6 +13,7 @@ mod formulas;
 mod golden;
 mod init;
 mod mutations;
+mod pictures;
 mod program;
 mod resume;
 mod settings;

@@ -151,7 +151,7 @@ fn wrong_usage_says_what_to_type() {
 }
 
 #[test]
-fn a_dry_run_says_everything_and_writes_nothing() {
+fn a_dry_run_says_everything_and_writes_only_what_the_network_would_see() {
     let folder = workplace();
     let text = check(
         folder.path(),
@@ -163,14 +163,19 @@ fn a_dry_run_says_everything_and_writes_nothing() {
             "beta_start = 0.0001",
             "# parameters  ",
             "# memory      about ",
-            "1497 images, 8x8, 1 channels",
+            "1497 images, 8x8, 1 channels, inside the program",
+            "# sheet       runs/tiny-data.png: the first images of training",
         ],
     );
     assert!(
         !text.contains("\nsteps = 10\n"),
         "--minutes alone lifts the steps:\n{text}"
     );
-    assert!(!folder.path().join("runs").exists());
+    assert!(!folder.path().join("runs/tiny").exists());
+    let (sheet, texts) = ddpm_image::read_png(&folder.path().join("runs/tiny-data.png")).unwrap();
+    // 64 digits of 8x8, enlarged four times, in eight rows with two pixels between them.
+    assert_eq!((sheet.width(), sheet.height()), (8 * 34 + 2, 8 * 34 + 2));
+    assert!(texts.contains(&("data".to_owned(), "digits".to_owned())));
     check(
         folder.path(),
         "--preset digits --dry-run",

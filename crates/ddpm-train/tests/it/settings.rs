@@ -433,7 +433,7 @@ fn every_schedule_is_told_to_those_who_sample() {
         let settings = tiny(&text);
         settings.check().unwrap();
         let objective = Objective::new(&settings.diffusion).unwrap();
-        let told = scheduler(&objective, &settings.diffusion).unwrap();
+        let told = scheduler(&objective, &settings.diffusion, &Default::default()).unwrap();
         let told = SchedulerConfig::from_json(&told.to_json()).unwrap();
         assert_eq!(told.schedule().unwrap(), objective.schedule, "{name}");
         let trained = matches!(told.betas(), Some(Betas::Trained(_)));
@@ -459,7 +459,8 @@ fn data_that_are_no_files_have_no_folder() {
     );
     assert_eq!(
         error("data.name = \"cats\""),
-        "data set `cats`: unknown; this version reads digits, mnist, fashion-mnist, cifar10 and folder:PATH"
+        "data set `cats`: unknown; this version reads digits, mnist, fashion-mnist, cifar10, tiny-imagenet, \
+         folder:PATH, parquet:PATH and hub:OWNER/NAME"
     );
     let mnist = tiny("data = { name = \"mnist\", directory = \"somewhere\" }");
     assert_eq!(mnist.data_spec().unwrap(), ddpm_data::DataSpec::Mnist);

@@ -14,6 +14,7 @@ fn train(settings: &Settings, threads: usize) -> (Vec<(String, Vec<u32>)>, Vec<R
             .by_ref()
             .map(|report| Report {
                 seconds: 0.0,
+                waited: 0.0,
                 ..report.unwrap()
             })
             .collect();
@@ -164,8 +165,9 @@ fn the_held_out_loss_is_fixed() {
     on_threads(1, || {
         let mut trainer = Trainer::new(&tiny("train.seed = 5"), images(9)).unwrap();
         let other = Trainer::new(&tiny("train.seed = 5"), images(9)).unwrap();
-        let [together, alone] =
-            [4, 1].map(|n| HeldOut::new(trainer.objective(), &images(20), 7, n).unwrap());
+        let [together, alone] = [4, 1].map(|n| {
+            HeldOut::new(trainer.objective(), &images(20), trainer.pixels(), 7, n).unwrap()
+        });
         let loss = |trainer: &Trainer, held_out: &HeldOut| {
             held_out
                 .loss(trainer.objective(), &trainer.sampling_network().unwrap())
@@ -205,7 +207,14 @@ fn eight_images_are_learnt_by_heart() {
             "the last hundred losses are {last} in the mean"
         );
         let network = trainer.sampling_network().unwrap();
-        let x_0 = sample(trainer.objective(), &network, &settings.samples, (1, 8, 8)).unwrap();
+        let x_0 = sample(
+            trainer.objective(),
+            &network,
+            &settings.samples,
+            trainer.pixels(),
+            (1, 8, 8),
+        )
+        .unwrap();
         let sources = data
             .tensor(
                 &[0, 1, 2, 3, 4, 5, 6, 7],
