@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn the_numbers_of_the_streams_do_not_change() {
         let numbers = Stream::ALL.map(|stream| stream as u8);
-        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
     }
 
     #[test]
