@@ -100,6 +100,7 @@ fn every_preset_trains_for_a_moment() {
                 trainer.objective(),
                 &network,
                 &settings.samples,
+                &settings.data.normalisation.pixel_map().unwrap(),
                 (channels, height, width),
             );
             assert_eq!(drawn.unwrap().dims(), [1, channels, height, width]);
