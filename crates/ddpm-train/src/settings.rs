@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use ddpm_data::resize::Filter;
 use ddpm_data::{Color, Crop, DataSpec, Keep, Pictures};
 use ddpm_image::PixelMap;
-use ddpm_unet::UNetConfig;
 use ddpm_unet::{Precision, UNetConfig};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
