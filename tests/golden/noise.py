@@ -62,7 +62,7 @@ def permutation(seed, epoch, n):
 
 
 SEED, IMAGE, STEP = 0x0123_4567_89AB_CDEF, 2**40 + 3, 5
-for stream in range(9):
+for stream in range(10):
     print(stream, ", ".join(shortest(z) for z in normals(SEED, stream, IMAGE, STEP)))
 words = [word for number in range(2) for word in block(SEED, 3, IMAGE, STEP, number)]
 print("uniforms", ", ".join(shortest((word >> 8) / 2**24) for word in words))
