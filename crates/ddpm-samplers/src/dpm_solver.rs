@@ -65,7 +65,7 @@ impl Default for DpmSettings {
 ///
 /// Noise is drawn by the stochastic algorithms alone, at every step that does not end at the clean image. The third order of
 /// [`DpmAlgorithm::SdePlusPlus`] has the coefficient that vanishes with the step, as in `sample_dpmpp_3m_sde` of Crowson's
-/// k-diffusion; that of diffusers does not, and is had in its [manner](Manner::Diffusers). When a setting is impossible for these
+/// k-diffusion; that of diffusers does not, and is had in its [manner](crate::Manner::Diffusers). When a setting is impossible for these
 /// levels, the first step says so.
 ///
 /// # Shapes
