@@ -2,7 +2,9 @@
 //!
 //! Each expectation is a row; the page `docs/conformance.md` is made of all rows by `cargo xtask conformance --page`.
 
+mod formulas;
 mod networks;
 mod page;
+mod properties;
 mod row;
 mod schedulers;

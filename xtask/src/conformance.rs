@@ -92,8 +92,9 @@ fn compare(flags: Flags) -> Result<ExitCode> {
             bail!("cargo {words} failed");
         }
     }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
-    let release = target.join("release");
+    // One that is not absolute is relative to where cargo was started.
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    let release = root.join(target).join("release");
     let models = if flags.models.is_empty() {
         vec![root.join("checkpoints/digits")]
     } else {

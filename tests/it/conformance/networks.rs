@@ -165,8 +165,8 @@ fn up_blocks() -> Vec<Row> {
 }
 
 fn embeddings() -> Vec<Row> {
-    let of = |what, shift, flip, expected: [f64; 9]| {
-        let times: Vec<f64> = (0..128).map(f64::from).collect();
+    let of = |what, shift, flip, scale: f64, expected: [f64; 9]| {
+        let times: Vec<f64> = (0..128).map(|t| scale * f64::from(t)).collect();
         let rows = timestep_embedding(&times, 64, shift, flip, &Device::Cpu).unwrap();
         let part = rows.narrow(0, 23, 3).unwrap().narrow(1, 47, 3).unwrap();
         Row::slice(what, LAYERS, &expected, &numbers(&part), 1e-3)
@@ -177,8 +177,13 @@ fn embeddings() -> Vec<Row> {
     let openai = [
         0.3019, 0.2280, 0.1716, 0.3146, 0.2377, 0.1790, 0.3272, 0.2474, 0.1864,
     ];
-    let mut rows = of("sinusoids, freq_shift 1", 1, false, ho);
-    rows.extend(of("sinusoids, cosines first", 0, true, openai));
+    let mut rows = of("sinusoids, freq_shift 1", 1, false, 1.0, ho);
+    rows.extend(of("sinusoids, cosines first", 0, true, 1.0, openai));
+    // diffusers' `scale` multiplies the angles, which is to multiply the times.
+    let scaled = [
+        -0.9801, -0.9464, -0.9349, -0.3952, 0.8887, -0.9709, 0.5299, -0.2853, -0.9927,
+    ];
+    rows.extend(of("sinusoids, scale 1000", 1, false, 1000.0, scaled));
     rows
 }
 

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::row::Row;
-use super::{networks, schedulers};
+use super::row::{Row, number};
+use super::{formulas, networks, schedulers};
 
 /// Set to write the page instead of comparing it, which `cargo xtask conformance --page` does.
 const WRITE: &str = "DDPM_WRITE_PAGE";
@@ -11,7 +11,7 @@ const WRITE: &str = "DDPM_WRITE_PAGE";
 const HEAD: &str = "\
 # Conformance
 
-Numbers that diffusers' own tests expect, and what this project computes. Everything random comes from PyTorch's
+Numbers that diffusers' own tests expect, then those of the papers' formulas, and what this project computes. Everything random comes from PyTorch's
 generator, drawn in PyTorch's order, so that nothing was downloaded. `cargo test -p ddpm-tests conformance` computes all
 rows again and fails where one is outside of the tolerance of its source, or where this page is not what it computes;
 `cargo xtask conformance --page` writes the page.
@@ -35,6 +35,7 @@ greatest output, and 50 configurations beside them that diffusers cannot build a
 fn rows() -> Vec<Row> {
     let mut rows = schedulers::rows();
     rows.extend(networks::rows());
+    rows.extend(formulas::rows());
     rows
 }
 
@@ -76,8 +77,11 @@ fn text(rows: &[Row]) -> String {
 
 fn line(row: &Row) -> String {
     format!(
-        "| {} | {} | {:.6} | {} |\n",
-        row.what, row.expected, row.ours, row.tolerance
+        "| {} | {} | {} | {} |\n",
+        row.what,
+        number(row.expected),
+        row.printed(),
+        number(row.tolerance)
     )
 }
 
@@ -109,13 +113,18 @@ fn near(line: &str, row: &Row) -> bool {
         return false;
     };
     let printed: Option<f64> = ours.parse().ok();
+    // The last printed digit counts too.
+    let slack = match row.tolerance > 0.0 && row.tolerance < 1e-6 {
+        true => row.tolerance / 5.0,
+        false => row.tolerance / 10.0 + 1e-6,
+    };
     (what, expected, tolerance)
         == (
             row.what.as_str(),
-            row.expected.to_string().as_str(),
-            row.tolerance.to_string().as_str(),
+            number(row.expected).as_str(),
+            number(row.tolerance).as_str(),
         )
-        && printed.is_some_and(|printed| (printed - row.ours).abs() <= row.tolerance / 10.0 + 1e-6)
+        && printed.is_some_and(|printed| (printed - row.ours).abs() <= slack)
 }
 
 #[test]
@@ -130,6 +139,12 @@ fn a_page_with_another_number_is_stale() {
     let page = text(&[row(1.0)]);
     assert_eq!(same(&page, &text(&[row(1.00005)]), &[row(1.00005)]), Ok(()));
     assert!(same(&page, &text(&[row(1.0005)]), &[row(1.0005)]).is_err());
+    let tight = |ours| Row::digits("a number".to_owned(), "a source", 2.5e-7, ours, 3);
+    let page_of_tight = text(&[tight(2.5e-7)]);
+    let [near, far] = [tight(2.501e-7), tight(2.508e-7)];
+    assert!(near.holds() && far.holds() && !tight(2.52e-7).holds());
+    let agrees = |row: Row| same(&page_of_tight, &text(std::slice::from_ref(&row)), &[row]).is_ok();
+    assert!(agrees(near) && !agrees(far));
     let more = [row(1.0), row(1.0)];
     assert!(same(&page, &text(&more), &more).is_err());
     let other = Row {

@@ -38,8 +38,63 @@ impl Row {
             .collect()
     }
 
+    /// A row that holds to so many significant digits: to one unit of the last of them.
+    pub(crate) fn digits(
+        what: String,
+        source: &'static str,
+        expected: f64,
+        ours: f64,
+        digits: i32,
+    ) -> Row {
+        let tolerance = match expected {
+            0.0 => 0.0,
+            // Read from its digits, so that it prints as such.
+            _ => format!("1e{}", magnitude(expected) - digits + 1)
+                .parse()
+                .unwrap(),
+        };
+        Row {
+            what,
+            source,
+            expected,
+            ours,
+            tolerance,
+        }
+    }
+
+    /// Our number with the digits that matter: one more than the tolerance has.
+    pub(crate) fn printed(&self) -> String {
+        if self.tolerance == 0.0 || self.tolerance >= 1e-6 || self.ours == 0.0 {
+            return format!("{:.6}", self.ours);
+        }
+        let after_the_point = 1 - magnitude(self.tolerance);
+        match self.ours.abs() < SMALL {
+            true => {
+                let digits = (after_the_point + magnitude(self.ours)).max(0) as usize;
+                format!("{:.digits$e}", self.ours)
+            }
+            false => format!("{:.*}", after_the_point as usize, self.ours),
+        }
+    }
+
     /// Whether ours is as near as the source asks.
     pub(crate) fn holds(&self) -> bool {
         (self.ours - self.expected).abs() <= self.tolerance
     }
+}
+
+/// What is smaller is printed with an exponent.
+const SMALL: f64 = 1e-5;
+
+/// A number as the page has it.
+pub(crate) fn number(x: f64) -> String {
+    match x != 0.0 && x.abs() < SMALL {
+        true => format!("{x:e}"),
+        false => x.to_string(),
+    }
+}
+
+/// The exponent of the first digit.
+fn magnitude(x: f64) -> i32 {
+    x.abs().log10().floor() as i32
 }
