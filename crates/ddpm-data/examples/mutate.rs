@@ -65,10 +65,8 @@ fn read(reader: &str, bytes: &[u8]) -> bool {
             cifar::archive_from(bytes, path).is_ok() | cifar::batch_from(bytes, path).is_ok()
         }
         "zip" => Archive::new(Cursor::new(bytes), path).is_ok_and(|archive| {
-            let contents = archive.entries().iter().take(1000);
-            contents
-                .map(|entry| archive.content(entry).is_ok())
-                .all(|read| read)
+            let mut entries = archive.entries().iter().take(1000);
+            entries.all(|entry| archive.content(entry).is_ok())
         }),
         _ => Pictures::new(Cursor::new(bytes), path)
             .is_ok_and(|file| file.rows().take(1000).all(|row| row.is_ok())),

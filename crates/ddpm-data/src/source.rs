@@ -261,7 +261,9 @@ impl FromStr for DataSpec {
 }
 
 /// What stands before a path, and what it makes of it.
-const PREFIXES: [(&str, fn(&str) -> DataSpec); 2] = [
+type Prefix = (&'static str, fn(&str) -> DataSpec);
+
+const PREFIXES: [Prefix; 2] = [
     (FOLDER, |path| DataSpec::Folder(PathBuf::from(path))),
     (PARQUET, |path| DataSpec::Parquet(PathBuf::from(path))),
 ];

@@ -125,7 +125,9 @@ fn answer(
 }
 
 fn content() -> Vec<u8> {
-    (0..100_000u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect()
+    (0..100_000u32)
+        .map(|i| (i.wrapping_mul(i) >> 7) as u8)
+        .collect()
 }
 
 fn download(server: &Server, content: &[u8]) -> Download {

@@ -124,7 +124,7 @@ fn a_cache_that_is_not_whole_is_made_anew() {
     for damage in damages {
         damage();
         assert_eq!(read().unwrap().train.sha256(), expected);
-        assert_eq!(kept(cache.path()), [key.clone()]);
+        assert_eq!(kept(cache.path()), std::slice::from_ref(&key));
     }
     // A process that was killed leaves a folder of another name, which the next one clears away.
     std::fs::remove_dir_all(cache.path().join(&key)).unwrap();

@@ -223,8 +223,8 @@ fn random_crops_move_along_the_longer_side() {
             assert_eq!(seen[y * 12..(y + 1) * 12], rgb[start..start + 12]);
         }
     }
-    // Shown at rest, it is the middle.
-    let start = (0 * 6 + 1) * 3;
+    // Shown at rest, it is the middle: from the second column of the first row.
+    let start = 3;
     assert_eq!(train.image(0)[..12], rgb[start..start + 12]);
 }
 

@@ -17,7 +17,7 @@ fn folder(root: &Path) {
         let picture = Picture::new(20, height, 3, pixels.collect()).unwrap();
         let class = root.join(if i % 2 == 0 { "even" } else { "odd" });
         std::fs::create_dir_all(&class).unwrap();
-        write_png(&class.join(format!("{i:02}.png")), &picture, &[]).unwrap();
+        write_png(class.join(format!("{i:02}.png")), &picture, &[]).unwrap();
     }
     std::fs::write(root.join("odd/unreadable.jpg"), "<html>").unwrap();
 }
@@ -113,7 +113,7 @@ fn samples_of_a_normalised_model_have_its_colours() {
         run.advance().unwrap();
     })
     .unwrap();
-    let (sheet, _) = ddpm_image::read_png(&run.join("samples/step-00000001.png")).unwrap();
+    let (sheet, _) = ddpm_image::read_png(run.join("samples/step-00000001.png")).unwrap();
     // Four digits of 32x32 with frames of two pixels: the first pixel of the first is at (2, 2).
     let pixel = sheet.pixels()[2 * sheet.width() + 2];
     assert!(

@@ -172,7 +172,7 @@ fn a_dry_run_says_everything_and_writes_only_what_the_network_would_see() {
         "--minutes alone lifts the steps:\n{text}"
     );
     assert!(!folder.path().join("runs/tiny").exists());
-    let (sheet, texts) = ddpm_image::read_png(&folder.path().join("runs/tiny-data.png")).unwrap();
+    let (sheet, texts) = ddpm_image::read_png(folder.path().join("runs/tiny-data.png")).unwrap();
     // 64 digits of 8x8, enlarged four times, in eight rows with two pixels between them.
     assert_eq!((sheet.width(), sheet.height()), (8 * 34 + 2, 8 * 34 + 2));
     assert!(texts.contains(&("data".to_owned(), "digits".to_owned())));
