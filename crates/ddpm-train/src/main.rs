@@ -18,6 +18,7 @@ use ddpm_image::{Picture, sheet, write_png};
 use ddpm_train::{
     PRESETS, Progress, Run, Stored, export, memory_available, memory_needed, on_threads,
 };
+use ddpm_unet::Precision;
 use failure::{FAILED, Failure, WRONG_USAGE, go_on};
 use flags::{Dtype, Flags, NOTHING_TYPED};
 use progress::{Display, say};
@@ -158,8 +159,12 @@ fn run(request: &Request, quiet: bool) -> Result<ExitCode, Failure> {
         } else {
             "begins".into()
         };
+        let how = match run.trainer().precision() {
+            Precision::F32 => "",
+            Precision::Bf16 => ", computing in bf16",
+        };
         say(&format!(
-            "{} {begun}; Ctrl-C stops it and saves",
+            "{} {begun}{how}; Ctrl-C stops it and saves",
             run.folder().display()
         ));
     }
