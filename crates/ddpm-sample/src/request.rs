@@ -122,9 +122,13 @@ fn shipped_model() -> anyhow::Result<PathBuf> {
         .into_iter()
         .chain(program)
         .collect();
-    let found = SHIPPED
-        .iter()
-        .find_map(|name| find_shipped(name, &starts).ok());
+    // The clone that the user stands in goes before the one that the program lies in.
+    let found = starts.iter().find_map(|start| {
+        let start = std::slice::from_ref(start);
+        SHIPPED
+            .iter()
+            .find_map(|name| find_shipped(name, start).ok())
+    });
     found.ok_or_else(|| {
         anyhow!(
             "no --model given, and there is no checkpoints/{} in any folder above the current one or the program; \
