@@ -187,6 +187,26 @@ pub enum Error {
         /// What the encoder said.
         reason: String,
     },
+    /// An animation that GIF cannot hold.
+    #[error("cannot encode a GIF of {width}x{height}: {reason}")]
+    EncodeGif {
+        /// Columns.
+        width: usize,
+        /// Rows.
+        height: usize,
+        /// What is in the way.
+        reason: String,
+    },
+    /// Captions that are not one for each.
+    #[error("{given} captions for {expected} {what}: one for each was expected")]
+    Captions {
+        /// How many there are.
+        given: usize,
+        /// How many were expected.
+        expected: usize,
+        /// What they belong to.
+        what: &'static str,
+    },
     /// A tensor operation failed.
     #[error("{0}")]
     Tensor(#[from] candle_core::Error),

@@ -27,8 +27,7 @@ pub const SHEET_SIDE: usize = 32;
 /// # Errors
 /// As [`grid`].
 pub fn sheet(pictures: &[Picture]) -> Result<Picture> {
-    let side = pictures.iter().map(|p| p.width().max(p.height())).max();
-    let times = side.map_or(1, |side| (SHEET_SIDE / side).max(1));
+    let times = enlargement(pictures);
     let enlarged: Vec<Picture> = pictures.iter().map(|p| p.enlarged(times)).collect();
     grid(&enlarged)
 }
@@ -84,7 +83,13 @@ pub fn strip(moments: &[Vec<Picture>]) -> Result<Picture> {
     grid_with_columns(&reading_order.cloned().collect::<Vec<_>>(), moments.len())
 }
 
-fn check_equal(first: &Picture, pictures: &[Picture]) -> Result<()> {
+/// How often pictures of this size are to be enlarged to be looked at.
+pub(crate) fn enlargement(pictures: &[Picture]) -> usize {
+    let side = pictures.iter().map(|p| p.width().max(p.height())).max();
+    side.map_or(1, |side| (SHEET_SIDE / side).max(1))
+}
+
+pub(crate) fn check_equal(first: &Picture, pictures: &[Picture]) -> Result<()> {
     let kind = |picture: &Picture| (picture.width(), picture.height(), picture.channels());
     let (first_width, first_height, first_channels) = kind(first);
     match pictures

@@ -1,4 +1,4 @@
-//! Pixels <-> tensors; grids, strips, PNG.
+//! Pixels <-> tensors; grids, strips, plots, PNG, GIF.
 //!
 //! | I have | I want | |
 //! |---|---|---|
@@ -8,6 +8,10 @@
 //! | pictures | one sheet, ceil(√N) wide | [`grid`], [`grid_with_columns`] |
 //! | tiny pictures | the same, enlarged until they can be seen | [`sheet`] |
 //! | pictures of several moments | time from left to right | [`strip`] |
+//! | the same with words | what is what | [`captioned_strip`], [`captioned_grid`] |
+//! | a walk from noise to image | its strip, the frames of its animation | [`Film`] |
+//! | pictures of equal size | an animated GIF that says how it was made | [`write_gif`], [`encode_gif`] |
+//! | numbers | a plot, as a picture or as SVG | [`Chart`] |
 //! | a picture | a PNG that says how it was made | [`write_png`], [`encode_png`], [`read_png`] |
 //!
 //! [`PixelMap`] is the one place where 0..=255 becomes a network's number and back; checkpoints
@@ -33,13 +37,25 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod canvas;
+mod captions;
+mod chart;
 mod error;
+mod film;
+mod gif_file;
 mod grid;
+mod lettering;
+mod palette;
 mod picture;
 mod pixel_map;
 mod png_file;
+mod whole_file;
 
+pub use captions::{captioned_grid, captioned_strip};
+pub use chart::{Chart, Look, Scale, Series};
 pub use error::{Error, Result};
+pub use film::{Film, Moment};
+pub use gif_file::{Timing, encode_gif, write_gif};
 pub use grid::{GRID_BACKGROUND, GRID_PADDING, SHEET_SIDE, grid, grid_with_columns, sheet, strip};
 pub use picture::Picture;
 pub use pixel_map::PixelMap;
