@@ -220,9 +220,8 @@ mod tests {
         let layout = Layout::new(&plot, 400.0, 300.0);
         for (x, y) in layout.points(&plot.series[0]) {
             let around = [(x - 1.0, y - 1.0), (x - 1.0, y), (x, y - 1.0), (x, y)];
-            let inked = around
-                .iter()
-                .any(|point| pixel(&picture, *point) == HUES[0]);
+            // At a peak no pixel is covered whole.
+            let inked = around.iter().any(|point| pixel(&picture, *point)[0] < 140);
             assert!(inked, "no ink at {x}, {y}");
         }
         let inked: Vec<usize> = picture

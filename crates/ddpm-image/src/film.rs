@@ -32,6 +32,11 @@ impl Film {
         }
     }
 
+    /// The moments that are kept.
+    pub fn kept(&self) -> &[usize] {
+        &self.kept
+    }
+
     /// Takes the images of a moment (0 is x_T, and S is x_0) and its time, if that moment is kept.
     ///
     /// # Shapes

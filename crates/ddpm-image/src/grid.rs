@@ -58,6 +58,30 @@ pub fn grid_with_columns(pictures: &[Picture], columns: usize) -> Result<Picture
     Ok(sheet)
 }
 
+/// Pictures of any sizes beside one another, their tops in line.
+///
+/// # Errors
+/// [`Error::NoPictures`]; [`Error::UnequalPictures`] when they differ in channels.
+pub fn beside(pictures: &[Picture]) -> Result<Picture> {
+    let height = pictures.iter().map(Picture::height).max();
+    let Some((first, height)) = pictures.first().zip(height) else {
+        return Err(Error::NoPictures("a row"));
+    };
+    let alike = |picture: &Picture| picture.channels() == first.channels();
+    if !pictures.iter().all(alike) {
+        check_equal(first, pictures)?;
+    }
+    let width: usize = pictures.iter().map(|p| p.width() + GRID_PADDING).sum();
+    let (width, height) = (width + GRID_PADDING, height + 2 * GRID_PADDING);
+    let mut row = Picture::filled(width, height, first.channels(), GRID_BACKGROUND)?;
+    let mut left = GRID_PADDING;
+    for picture in pictures {
+        row.paste(picture, left, GRID_PADDING);
+        left += picture.width() + GRID_PADDING;
+    }
+    Ok(row)
+}
+
 /// Time from left to right: `moments[k][i]` is image i at moment k, and stands in row i, column k.
 ///
 /// # Errors
@@ -142,6 +166,21 @@ mod tests {
                 "{n}"
             );
         }
+    }
+
+    #[test]
+    fn pictures_of_any_size_stand_in_a_row() {
+        let pictures = [
+            Picture::new(2, 1, 1, vec![1, 2]).unwrap(),
+            Picture::new(1, 2, 1, vec![3, 4]).unwrap(),
+        ];
+        let b = GRID_BACKGROUND;
+        let row = beside(&pictures).unwrap();
+        assert_eq!((row.width(), row.height()), (9, 6));
+        assert_eq!(row.pixels()[18..27], [b, b, 1, 2, b, b, 3, b, b]);
+        assert_eq!(row.pixels()[27..36], [b, b, b, b, b, b, 4, b, b]);
+        assert!(beside(&[]).is_err());
+        assert!(beside(&[level(2, 2, 1, 0), level(2, 2, 3, 0)]).is_err());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! | pictures | one sheet, ceil(√N) wide | [`grid`], [`grid_with_columns`] |
 //! | tiny pictures | the same, enlarged until they can be seen | [`sheet`] |
 //! | pictures of several moments | time from left to right | [`strip`] |
+//! | pictures of any sizes | a row | [`beside`] |
 //! | the same with words | what is what | [`captioned_strip`], [`captioned_grid`] |
 //! | a walk from noise to image | its strip, the frames of its animation | [`Film`] |
 //! | pictures of equal size | an animated GIF that says how it was made | [`write_gif`], [`encode_gif`] |
@@ -56,7 +57,9 @@ pub use chart::{Chart, Look, Scale, Series};
 pub use error::{Error, Result};
 pub use film::{Film, Moment};
 pub use gif_file::{Timing, encode_gif, write_gif};
-pub use grid::{GRID_BACKGROUND, GRID_PADDING, SHEET_SIDE, grid, grid_with_columns, sheet, strip};
+pub use grid::{
+    GRID_BACKGROUND, GRID_PADDING, SHEET_SIDE, beside, grid, grid_with_columns, sheet, strip,
+};
 pub use picture::Picture;
 pub use pixel_map::PixelMap;
 pub use png_file::{encode_png, read_png, write_png};

@@ -43,6 +43,20 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// Training is done and saved, but the report could not be written.
+    pub(crate) fn without_report(error: &Error, run: &Run) -> Self {
+        let folder = run.folder().display();
+        let again = format!("cargo run --release -p ddpm-train -- --report {folder}");
+        Self {
+            text: format!(
+                "{error}\nthe training itself is done and saved; write its report with: {again}"
+            ),
+            status: status(error),
+        }
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self {

@@ -53,6 +53,9 @@ pub(crate) struct Flags {
     /// Which weights --init or --export take: ema, raw, ema:RATE [default: ema]
     #[arg(long, value_name = "WHICH")]
     pub(crate) weights: Option<Weights>,
+    /// Write report.html and its pictures for the run in RUN_DIR, as it is, and stop
+    #[arg(long, value_name = "RUN_DIR", conflicts_with_all = NOT_WITH_REPORT)]
+    pub(crate) report: Option<PathBuf>,
     /// Threads [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
@@ -83,7 +86,7 @@ pub(crate) enum Dtype {
 }
 
 /// What an export would ignore.
-const NOT_WITH_EXPORT: [&str; 11] = [
+const NOT_WITH_EXPORT: [&str; 12] = [
     "config",
     "data",
     "steps",
@@ -95,6 +98,26 @@ const NOT_WITH_EXPORT: [&str; 11] = [
     "dry_run",
     "list_presets",
     "data_dir",
+    "report",
+];
+
+/// What a report would ignore.
+const NOT_WITH_REPORT: [&str; 15] = [
+    "preset",
+    "config",
+    "data",
+    "data_dir",
+    "out",
+    "steps",
+    "minutes",
+    "batch_size",
+    "seed",
+    "resume",
+    "set",
+    "dry_run",
+    "list_presets",
+    "dtype",
+    "weights",
 ];
 
 const EXAMPLES: &str = "Examples:
@@ -105,6 +128,7 @@ const EXAMPLES: &str = "Examples:
   ddpm-train --preset digits --export checkpoints/mine    what it has made, to give away
   ddpm-train --preset digits --init runs/digits --data folder:mine --out runs/mine
                                                           from its weights, on other images of as many channels
+  ddpm-train --report runs/digits                         what has become of it, on one page
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (after saving).";
 
 /// What is printed when nothing was typed.

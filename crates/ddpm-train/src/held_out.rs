@@ -3,7 +3,7 @@
 use candle_core::Device;
 use ddpm_core::Timestep;
 use ddpm_data::Dataset;
-use ddpm_image::PixelMap;
+use ddpm_image::{Picture, PixelMap};
 use ddpm_random::{Stream, normal_batch, uniform_u64_below};
 use ddpm_unet::UNet;
 
@@ -31,6 +31,18 @@ impl HeldOut {
             .map(|part| examples(objective, test, pixels, part))
             .collect::<Result<_>>()?;
         Ok(Self { parts })
+    }
+
+    /// The first `count` of the images, or all, if fewer.
+    pub(crate) fn pictures(&self, count: usize, pixels: &PixelMap) -> Result<Vec<Picture>> {
+        let mut pictures = Vec::new();
+        for part in &self.parts {
+            if pictures.len() < count {
+                pictures.extend(Picture::from_tensor(&part.x_0, pixels)?);
+            }
+        }
+        pictures.truncate(count);
+        Ok(pictures)
     }
 
     /// The mean weighted loss of a network.

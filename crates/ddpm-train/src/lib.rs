@@ -8,8 +8,9 @@
 //! | 6 until converged | [`HeldOut`], [`picture`] |
 //!
 //! The next batch is drawn while the network computes.
-//! [`Settings`] say what to do, [`Run`] keeps it on disk ([`Init`] begins it from a model, [`export`] gives its model away),
-//! [`memory_needed`] says whether it fits, [`on_threads`] gives it threads with a large stack.
+//! [`Settings`] say what to do, [`Run`] keeps it on disk ([`Init`] begins it from a model, [`export`] gives its model away) and
+//! shows it ([`EventFile`]s for TensorBoard, [`Run::report`], [`report_on`]), [`memory_needed`] says whether it fits,
+//! [`on_threads`] gives it threads with a large stack.
 //!
 //! ```
 //! use ddpm_data::Dataset;
@@ -37,6 +38,8 @@ mod adam;
 mod durable;
 mod ema;
 mod error;
+mod event_file;
+mod events;
 mod export;
 mod held_out;
 mod init;
@@ -46,6 +49,7 @@ mod metrics;
 mod objective;
 mod prefetch;
 mod presets;
+mod report;
 mod run;
 mod samples;
 mod scheduler;
@@ -56,6 +60,7 @@ mod trainer;
 pub use adam::{Adam, clip_factor};
 pub use ema::{EmaWarmUp, ema_decay};
 pub use error::{Error, Result};
+pub use event_file::{EventFile, Histogram, Shown};
 pub use export::{Exported, Stored, export};
 pub use held_out::HeldOut;
 pub use init::Init;
@@ -64,7 +69,8 @@ pub use memory::{memory_available, memory_needed};
 pub use metrics::{Metrics, MetricsLine, read_metrics};
 pub use objective::{Examples, Objective};
 pub use presets::{PRESETS, Preset};
-pub use run::{Progress, Recorded, Run};
+pub use report::{Neighbour, nearest};
+pub use run::{Progress, Recorded, Run, report_on};
 pub use samples::{picture, sample};
 pub use scheduler::scheduler;
 pub use settings::{Layer, Settings};

@@ -16,7 +16,7 @@ use clap::Parser;
 use ddpm_data::{Dataset, Feed, Skipped, load_with};
 use ddpm_image::{Picture, sheet, write_png};
 use ddpm_train::{
-    PRESETS, Progress, Run, Stored, export, memory_available, memory_needed, on_threads,
+    PRESETS, Progress, Run, Stored, export, memory_available, memory_needed, on_threads, report_on,
 };
 use ddpm_unet::Precision;
 use failure::{FAILED, Failure, WRONG_USAGE, go_on};
@@ -42,6 +42,8 @@ fn main() -> ExitCode {
         list_presets()
     } else if let Some(folder) = &flags.export {
         export_model(&flags, folder)
+    } else if let Some(folder) = &flags.report {
+        report(&flags, folder)
     } else {
         train(&flags)
     };
@@ -133,6 +135,17 @@ fn export_model(flags: &Flags, folder: &Path) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The report of a run on disk, and where it is.
+fn report(flags: &Flags, folder: &Path) -> Result<ExitCode, Failure> {
+    let threads = flags.threads.unwrap_or(0);
+    environment::settle(threads);
+    let page = on_threads(threads, || report_on(folder))??;
+    if !flags.quiet {
+        print(&format!("report      {}", page.display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn run(request: &Request, quiet: bool) -> Result<ExitCode, Failure> {
     let mut run = if request.resume {
         let (run, skipped) = Run::resume(&request.folder, &request.settings)?;
@@ -179,11 +192,25 @@ fn run(request: &Request, quiet: bool) -> Result<ExitCode, Failure> {
             continue;
         }
         display.finish();
+        let report = report_at_the_end(&run, &progress, request)?;
         if !quiet {
-            tell_where(&run, &progress);
+            tell_where(&run, &progress, report.as_deref());
         }
         return Ok(ExitCode::from(if stopped { STOPPED } else { 0 }));
     }
+}
+
+/// The report, where it is asked for. The run is saved already: what stands in its way costs no more than the report.
+fn report_at_the_end(
+    run: &Run,
+    progress: &Progress,
+    request: &Request,
+) -> Result<Option<PathBuf>, Failure> {
+    if !progress.last || !request.settings.train.report {
+        return Ok(None);
+    }
+    let failed = |error| Failure::without_report(&error, run);
+    run.report().map(Some).map_err(failed)
 }
 
 /// A step, and a checkpoint where Ctrl-C asks for the end. It is saved before anything is said: whoever reads may be
@@ -198,7 +225,7 @@ fn advance(run: &mut Run) -> ddpm_train::Result<(Progress, bool)> {
 }
 
 /// Where everything is: on the standard output of a run that is done, on the other of one that was stopped.
-fn tell_where(run: &Run, progress: &Progress) {
+fn tell_where(run: &Run, progress: &Progress, report: Option<&Path>) {
     let checkpoint = run.newest_checkpoint().map(Path::display);
     if !progress.last {
         if let Some(path) = checkpoint {
@@ -214,6 +241,9 @@ fn tell_where(run: &Run, progress: &Progress) {
     }
     if let Some(path) = &progress.picture {
         print(&format!("picture     {}", path.display()));
+    }
+    if let Some(path) = report {
+        print(&format!("report      {}", path.display()));
     }
     print(&format!(
         "more        cargo run --release -p ddpm-sample -- --model {}",

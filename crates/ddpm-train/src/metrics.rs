@@ -141,6 +141,13 @@ pub fn read_metrics(path: &Path) -> Result<Vec<MetricsLine>> {
     text.lines().map(parse).collect()
 }
 
+/// Reads the lines that are whole: one that is being written, or was when the power went, is passed over.
+pub(crate) fn whole_lines(path: &Path) -> Result<Vec<MetricsLine>> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    let whole = |line| serde_json::from_str(line).ok();
+    Ok(text.lines().filter_map(whole).collect())
+}
+
 fn cut_back(text: &str, step: usize) -> String {
     let belongs =
         |line: &&str| serde_json::from_str::<MetricsLine>(line).is_ok_and(|l| l.step <= step);

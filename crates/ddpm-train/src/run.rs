@@ -8,14 +8,17 @@ use ddpm_checkpoint::{
     read_run_toml, read_train_state, write_checkpoint,
 };
 use ddpm_data::{Splits, load_with};
-use ddpm_image::PixelMap;
+use ddpm_image::{Picture, PixelMap, sheet};
 use toml::Table;
 
 use crate::durable::replace_file;
+use crate::events::Events;
+use crate::report::{self, Counts, Evidence, Samples, newest_network};
+use crate::samples::{film, write_sheet};
 use crate::state::counter;
 use crate::{
-    Decay, Error, HeldOut, Init, Layer, Metrics, MetricsLine, Report, Result, Settings, Trainer,
-    memory, picture, scheduler,
+    Decay, Error, HeldOut, Init, Layer, Metrics, MetricsLine, Objective, Report, Result, Settings,
+    Trainer, memory, scheduler,
 };
 
 /// A training with its folder. [`Run::advance`] makes a step and writes what is due; nothing is written in between.
@@ -25,6 +28,10 @@ pub struct Run {
     trainer: Trainer,
     held_out: Option<HeldOut>,
     metrics: Metrics,
+    /// What TensorBoard shows, where that is asked for.
+    events: Option<Events>,
+    /// The samples of the last step, for the report.
+    samples: Option<Samples>,
     /// Seconds of training in earlier processes and since.
     seconds: f64,
     since_line: (f64, u64),
@@ -32,6 +39,8 @@ pub struct Run {
     saved: Option<Checkpoint>,
     /// The disk refuses the metrics, and that has been said.
     metrics_refused: bool,
+    /// The same of the event file.
+    events_refused: bool,
     /// Nobody else trains this run.
     _lock: RunLock,
     /// Pictures of the data set that were left out.
@@ -247,6 +256,7 @@ impl Run {
             &self.trainer.settings().samples,
         );
         let (log_every, checkpoint_every) = (train.log_every, train.checkpoint_every);
+        let histograms_every = train.histograms_every;
         let due = |every: usize| last || every > 0 && report.step.is_multiple_of(every);
         let picture_due = samples.count > 0 && due(samples.every);
         let held_out_loss = if due(train.held_out_every) {
@@ -256,16 +266,22 @@ impl Run {
         };
         let mut warnings = Vec::new();
         if due(log_every) || held_out_loss.is_some() {
-            let written = self.write_line(&report, held_out_loss);
+            let line = self.line(&report, held_out_loss);
+            let written = self.metrics.write(&line);
             warnings.extend(self.metrics_news(written)?);
+            warnings.extend(self.show(|events, _| events.numbers(&line))?);
         }
-        let mut picture = None;
-        if picture_due {
-            let drawn = self.write_picture();
-            picture =
-                self.unless_refused(drawn, "there is no picture of this step", &mut warnings)?;
+        if histograms_every > 0 && due(histograms_every) {
+            warnings.extend(self.show(Events::histograms)?);
         }
+        let picture = match picture_due {
+            true => self.write_picture(last, &mut warnings)?,
+            false => None,
+        };
         self.seconds = before + started.elapsed().as_secs_f64();
+        if due(checkpoint_every) {
+            warnings.extend(self.show(|events, _| events.sync())?);
+        }
         let mut checkpoint = None;
         if last {
             checkpoint = Some(self.save()?);
@@ -311,23 +327,29 @@ impl Run {
 
     /// What is to be said of the metrics: once when the disk refuses them, once when it takes them again.
     fn metrics_news(&mut self, written: Result<()>) -> Result<Option<String>> {
+        let told = News {
+            refused: "the metrics are kept until it can be written",
+            again: "the metrics can be written again, those kept so far too",
+        };
         let step = self.trainer.steps_done();
-        match written {
-            Ok(()) if self.metrics_refused => {
-                self.metrics_refused = false;
-                let news = "the metrics can be written again, those kept so far too";
-                Ok(Some(format!("step {step}: {news}")))
-            }
-            Ok(()) => Ok(None),
-            Err(error) if error.is_the_disks() => {
-                let said = std::mem::replace(&mut self.metrics_refused, true);
-                let news = format!(
-                    "step {step}: {error}: the metrics are kept until it can be written; training goes on"
-                );
-                Ok((!said).then_some(news))
-            }
-            Err(error) => Err(error),
-        }
+        told.of(written, step, &mut self.metrics_refused)
+    }
+
+    /// Shows something on TensorBoard, if it is used; returns what is to be said, as of the metrics.
+    fn show(
+        &mut self,
+        put: impl FnOnce(&mut Events, &Trainer) -> Result<()>,
+    ) -> Result<Option<String>> {
+        let Some(events) = &mut self.events else {
+            return Ok(None);
+        };
+        let written = put(events, &self.trainer);
+        let told = News {
+            refused: "TensorBoard misses what it would show until it can be written",
+            again: "what TensorBoard shows can be written again",
+        };
+        let step = self.trainer.steps_done();
+        told.of(written, step, &mut self.events_refused)
     }
 
     /// Writes a checkpoint of this moment, if there is none yet, and removes those that are too many.
@@ -373,6 +395,41 @@ impl Run {
         Ok(path)
     }
 
+    /// Writes `report.html`: what the run has come to, on one page that opens without a server, with `loss.png` and pictures
+    /// in `samples/` beside it. Returns the page's path.
+    ///
+    /// # Errors
+    /// A file cannot be written; those that are there are whole.
+    pub fn report(&self) -> Result<PathBuf> {
+        let trainer = &self.trainer;
+        let (settings, data, pixels) = (trainer.settings(), trainer.data(), trainer.pixels());
+        let samples = match &self.samples {
+            Some(samples) => Some(samples.clone()),
+            None => {
+                let network = trainer.sampling_network()?;
+                report::samples(trainer.objective(), &network, settings, (data, pixels))?
+            }
+        };
+        let evidence = Evidence {
+            folder: &self.folder,
+            settings,
+            run: section_run(&self.run_toml),
+            objective: trainer.objective(),
+            data,
+            pixels,
+            held_out: held_out_pictures(self.held_out.as_ref(), settings, pixels)?,
+            samples,
+            counts: Counts {
+                step: trainer.steps_done() as u64,
+                images: trainer.images_done(),
+                seconds: self.seconds,
+                parameters: trainer.config().parameter_count(),
+                checkpoint: self.newest_checkpoint().map(Path::to_path_buf),
+            },
+        };
+        report::write(&evidence)
+    }
+
     /// The newest checkpoint that was written, or that the run was continued from.
     pub fn newest_checkpoint(&self) -> Option<&Path> {
         self.saved.as_ref().map(|saved| saved.path.as_path())
@@ -407,6 +464,10 @@ impl Run {
         lock: RunLock,
     ) -> Result<Self> {
         let metrics = Metrics::open_at(&folder.join("metrics.jsonl"), trainer.steps_done())?;
+        let events = match trainer.settings().train.tensorboard {
+            true => Some(Events::open_at(folder, trainer.steps_done())?),
+            false => None,
+        };
         let since_line = (seconds, trainer.images_done());
         Ok(Self {
             folder: folder.into(),
@@ -414,10 +475,13 @@ impl Run {
             trainer,
             held_out,
             metrics,
+            events,
+            samples: None,
             seconds,
             since_line,
             saved: None,
             metrics_refused: false,
+            events_refused: false,
             _lock: lock,
             skipped: Vec::new(),
         })
@@ -432,32 +496,111 @@ impl Run {
             .map(Some)
     }
 
-    fn write_line(&mut self, report: &Report, held_out_loss: Option<f64>) -> Result<()> {
+    fn line(&mut self, report: &Report, held_out_loss: Option<f64>) -> MetricsLine {
         let (seconds, images) = self.since_line;
         let images_per_second =
             (report.images - images) as f64 / (self.seconds - seconds).max(1e-9);
         self.since_line = (self.seconds, report.images);
-        self.metrics
-            .write(&MetricsLine::new(report, images_per_second, held_out_loss))
+        MetricsLine::new(report, images_per_second, held_out_loss)
     }
 
-    fn write_picture(&self) -> Result<PathBuf> {
-        let path = self
-            .folder
-            .join(format!("samples/step-{:08}.png", self.trainer.steps_done()));
+    /// Draws samples, those of the last step also for the report, and writes and shows them.
+    fn write_picture(&mut self, last: bool, warnings: &mut Vec<String>) -> Result<Option<PathBuf>> {
+        let step = self.trainer.steps_done();
+        let path = self.folder.join(format!("samples/step-{step:08}.png"));
+        let (settings, data) = (&self.trainer.settings().samples, self.trainer.data());
         let network = self.trainer.sampling_network()?;
-        let data = self.trainer.data();
         let shape = (data.channels(), data.height(), data.width());
-        picture(
-            self.trainer.objective(),
-            &network,
-            &self.trainer.settings().samples,
-            self.trainer.pixels(),
-            shape,
-            &path,
-        )?;
-        Ok(path)
+        let (objective, pixels) = (self.trainer.objective(), self.trainer.pixels());
+        let samples = film(objective, &network, settings, pixels, shape)?;
+        let sheet = sheet(&samples.pictures)?;
+        let written = write_sheet(settings, &sheet, &path).map(|()| path);
+        self.samples = last.then_some(samples);
+        let written = self.unless_refused(written, "there is no picture of this step", warnings)?;
+        warnings.extend(self.show(|events, _| events.picture(step, &sheet))?);
+        Ok(written)
     }
+}
+
+/// What is said once when the disk refuses a file, and once when it takes it again.
+struct News {
+    refused: &'static str,
+    again: &'static str,
+}
+
+impl News {
+    /// The news of a write at `step`, where there are any; `refused`: whether the one before was refused.
+    fn of(&self, written: Result<()>, step: usize, refused: &mut bool) -> Result<Option<String>> {
+        let before = *refused;
+        match written {
+            Ok(()) => {
+                *refused = false;
+                Ok(before.then(|| format!("step {step}: {}", self.again)))
+            }
+            Err(error) if error.is_the_disks() => {
+                *refused = true;
+                let news = format!("step {step}: {error}: {}; training goes on", self.refused);
+                Ok((!before).then_some(news))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Writes the report of a run on disk from its newest whole checkpoint, as [`Run::report`] does.
+///
+/// # Errors
+/// There is no such run or checkpoint, its data is not there any more or is other data, or a file cannot be written.
+pub fn report_on(folder: &Path) -> Result<PathBuf> {
+    let recorded = Recorded::read(folder)?;
+    let settings = &recorded.settings;
+    let (network, counts) = newest_network(folder)?;
+    let splits = read_data(settings)?;
+    let now = splits.train.sha256();
+    if now != recorded.data_sha256 {
+        return Err(Error::DataDiffers {
+            run: folder.display().to_string(),
+            name: settings.data.name.clone(),
+            was: recorded.data_sha256,
+            now,
+        });
+    }
+    let objective = Objective::new(&settings.diffusion)?;
+    let pixels = settings.data.normalisation.pixel_map()?;
+    let test = splits.test.filter(|_| settings.train.held_out_images > 0);
+    let count = settings.train.held_out_images;
+    let held_out = test.map(|test| HeldOut::new(&objective, &test, &pixels, count, count));
+    let place = recorded.from_checkpoint.as_deref().unwrap_or(folder);
+    report::write(&Evidence {
+        folder,
+        settings,
+        run: section_run(&read_run_toml(place)?.to_string()),
+        objective: &objective,
+        data: &splits.train,
+        pixels: &pixels,
+        held_out: held_out_pictures(held_out.transpose()?.as_ref(), settings, &pixels)?,
+        samples: report::samples(&objective, &network, settings, (&splits.train, &pixels))?,
+        counts,
+    })
+}
+
+/// As many as there are samples.
+fn held_out_pictures(
+    held_out: Option<&HeldOut>,
+    settings: &Settings,
+    pixels: &PixelMap,
+) -> Result<Vec<Picture>> {
+    match held_out {
+        Some(held_out) => held_out.pictures(settings.samples.count, pixels),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// The section `run` of a `run.toml`.
+fn section_run(run_toml: &str) -> Table {
+    let table = run_toml.parse::<Table>().unwrap_or_default();
+    let run = table.get("run").and_then(toml::Value::as_table);
+    run.cloned().unwrap_or_default()
 }
 
 /// Why diffusers' pipeline would show other colours.

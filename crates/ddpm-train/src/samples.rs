@@ -4,11 +4,12 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use ddpm_core::Spacing;
-use ddpm_image::{Picture, PixelMap, encode_png, sheet, write_png};
+use ddpm_image::{Film, Picture, PixelMap, encode_png, sheet, write_png};
 use ddpm_random::{SampleNoise, sample_start};
 use ddpm_samplers::{Clip, Process, ddim};
 use ddpm_unet::UNet;
 
+use crate::report::Samples;
 use crate::settings::SampleSettings;
 use crate::{Objective, Result};
 
@@ -27,6 +28,55 @@ pub fn sample(
     pixels: &PixelMap,
     shape: (usize, usize, usize),
 ) -> Result<Tensor> {
+    walk(
+        objective,
+        network,
+        samples,
+        pixels,
+        shape,
+        &mut |_, _, _| Ok(()),
+    )
+}
+
+/// [`sample`], and the first images at some moments of their walk.
+pub(crate) fn film(
+    objective: &Objective,
+    network: &UNet,
+    samples: &SampleSettings,
+    pixels: &PixelMap,
+    shape: (usize, usize, usize),
+) -> Result<Samples> {
+    let mut film = Film::new(samples.steps, MOMENTS);
+    let images = walk(
+        objective,
+        network,
+        samples,
+        pixels,
+        shape,
+        &mut |moment, time, x| {
+            let shown = x.narrow(0, 0, FILMED.min(x.dim(0)?))?;
+            Ok(film.show(moment, time, &shown, pixels)?)
+        },
+    )?;
+    let pictures = Picture::from_tensor(&images, pixels)?;
+    Ok(Samples { pictures, film })
+}
+
+/// Images and moments of a film.
+const FILMED: usize = 16;
+const MOMENTS: usize = 33;
+
+/// What is shown the first images of a walk: the moment, its t, x_t.
+type Watch<'a> = dyn FnMut(usize, usize, &Tensor) -> Result<()> + 'a;
+
+fn walk(
+    objective: &Objective,
+    network: &UNet,
+    samples: &SampleSettings,
+    pixels: &PixelMap,
+    shape: (usize, usize, usize),
+    watch: &mut Watch<'_>,
+) -> Result<Tensor> {
     let schedule = objective
         .schedule
         .respaced(Spacing::Trailing, samples.steps)?;
@@ -43,8 +93,18 @@ pub fn sample(
             seed: samples.seed,
             first_image: first as u64,
         };
-        for step in ddim(&process, 0.0, network, &x.clone(), &mut noise) {
-            x = step?.x;
+        let start = x.clone();
+        let steps = ddim(&process, 0.0, network, &start, &mut noise);
+        for (moment, step) in steps.enumerate() {
+            let step = step?;
+            if first == 0 {
+                // The network is told t - 1.
+                watch(moment, step.time as usize + 1, &x)?;
+            }
+            x = step.x;
+        }
+        if first == 0 {
+            watch(samples.steps, 0, &x)?;
         }
         parts.push(x);
     }
@@ -86,7 +146,17 @@ fn drawn(
 ) -> Result<(Picture, Vec<(&'static str, String)>)> {
     let images = sample(objective, network, samples, pixels, shape)?;
     let pictures = Picture::from_tensor(&images, pixels)?;
-    let metadata = vec![
+    Ok((sheet(&pictures)?, story(samples)))
+}
+
+/// Writes a grid of samples, whole or not at all.
+pub(crate) fn write_sheet(samples: &SampleSettings, sheet: &Picture, path: &Path) -> Result<()> {
+    Ok(write_png(path, sheet, &story(samples))?)
+}
+
+/// How samples are made.
+fn story(samples: &SampleSettings) -> Vec<(&'static str, String)> {
+    vec![
         (
             "Software",
             concat!("ddpm-train ", env!("CARGO_PKG_VERSION")).to_string(),
@@ -95,8 +165,7 @@ fn drawn(
         ("steps", samples.steps.to_string()),
         ("eta", "0".to_string()),
         ("seed", samples.seed.to_string()),
-    ];
-    Ok((sheet(&pictures)?, metadata))
+    ]
 }
 
 /// What x_0-hat is held to: the numbers of bytes 0 and 255, channel by channel where each has its own.

@@ -616,6 +616,12 @@ pub struct TrainSettings {
     pub held_out_images: usize,
     /// Steps between lines of `metrics.jsonl`.
     pub log_every: usize,
+    /// Write event files for TensorBoard.
+    pub tensorboard: bool,
+    /// Steps between histograms of weights and gradients in the event files; 0: none.
+    pub histograms_every: usize,
+    /// Make `report.html` at the end.
+    pub report: bool,
     /// Threads; 0: as many as the machine has.
     pub threads: usize,
     /// Refuse to start what would not fit into memory.
@@ -669,6 +675,9 @@ impl Default for TrainSettings {
             held_out_every: 500,
             held_out_images: 256,
             log_every: 1,
+            tensorboard: true,
+            histograms_every: 500,
+            report: true,
             threads: 0,
             check_memory: true,
             precision: PrecisionKind::F32,
@@ -702,7 +711,7 @@ impl Default for SampleSettings {
 }
 
 /// Keys that a resumed run may change; all others would make it another run.
-const RESUMABLE: [&str; 12] = [
+const RESUMABLE: [&str; 15] = [
     "data.directory",
     "data.memory",
     "data.cache",
@@ -712,6 +721,9 @@ const RESUMABLE: [&str; 12] = [
     "train.keep_last",
     "train.held_out_every",
     "train.log_every",
+    "train.tensorboard",
+    "train.histograms_every",
+    "train.report",
     "train.threads",
     "train.check_memory",
     "samples.every",

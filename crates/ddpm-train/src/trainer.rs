@@ -263,6 +263,11 @@ impl Trainer {
         Err(self.not_finite(self.adam.step, "updated model", images.collect(), tensor)?)
     }
 
+    /// The gradient of the `index`-th parameter at the last step, before clipping.
+    pub(crate) fn gradient(&self, index: usize) -> &[f32] {
+        self.gradients.get(index).unwrap_or_default()
+    }
+
     pub(crate) fn names(&self) -> &[String] {
         &self.names
     }

@@ -237,6 +237,8 @@ fn metrics_that_the_disk_refuses_are_said_once_and_training_goes_on() {
     assert_eq!(output.status.code(), Some(1), "{text}");
     let refused = "metrics.jsonl`: File too large (os error 27): the metrics are kept until it can be written; training goes on";
     assert_eq!(text.matches(refused).count(), 1, "{text}");
+    let unseen = "File too large (os error 27): TensorBoard misses what it would show until it can be written; training goes on";
+    assert_eq!(text.matches(unseen).count(), 1, "{text}");
     assert!(
         text.contains(" to runs/tiny/checkpoints/step-00000060/"),
         "{text}"

@@ -7,6 +7,7 @@
 )]
 
 mod barriers;
+mod events;
 mod export;
 mod faults;
 mod formulas;
@@ -15,6 +16,7 @@ mod init;
 mod mutations;
 mod pictures;
 mod program;
+mod report;
 mod resume;
 mod settings;
 mod training;

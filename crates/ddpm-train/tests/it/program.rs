@@ -185,6 +185,47 @@ fn a_dry_run_says_everything_and_writes_only_what_the_network_would_see() {
 }
 
 #[test]
+fn a_report_is_made_of_any_run_folder() {
+    let folder = workplace();
+    let path = folder.path();
+    let page = path.join("runs/tiny/report.html");
+    let flags = "--config tiny.toml --steps 2 --set train.report=false";
+    let text = check(path, flags, 0, &["run         runs/tiny"]);
+    assert!(!text.contains("report") && !page.exists(), "{text}");
+    check(
+        path,
+        "--report runs/tiny",
+        0,
+        &["report      runs/tiny/report.html"],
+    );
+    assert!(page.exists());
+    check(path, "--report runs/none", 1, &["error: ", "runs/none"]);
+    for ignored in [
+        "--steps 3",
+        "--out runs/tiny",
+        "--resume",
+        "--preset digits",
+    ] {
+        let flags = format!("--report runs/tiny {ignored}");
+        check(path, &flags, 2, &["cannot be used with"]);
+    }
+    // Training is not lost by a report that cannot be written.
+    std::fs::remove_file(path.join("runs/tiny/loss.png")).unwrap();
+    std::fs::create_dir(path.join("runs/tiny/loss.png")).unwrap();
+    check(
+        path,
+        "--resume --out runs/tiny --steps 3 --set train.report=true",
+        1,
+        &[
+            "loss.png",
+            "the training itself is done and saved; write its report with: \
+             cargo run --release -p ddpm-train -- --report runs/tiny",
+        ],
+    );
+    assert!(path.join("runs/tiny/checkpoints/step-00000003").is_dir());
+}
+
+#[test]
 fn a_run_says_where_everything_is_and_goes_on_for_longer() {
     let folder = workplace();
     let path = folder.path();
@@ -192,6 +233,7 @@ fn a_run_says_where_everything_is_and_goes_on_for_longer() {
         "run         runs/tiny",
         "checkpoint  runs/tiny/checkpoints/step-00000003",
         "picture     runs/tiny/samples/step-00000003.png",
+        "report      runs/tiny/report.html",
         "cargo run --release -p ddpm-sample -- --model runs/tiny",
         "held-out loss ",
         "step 3/3  loss ",
@@ -358,7 +400,9 @@ fn a_disk_that_fills_keeps_the_last_good_checkpoint_and_says_so() {
     std::fs::create_dir_all(left_over.join("unet")).unwrap();
     std::fs::write(left_over.join("unet/config.json"), "{}").unwrap();
 
-    let output = on_a_small_disk(path, "--resume --out parts --steps 10");
+    // Without event files, which would be what does not fit.
+    let flags = "--resume --out parts --steps 10 --set train.tensorboard=false";
+    let output = on_a_small_disk(path, flags);
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{text}");
     for part in [
