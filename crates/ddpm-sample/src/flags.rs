@@ -22,6 +22,8 @@ use ddpm_unet::Precision;
   ddpm-sample --sampler ddpm --out images/               every step of the original walk, one PNG an image
   ddpm-sample --sampler dpm++ --steps 12                 as good in a quarter of the time
   ddpm-sample --model FOLDER --rng torch --seed 0        the images that diffusers makes of FOLDER and this seed
+  ddpm-sample --num 16 --out walk.gif                    how 16 images appear from noise
+  ddpm-sample --num 8 --strip                            the same as a strip, one row an image
   ddpm-sample --model runs/mine --inspect                what a model is
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."
@@ -94,9 +96,13 @@ pub struct Flags {
     )]
     pub precision: PrecisionName,
 
-    /// FILE.png (a grid), FILE.npz (arr_0, u8 NHWC), FILE.safetensors (samples, f32 NCHW), or DIR/ (one PNG an image)
+    /// FILE.png (a grid), FILE.gif (the walk from noise to it), FILE.npz (arr_0, u8 NHWC), FILE.safetensors (samples, f32 NCHW), or DIR/ (one PNG an image)
     #[arg(long, value_name = "PATH", default_value = "samples.png")]
     pub out: PathBuf,
+
+    /// Make FILE.png a strip: x_t at some times from left to right, one row an image
+    #[arg(long)]
+    pub strip: bool,
 
     /// Noise by ddpm (an address for every number), or by torch: diffusers' pipeline called once a batch with one CPU generator [default: ddpm]
     #[arg(
@@ -114,7 +120,7 @@ pub struct Flags {
     pub noise: Option<PathBuf>,
 
     /// Print what the model is and stop
-    #[arg(long, conflicts_with_all = ["weights", "num", "batch_size", "seed", "sampler", "steps", "timesteps", "sigmas", "order", "levels", "spacing", "eta", "threads", "precision", "out", "rng", "noise"])]
+    #[arg(long, conflicts_with_all = ["weights", "num", "batch_size", "seed", "sampler", "steps", "timesteps", "sigmas", "order", "levels", "spacing", "eta", "threads", "precision", "out", "strip", "rng", "noise"])]
     pub inspect: bool,
 
     /// No progress, only errors

@@ -6,7 +6,8 @@
 //! | held against the model, the noise file and the place for the result | [`request`] |
 //! | the sampler and its steps, of the flags or of the model | `scheduler` |
 //! | x_T to x_0, batch by batch | `walk` |
-//! | grid, single files, npz or safetensors, whole or not at all | `output` |
+//! | its moments, for animation and strip | `camera` |
+//! | grid, strip, animation, single files, npz or safetensors, whole or not at all | `output` |
 //! | what a model is | `inspect` |
 //!
 //! ```no_run
@@ -20,6 +21,7 @@
 pub mod flags;
 pub mod request;
 
+mod camera;
 mod inspect;
 mod noise_file;
 mod npz;
@@ -85,9 +87,9 @@ fn run_here(flags: Flags, stop: &(dyn Fn() -> bool + Sync)) -> Result<String, Fa
     let progress = Progress::start(quiet, request.images, request.steps());
     request.notes.iter().for_each(|note| progress.note(note));
     let started = Instant::now();
-    let samples = walk::sample(&request, &progress, stop)?;
+    let (samples, film) = walk::sample(&request, &progress, stop)?;
     let (images, size) = (request.images, request.size_text());
-    let place = request.write(&samples)?;
+    let place = request.write(&samples, film.as_ref())?;
     progress.finish();
     let seconds = started.elapsed().as_secs_f64();
     let speed = images as f64 / seconds.max(1e-9);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
-use ddpm_image::{Picture, PixelMap, encode_png, sheet, write_png};
+use ddpm_image::{Film, Picture, PixelMap, Timing, encode_gif, encode_png, sheet, write_png};
 
 use crate::npz::write_npz;
 
@@ -26,10 +26,18 @@ pub(crate) struct Output {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Grid,
+    Strip,
+    Animation,
     Npz,
     Safetensors,
     Folder,
 }
+
+/// Moments of a strip.
+const STRIP: usize = 9;
+
+/// Frames of an animation, at most: x_T, x_0, and those between them evenly spread over the steps.
+const FRAMES: usize = 101;
 
 /// What is told about every image: keyword and text.
 pub(crate) type Story = Vec<(&'static str, String)>;
@@ -47,14 +55,42 @@ impl Output {
         }
     }
 
-    /// Writes all images; what fails leaves nothing behind.
+    /// The film that the walk is to be shown to, where the result is made of its moments.
+    pub(crate) fn film(&self, steps: usize) -> Option<Film> {
+        let moments = match self.kind {
+            Kind::Strip => STRIP,
+            Kind::Animation => FRAMES,
+            _ => return None,
+        };
+        Some(Film::new(steps, moments))
+    }
+
+    /// Writes all images, or their film where there is one; what fails leaves nothing behind.
     ///
     /// # Shapes
     /// samples: `[N, C, H, W]` f32, x_0 as computed.
-    pub(crate) fn write(self, samples: &Tensor, map: &PixelMap, story: &Story) -> Result<PathBuf> {
+    pub(crate) fn write(
+        self,
+        samples: &Tensor,
+        film: Option<&Film>,
+        map: &PixelMap,
+        story: &Story,
+    ) -> Result<PathBuf> {
         let what = || format!("cannot write the images to {}", self.place.display());
+        if let Some(film) = film {
+            let bytes = match self.kind {
+                Kind::Strip => encode_png(&film.strip(usize::MAX, STRIP)?, story)?,
+                _ => {
+                    let frames = film.frames(usize::MAX)?;
+                    encode_gif(&frames, Timing::of(frames.len()), story)?
+                }
+            };
+            fs::write(&self.draft, bytes).with_context(what)?;
+            self.publish().with_context(what)?;
+            return Ok(self.place.clone());
+        }
         match self.kind {
-            Kind::Grid => {
+            Kind::Grid | Kind::Strip | Kind::Animation => {
                 let picture = sheet(&Picture::from_tensor(samples, map)?)?;
                 fs::write(&self.draft, encode_png(&picture, story)?).with_context(what)?;
                 self.publish().with_context(what)?;
@@ -188,6 +224,7 @@ impl Kind {
         let ending = place.extension()?.to_str()?.to_ascii_lowercase();
         match ending.as_str() {
             "png" => Some(Kind::Grid),
+            "gif" => Some(Kind::Animation),
             "npz" => Some(Kind::Npz),
             "safetensors" => Some(Kind::Safetensors),
             _ => None,

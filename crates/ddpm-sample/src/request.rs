@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use candle_core::Tensor;
 use ddpm_checkpoint::{Model, find_shipped, resolve_model};
-use ddpm_image::PixelMap;
+use ddpm_image::{Film, PixelMap};
 use ddpm_samplers::{Clip, Sampler, SamplerKind};
 use ddpm_unet::{SampleSize, UNet, UNetConfig};
 
@@ -27,7 +27,7 @@ pub struct Request {
     pub(crate) noise: Option<NoiseFile>,
     /// What the user should know that is no error.
     pub(crate) notes: Vec<String>,
-    pixels: PixelMap,
+    pub(crate) pixels: PixelMap,
     story: Story,
     output: Output,
 }
@@ -39,7 +39,7 @@ impl Request {
     /// [`Failure::Usage`] for flags that contradict each other or the model, [`Failure::Failed`] for files.
     pub fn new(flags: Flags) -> Result<Self, Failure> {
         check_flags(&flags)?;
-        let kind = kind(&flags.out)?;
+        let kind = kind(&flags.out, flags.strip)?;
         let model = find_model(flags.model.as_deref())?;
         let pixels = pixels(&model)?;
         pixels
@@ -92,14 +92,19 @@ impl Request {
         format!("{c}x{h}x{w}")
     }
 
-    /// Writes the images to the claimed place and returns it.
+    /// What the walk is to be shown to, if anything.
+    pub(crate) fn film(&self) -> Option<Film> {
+        self.output.film(self.steps())
+    }
+
+    /// Writes the images, or their film, to the claimed place and returns it.
     ///
     /// # Errors
     /// When they cannot be written; nothing half-written stays.
-    pub fn write(self, samples: &Tensor) -> anyhow::Result<String> {
+    pub fn write(self, samples: &Tensor, film: Option<&Film>) -> anyhow::Result<String> {
         Ok(self
             .output
-            .write(samples, &self.pixels, &self.story)?
+            .write(samples, film, &self.pixels, &self.story)?
             .display()
             .to_string())
     }
@@ -154,14 +159,20 @@ fn check_flags(flags: &Flags) -> Result<(), Failure> {
     }
 }
 
-/// The kind of result, by its name alone.
-fn kind(place: &Path) -> Result<Kind, Failure> {
-    Kind::of(place).ok_or_else(|| {
-        usage(format!(
-            "--out {} is none of FILE.png, FILE.npz, FILE.safetensors and DIR/ (a folder, with its slash)",
+/// The kind of result, by its name and whether it is to be a strip.
+fn kind(place: &Path, strip: bool) -> Result<Kind, Failure> {
+    match Kind::of(place) {
+        Some(Kind::Grid) if strip => Ok(Kind::Strip),
+        Some(_) if strip => Err(usage(format!(
+            "--strip would be ignored: it is for --out FILE.png, not {}",
             place.display()
-        ))
-    })
+        ))),
+        Some(kind) => Ok(kind),
+        None => Err(usage(format!(
+            "--out {} is none of FILE.png, FILE.gif, FILE.npz, FILE.safetensors and DIR/ (a folder, with its slash)",
+            place.display()
+        ))),
+    }
 }
 
 /// A seed that no noise would be drawn with is a mistake.

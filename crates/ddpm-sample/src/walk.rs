@@ -3,14 +3,16 @@
 use anyhow::Context;
 use candle_core::{Device, Tensor};
 use ddpm_core::NoiseSource;
+use ddpm_image::Film;
 use ddpm_random::{FixedNoise, SampleNoise, TorchGenerator, sample_start};
 
 use crate::Failure;
+use crate::camera::Camera;
 use crate::flags::Rng;
 use crate::progress::Progress;
 use crate::request::Request;
 
-/// Makes all images.
+/// Makes all images, and their film where the result is one.
 ///
 /// # Shapes
 /// returns `[N, C, H, W]` f32, x_0 as computed.
@@ -21,7 +23,8 @@ pub(crate) fn sample(
     request: &Request,
     progress: &Progress,
     stop: &dyn Fn() -> bool,
-) -> Result<Tensor, Failure> {
+) -> Result<(Tensor, Option<Film>), Failure> {
+    let mut camera = Camera::new(request.film(), request.steps(), &request.pixels);
     let mut finished = Vec::new();
     let mut torch = TorchGenerator::new(request.seed);
     for first in (0..request.images).step_by(request.batch_size) {
@@ -40,16 +43,20 @@ pub(crate) fn sample(
         };
         let mut x = x_t.clone();
         for step in request.sampler.walk(&request.network, &x_t, noise) {
-            x = step.context("sampling failed")?.x;
+            let step = step.context("sampling failed")?;
+            camera.see(&step, &x)?;
+            x = step.x;
             progress.stepped(images);
             if stop() {
                 return Err(Failure::Interrupted);
             }
         }
+        camera.see_the_end(&x)?;
         finished.push(x);
         progress.finished(first + images);
     }
-    Ok(Tensor::cat(&finished, 0).context("the batches do not fit together")?)
+    let samples = Tensor::cat(&finished, 0).context("the batches do not fit together")?;
+    Ok((samples, camera.film))
 }
 
 /// x_T of the next images as diffusers' pipeline draws it.

@@ -24,7 +24,7 @@ fn wrong_usage_exits_with_2() {
     // Seen before any file is looked for.
     for place in ["x.jpg", "x", "run.png.gz"] {
         let text = format!(
-            "--out {place} is none of FILE.png, FILE.npz, FILE.safetensors and DIR/ (a folder, with its slash)"
+            "--out {place} is none of FILE.png, FILE.gif, FILE.npz, FILE.safetensors and DIR/ (a folder, with its slash)"
         );
         usage(&format!("--model nowhere --out {place}"), &text);
     }
@@ -32,7 +32,12 @@ fn wrong_usage_exits_with_2() {
         "--model nowhere --noise nowhere.safetensors --seed 1 --sampler ddim",
         "--seed would be ignored: --noise is the only noise of ddim with eta 0",
     );
+    for place in ["x.gif", "x.npz", "x.safetensors", "x/"] {
+        let text = format!("--strip would be ignored: it is for --out FILE.png, not {place}");
+        usage(&format!("--model nowhere --strip --out {place}"), &text);
+    }
     for flags in [
+        "--inspect --strip",
         "--num 0",
         "--num -1",
         "--batch-size 0",
