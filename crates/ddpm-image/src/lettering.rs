@@ -160,7 +160,7 @@ mod tests {
                 let pairs: Vec<&[u8]> = line.as_bytes().chunks(2).collect();
                 let inside =
                     |p: &&[u8]| (b'0'..=b'6').contains(&p[0]) && (b'0'..=b'8').contains(&p[1]);
-                assert!(pairs.iter().all(|p| inside(p)), "{letter}: {line}");
+                assert!(pairs.iter().all(inside), "{letter}: {line}");
             }
         }
         let mut all: Vec<&str> = (b'!'..=b'~').map(|b| glyph(b.into())).collect();

@@ -182,12 +182,12 @@ fn event_files(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
 fn cut_back(path: &Path, step: usize) -> Result<()> {
     let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
     let length = file.metadata().map_err(|e| Error::io("read", path, e))?;
-    let mut records = Records {
+    let records = Records {
         reader: BufReader::new(file),
         left: length.len(),
     };
     let (mut end, mut kept) = (0, 0);
-    while let Some(event) = records.next() {
+    for event in records {
         if message::step(&event).is_none_or(|of| of > step as u64) {
             break;
         }
