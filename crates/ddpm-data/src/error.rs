@@ -248,7 +248,7 @@ fn named(pictures: &[Skipped]) -> String {
     let mut lines: String = pictures
         .iter()
         .take(SHOWN)
-        .map(|picture| format!("\n  {}: {}", picture.path.display(), picture.why))
+        .map(|picture| format!("\n  {picture}"))
         .collect();
     if let Some(more @ 1..) = pictures.len().checked_sub(SHOWN) {
         lines.push_str(&format!("\n  and {more} more"));

@@ -1,10 +1,12 @@
 //! A folder of picture files as a data set: sorted, and labelled by sub-folder.
 //!
 //! Pictures are the files named `*.png`, `*.jpg`, `*.jpeg`, `*.webp`, `*.gif`, `*.bmp`, `*.tif` or `*.tiff`, in capitals
-//! or not, at any depth; other files, and names that begin with a dot, are passed over. They are ordered by path. Where all
-//! lie in sub-folders, the first sub-folder of each is its class, and classes are ordered by name. A folder has no test
-//! part of its own: of every twenty pictures, in order, the last is held out.
+//! or not, at any depth; other files, and names that begin with a dot, are passed over. Links are followed, but for those
+//! that lead back to a folder they lie in. Pictures are ordered by path. Where all lie in sub-folders, the first sub-folder
+//! of each is its class, and classes are ordered by name. A folder has no test part of its own: of every twenty pictures,
+//! in order, the last is held out.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::shelf::{Content, Item, Part, Shelf};
@@ -12,8 +14,6 @@ use crate::{Error, Result};
 
 /// How the names of pictures end.
 const ENDINGS: [&str; 8] = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"];
-/// Folders in folders; a link that leads back to its own folder ends here.
-const DEPTH: usize = 32;
 
 /// A picture that was left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,19 @@ pub struct Skipped {
     pub path: PathBuf,
     /// Why it could not be read.
     pub why: String,
+}
+
+/// On one line, whatever characters the file's name has.
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.path.to_string_lossy().chars() {
+            match c.is_control() {
+                true => write!(f, "{}", c.escape_default())?,
+                false => write!(f, "{c}")?,
+            }
+        }
+        write!(f, ": {}", self.why)
+    }
 }
 
 /// The pictures of a folder.
@@ -54,23 +67,28 @@ pub(crate) fn shelf(folder: &Path) -> Result<Shelf<'static>> {
 /// The files in a folder, and in the folders inside it, whose names end so; in order of path.
 pub(crate) fn files(folder: &Path, endings: &[&str]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    list(folder, DEPTH, endings, &mut files)?;
+    list(folder, &mut Vec::new(), endings, &mut files)?;
     files.sort();
     Ok(files)
 }
 
-/// Appends the files in a folder and in the folders inside it.
-fn list(folder: &Path, depth: usize, endings: &[&str], files: &mut Vec<PathBuf>) -> Result<()> {
+/// Appends the files in a folder and in the folders inside it. `within` are the folders on the way here by their true
+/// paths: a link to one of them leads in a circle.
+fn list(
+    folder: &Path,
+    within: &mut Vec<PathBuf>,
+    endings: &[&str],
+    files: &mut Vec<PathBuf>,
+) -> Result<()> {
     let cannot = |source| Error::Open {
         path: folder.to_owned(),
         source,
     };
-    if depth == 0 {
-        return Err(Error::Folder {
-            folder: folder.to_owned(),
-            what: format!("lies {DEPTH} folders deep, expected less; does a link lead back?"),
-        });
+    let itself = folder.canonicalize().map_err(cannot)?;
+    if within.contains(&itself) {
+        return Ok(());
     }
+    within.push(itself);
     for entry in std::fs::read_dir(folder).map_err(cannot)? {
         let path = entry.map_err(cannot)?.path();
         let hidden = path
@@ -80,7 +98,7 @@ fn list(folder: &Path, depth: usize, endings: &[&str], files: &mut Vec<PathBuf>)
             continue;
         }
         if path.is_dir() {
-            list(&path, depth - 1, endings, files)?;
+            list(&path, within, endings, files)?;
         } else if path.extension().is_some_and(|ending| {
             endings
                 .iter()
@@ -89,6 +107,7 @@ fn list(folder: &Path, depth: usize, endings: &[&str], files: &mut Vec<PathBuf>)
             files.push(path);
         }
     }
+    within.pop();
     Ok(())
 }
 

@@ -3,7 +3,8 @@
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use image::error::UnsupportedErrorKind;
+use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
 use serde::{Deserialize, Serialize};
 
 use crate::resize::{Filter, resize};
@@ -103,6 +104,17 @@ impl Pictures {
         Ok(())
     }
 
+    /// What the bytes of a picture file become in a data set; with random crops, the whole that is cropped from.
+    ///
+    /// # Errors
+    /// Why it cannot be read or made so, in words.
+    pub fn image(&self, bytes: &[u8]) -> std::result::Result<ddpm_image::Picture, String> {
+        let made = self.fit(self.decode(bytes)?)?;
+        let channels = self.color.channels();
+        ddpm_image::Picture::new(made.width, made.height, channels, made.pixels)
+            .map_err(|error| error.to_string())
+    }
+
     /// Decodes a file's bytes: PNG, JPEG, WebP, GIF (its first frame), BMP or TIFF, told by the first bytes.
     ///
     /// 16 bits become round(v / 257), palettes their colours; a JPEG's note of how the camera was held is followed. What
@@ -165,8 +177,34 @@ impl Pictures {
     }
 }
 
+/// What is said of pictures in floating point.
+const FLOATS: &str = "holds floating-point numbers, of which nothing says which are black and white: save it with 8 or 16 bits";
+
+/// What a decoder says, and what can be done.
+fn in_words(error: &ImageError) -> String {
+    match error {
+        ImageError::Limits(_) => {
+            let most = DECODED >> 20;
+            format!("would take more than {most} MiB unpacked: make it smaller ({error})")
+        }
+        ImageError::Unsupported(kind) => match kind.kind() {
+            UnsupportedErrorKind::Format(_) => {
+                "does not begin as a PNG, JPEG, WebP, GIF, BMP or TIFF, whatever its name says"
+                    .to_owned()
+            }
+            _ => format!(
+                "is of a kind that is not read: save it in grey or RGB with 8 or 16 bits ({error})"
+            ),
+        },
+        error => error.to_string(),
+    }
+}
+
 /// A file's first picture, upright. Memory is bounded, whatever the file promises.
 fn decode(bytes: &[u8]) -> std::result::Result<DynamicImage, String> {
+    if bytes.is_empty() {
+        return Err("is empty".to_owned());
+    }
     jpeg::check(bytes)?;
     let reader = ImageReader::new(Cursor::new(bytes));
     let reader = reader
@@ -185,7 +223,10 @@ fn decode(bytes: &[u8]) -> std::result::Result<DynamicImage, String> {
     };
     // A decoder that gives up on one picture of thousands must not end a training.
     match catch_unwind(AssertUnwindSafe(read)) {
-        Ok(decoded) => decoded.map_err(|error: image::ImageError| error.to_string()),
+        Ok(Ok(DynamicImage::ImageRgb32F(_) | DynamicImage::ImageRgba32F(_))) => {
+            Err(FLOATS.to_owned())
+        }
+        Ok(decoded) => decoded.map_err(|error| in_words(&error)),
         Err(_) => Err("made the decoder panic".to_owned()),
     }
 }

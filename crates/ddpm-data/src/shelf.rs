@@ -62,14 +62,21 @@ impl Item {
     /// The picture's bytes, packed as in a file.
     pub(crate) fn bytes(&self) -> std::result::Result<Cow<'_, [u8]>, String> {
         match &self.content {
-            Content::File => std::fs::read(&self.name)
-                .map(Cow::Owned)
-                .map_err(|error| error.to_string()),
+            Content::File => file(&self.name).map(Cow::Owned),
             Content::Zipped(archive, entry) => archive.content(entry).map(Cow::Owned),
             Content::Bytes(bytes) => Ok(Cow::Borrowed(bytes)),
             Content::Empty => Err("the row has no picture".to_owned()),
         }
     }
+}
+
+/// The bytes of a file; of a pipe or a device, which may have no end, none.
+fn file(path: &Path) -> std::result::Result<Vec<u8>, String> {
+    let kind = std::fs::metadata(path).map_err(|error| error.to_string())?;
+    if !kind.is_file() {
+        return Err("is a pipe, a socket or a device, expected a file".to_owned());
+    }
+    std::fs::read(path).map_err(|error| error.to_string())
 }
 
 /// A label that is a class of the data set.

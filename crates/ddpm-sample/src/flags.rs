@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use ddpm_core::Spacing;
 use ddpm_samplers::SamplerKind;
-use ddpm_unet::Precision;
+use ddpm_unet::PrecisionName;
 
 /// Makes images with a trained diffusion model.
 #[derive(Debug, Parser)]
@@ -91,7 +91,6 @@ pub struct Flags {
         long,
         value_name = "KIND",
         default_value = "f32",
-        hide_possible_values = true,
         hide_default_value = true
     )]
     pub precision: PrecisionName,
@@ -126,28 +125,6 @@ pub struct Flags {
     /// No progress, only errors
     #[arg(long)]
     pub quiet: bool,
-}
-
-/// What the network computes in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum PrecisionName {
-    /// bf16 where it is fast.
-    Auto,
-    /// f32 throughout.
-    F32,
-    /// Products and activations in bf16.
-    Bf16,
-}
-
-impl PrecisionName {
-    /// What it comes to on this processor.
-    pub fn on_this_processor(self) -> Precision {
-        match self {
-            Self::Auto => Precision::fastest(),
-            Self::F32 => Precision::F32,
-            Self::Bf16 => Precision::Bf16,
-        }
-    }
 }
 
 /// How noise levels fall.

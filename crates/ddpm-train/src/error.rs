@@ -84,8 +84,8 @@ pub enum Error {
     /// The training would not fit into memory.
     #[error(
         "this training needs about {needed} MiB of memory, and {available} MiB are to be had. Fewer images at once need less \
-         and train the same: --set train.micro_batch=N, a divisor of the batch, now {at_once}. To start nevertheless: \
-         --set train.check_memory=false"
+         and train the same: --set train.micro_batch=N, a divisor of the batch, now {at_once}. {checkpointing}To start \
+         nevertheless: --set train.check_memory=false"
     )]
     Memory {
         /// MiB.
@@ -94,6 +94,8 @@ pub enum Error {
         available: u64,
         /// Images that go through the network at once.
         at_once: usize,
+        /// A sentence on gradient checkpointing, with a space after it, where that is still to be had; else nothing.
+        checkpointing: &'static str,
     },
     /// The numbers broke down.
     #[error(

@@ -337,7 +337,7 @@ fn warn_of_skipped(skipped: &[Skipped], kept: usize) {
         "warning: {n} pictures cannot be read and are left out; {kept} are left to train on"
     ));
     for one in skipped.iter().take(NAMED) {
-        say(&format!("  {}: {}", one.path.display(), one.why));
+        say(&format!("  {one}"));
     }
     if n > NAMED {
         say(&format!("  and {} more", n - NAMED));

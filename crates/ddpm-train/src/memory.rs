@@ -21,6 +21,7 @@ pub fn memory_needed(
     let at_once = train.micro_batch.unwrap_or(train.batch_size);
     let used = Use::Training {
         averages: settings.ema.rates.len(),
+        recompute: train.gradient_checkpointing,
     };
     let precision = settings.train.precision.on_this_processor();
     let training = config.memory_estimate_in(precision, at_once, height, width, used)?;
@@ -66,8 +67,18 @@ pub(crate) fn check(settings: &Settings, config: &UNetConfig, size: (usize, usiz
                 .train
                 .micro_batch
                 .unwrap_or(settings.train.batch_size),
+            checkpointing: checkpointing(settings, config),
         }),
         _ => Ok(()),
+    }
+}
+
+/// What gradient checkpointing would do, where it is still to be had.
+fn checkpointing(settings: &Settings, config: &UNetConfig) -> &'static str {
+    if !settings.train.gradient_checkpointing && config.learns_by_plan().unwrap_or(false) {
+        "So does --set train.gradient_checkpointing=true, which takes more time instead. "
+    } else {
+        ""
     }
 }
 

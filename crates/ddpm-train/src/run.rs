@@ -155,6 +155,7 @@ impl Run {
             preset,
             data_sha256: &splits.train.sha256(),
             init: init.map(Init::story),
+            skipped: &skipped,
         };
         let run_toml = run_toml(settings, &from)?;
         let (trainer, held_out) = prepare(settings, splits, init)?;
@@ -197,6 +198,7 @@ impl Run {
             preset: recorded.preset.as_deref(),
             data_sha256: &now,
             init: recorded.init.as_deref(),
+            skipped: &left_out,
         };
         let run_toml = run_toml(settings, &from)?;
         let newest = newest_if_any(folder)?;
@@ -687,6 +689,7 @@ struct Origin<'a> {
     preset: Option<&'a str>,
     data_sha256: &'a str,
     init: Option<&'a str>,
+    skipped: &'a [ddpm_data::Skipped],
 }
 
 fn at_its_end(folder: &Path, settings: &Settings, steps_done: usize) -> Error {
@@ -715,6 +718,9 @@ fn run_toml(settings: &Settings, from: &Origin<'_>) -> Result<String> {
         run.insert("init".into(), init.into());
     }
     run.insert("data_sha256".into(), from.data_sha256.into());
+    if !from.skipped.is_empty() {
+        run.insert("skipped".into(), left_out(from.skipped).into());
+    }
     let pixels = settings.data.normalisation.pixel_map()?;
     let pixels = toml::Value::try_from(pixels).map_err(|e| Error::Layer {
         place: "data.normalisation".into(),
@@ -726,6 +732,17 @@ fn run_toml(settings: &Settings, from: &Origin<'_>) -> Result<String> {
     Ok(format!(
         "# Written by ddpm-train: all settings of this run. `--resume` reads them.\n{table}"
     ))
+}
+
+/// The pictures that could not be read: how many, and the first of them with the reason of each.
+fn left_out(skipped: &[ddpm_data::Skipped]) -> Table {
+    const NAMED: usize = 100;
+    let named = skipped.iter().take(NAMED);
+    let named: Vec<toml::Value> = named.map(|one| one.to_string().into()).collect();
+    Table::from_iter([
+        ("pictures".into(), (skipped.len() as i64).into()),
+        ("first".into(), named.into()),
+    ])
 }
 
 /// The settings first, so that whatever else is in the folder can be resumed.

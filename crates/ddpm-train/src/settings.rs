@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use ddpm_data::resize::Filter;
 use ddpm_data::{Color, Crop, DataSpec, Keep, Pictures};
 use ddpm_image::PixelMap;
-use ddpm_unet::{Precision, UNetConfig};
+use ddpm_unet::{PrecisionName, UNetConfig};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -626,40 +626,11 @@ pub struct TrainSettings {
     pub threads: usize,
     /// Refuse to start what would not fit into memory.
     pub check_memory: bool,
-    /// What the network computes in.
-    pub precision: PrecisionKind,
-}
-
-/// What the network computes in; weights and optimiser are f32 in any case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PrecisionKind {
-    /// bf16 where the processor has units for it, otherwise f32; recorded as what it came to.
-    Auto,
-    /// f32 throughout.
-    F32,
-    /// Activations and products in bf16, on any processor, which without such units is slow.
-    Bf16,
-}
-
-impl PrecisionKind {
-    /// What it comes to on this processor.
-    pub fn on_this_processor(self) -> Precision {
-        match self {
-            Self::Auto => Precision::fastest(),
-            Self::Bf16 => Precision::Bf16,
-            Self::F32 => Precision::F32,
-        }
-    }
-}
-
-impl From<Precision> for PrecisionKind {
-    fn from(precision: Precision) -> Self {
-        match precision {
-            Precision::F32 => Self::F32,
-            Precision::Bf16 => Self::Bf16,
-        }
-    }
+    /// What the network computes in, recorded as what it came to; weights and optimiser are f32 in any case.
+    pub precision: PrecisionName,
+    /// Keep of each block only what it hands on, and compute the rest again for its gradients: less memory, more time, the
+    /// same model to the bit.
+    pub gradient_checkpointing: bool,
 }
 
 impl Default for TrainSettings {
@@ -680,7 +651,8 @@ impl Default for TrainSettings {
             report: true,
             threads: 0,
             check_memory: true,
-            precision: PrecisionKind::F32,
+            precision: PrecisionName::F32,
+            gradient_checkpointing: false,
         }
     }
 }
@@ -711,7 +683,7 @@ impl Default for SampleSettings {
 }
 
 /// Keys that a resumed run may change; all others would make it another run.
-const RESUMABLE: [&str; 15] = [
+const RESUMABLE: [&str; 16] = [
     "data.directory",
     "data.memory",
     "data.cache",
@@ -726,6 +698,7 @@ const RESUMABLE: [&str; 15] = [
     "train.report",
     "train.threads",
     "train.check_memory",
+    "train.gradient_checkpointing",
     "samples.every",
 ];
 
@@ -956,6 +929,10 @@ impl Settings {
                 )
             })?;
         let config = self.unet_config(channels, height, width)?;
+        if self.train.gradient_checkpointing && !config.learns_by_plan()? {
+            let problem = "is for networks that are trained by a plan: plain, attention and convolution blocks with SiLU";
+            return Err(wrong("train.gradient_checkpointing", problem.into()));
+        }
         config.check_image(height, width).map_err(|e| {
             wrong(
                 "model.block_out_channels",

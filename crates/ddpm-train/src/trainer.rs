@@ -112,8 +112,7 @@ impl Trainer {
             .cloned()
             .zip(parameters.iter().cloned())
             .collect();
-        let precision = settings.train.precision.on_this_processor();
-        let network = UNet::new(&config, &named)?.in_precision(precision);
+        let network = in_training(UNet::new(&config, &named)?, settings);
         let shapes: Vec<Vec<usize>> = parameters.iter().map(|p| p.dims().to_vec()).collect();
         let copy = |rate: &f64| {
             let weights = parameters
@@ -289,7 +288,7 @@ impl Trainer {
             .map(Tensor::copy)
             .collect::<candle_core::Result<_>>()?;
         let network = UNet::new(&self.config, &self.raw_weights())?;
-        self.network = network.in_precision(self.precision());
+        self.network = in_training(network, &self.settings);
         self.adam.m = adam.m;
         self.adam.v = adam.v;
         self.adam.step = adam.step;
@@ -482,6 +481,14 @@ impl Iterator for Trainer {
             .is_none_or(|steps| self.steps_done() < steps);
         more.then(|| self.step())
     }
+}
+
+/// A network as its training computes it.
+fn in_training(network: UNet, settings: &Settings) -> UNet {
+    let train = &settings.train;
+    network
+        .in_precision(train.precision.on_this_processor())
+        .recomputing(train.gradient_checkpointing)
 }
 
 /// What makes examples on another thread, with a feed of its own over the same images.

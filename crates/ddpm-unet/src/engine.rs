@@ -7,7 +7,7 @@ use ddpm_kernels::{Executor, Gradients, Precision, Use};
 
 use crate::architecture::Architecture;
 use crate::dropout::Dropout;
-use crate::record::record;
+use crate::record::{How, record};
 use crate::{Result, UNetConfig};
 
 /// The executors of a network. Clones share them.
@@ -17,6 +17,8 @@ pub(crate) struct Engine {
     /// The weights stay as they are at the first pass.
     frozen: bool,
     precision: Precision,
+    /// Whether training computes the inside of blocks again on the way back.
+    recompute: bool,
 }
 
 struct Planned {
@@ -29,7 +31,7 @@ struct Planned {
 struct Key {
     size: [usize; 3],
     training: bool,
-    dropout: bool,
+    how: How,
 }
 
 /// Plans that are kept: the usual size of batch and the last, smaller one.
@@ -46,15 +48,26 @@ pub(crate) struct Inputs<'a> {
 }
 
 impl Engine {
-    /// One of the same precision that shares no executors.
+    /// One that computes alike and shares no executors.
     pub(crate) fn afresh(&self) -> Self {
-        Engine::of(self.precision)
+        Engine {
+            precision: self.precision,
+            recompute: self.recompute,
+            ..Engine::default()
+        }
     }
 
-    pub(crate) fn of(precision: Precision) -> Self {
+    pub(crate) fn in_precision(&self, precision: Precision) -> Self {
         Engine {
             precision,
-            ..Engine::default()
+            ..self.afresh()
+        }
+    }
+
+    pub(crate) fn recomputing(&self, recompute: bool) -> Self {
+        Engine {
+            recompute,
+            ..self.afresh()
         }
     }
 
@@ -109,7 +122,10 @@ impl Engine {
         let key = Key {
             size: [batch, height, width],
             training,
-            dropout: dropout.is_some(),
+            how: How {
+                dropout: dropout.is_some(),
+                recompute: training && self.recompute,
+            },
         };
         // A panic in a pass leaves nothing behind that the next one reads.
         let mut planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,7 +134,7 @@ impl Engine {
             Some(index) => planned.remove(index),
             None => {
                 planned.truncate(KEPT - 1);
-                let (graph, output) = record(it.config, it.network, key.size, key.dropout)?;
+                let (graph, output) = record(it.config, it.network, key.size, key.how)?;
                 let used = if training {
                     Use::Training
                 } else {

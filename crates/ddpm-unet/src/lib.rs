@@ -17,6 +17,7 @@
 //! | the walk that computes, by ddpm-kernels | `compute` |
 //! | the walk that records a plan for the CPU, and the plans in use | `record`, `engine` |
 //! | what a pass takes, by its plan or by measuring | `memory`, `measure` |
+//! | f32, bf16 or whichever is faster, by name | `precision` |
 //! | the time as sinusoids, or as a row of a table; classes | `time_embedding`, `classes` |
 //! | dropout with an address | `dropout` |
 //! | one block alone | `block` |
@@ -55,6 +56,7 @@ mod initialisation;
 mod keys;
 mod measure;
 mod memory;
+mod precision;
 mod record;
 mod time_embedding;
 mod unet;
@@ -71,5 +73,6 @@ pub use dropout::DropoutAddress;
 pub use error::{Error, Result, WeightsMismatch};
 pub use initialisation::{Initialisation, initialise, initialise_as_torch};
 pub use memory::{MemoryEstimate, Use};
+pub use precision::PrecisionName;
 pub use time_embedding::timestep_embedding;
 pub use unet::{NamedTensors, UNet};

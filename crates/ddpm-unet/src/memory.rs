@@ -5,7 +5,7 @@ use ddpm_kernels::{Executor, Precision};
 
 use crate::architecture::Architecture;
 use crate::measure::measured;
-use crate::record::{planned as planned_for, record};
+use crate::record::{How, planned as planned_for, record};
 use crate::{Result, UNetConfig};
 
 /// What a network is to be used for, as far as memory depends on it.
@@ -17,6 +17,8 @@ pub enum Use {
     Training {
         /// Moving averages kept.
         averages: usize,
+        /// Whether what is inside of blocks is computed again ([`UNet::recomputing`](crate::UNet::recomputing)).
+        recompute: bool,
     },
 }
 
@@ -53,6 +55,15 @@ impl MemoryEstimate {
 }
 
 impl UNetConfig {
+    /// Whether [`UNet::learn`](crate::UNet::learn) goes by plan on the CPU: plain, attention and convolution blocks with
+    /// SiLU, sinusoids and no classes do. Other networks take candle's graph.
+    ///
+    /// # Errors
+    /// None that the making of this configuration would not have had.
+    pub fn learns_by_plan(&self) -> Result<bool> {
+        Ok(planned_for(self, &Architecture::new(self.settings()))?.1)
+    }
+
     /// Estimates the memory for one batch of images of this size, everything in f32.
     ///
     /// # Errors
@@ -84,13 +95,19 @@ impl UNetConfig {
         let parameters = bytes(&[self.parameter_count()]);
         let (copies, averages, planned) = match used {
             Use::Sampling => (0, 0, ddpm_kernels::Use::Inference),
-            Use::Training { averages } => (1, averages as u64, ddpm_kernels::Use::Training),
+            Use::Training { averages, .. } => (1, averages as u64, ddpm_kernels::Use::Training),
         };
-        let dropout = used != Use::Sampling;
+        let how = match used {
+            Use::Sampling => How::default(),
+            Use::Training { recompute, .. } => How {
+                dropout: true,
+                recompute,
+            },
+        };
         let size = [batch, height, width];
         let (evaluated, trained) = planned_for(self, &network)?;
         let activations = if (used == Use::Sampling && evaluated) || trained {
-            let (graph, output) = record(self, &network, size, dropout)?;
+            let (graph, output) = record(self, &network, size, how)?;
             Executor::memory(graph, &output, planned, precision)?
         } else {
             measured(self, &network, size, used)?

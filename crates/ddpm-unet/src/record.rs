@@ -11,7 +11,7 @@ use crate::{Error, Nonlinearity, Result, UNetConfig};
 /// Not all operations can be recorded. A network that needs another one is walked over on tensors instead.
 pub(crate) fn planned(config: &UNetConfig, network: &Architecture) -> Result<(bool, bool)> {
     let side = config.size_factor();
-    match record(config, network, [1, side, side], false) {
+    match record(config, network, [1, side, side], How::default()) {
         // The vectors of learned times get no gradient by a plan, and frequencies have none.
         Ok(_) => Ok((true, matches!(network.time, TimeInput::Positional))),
         Err(Error::Unplanned(_)) => Ok((false, false)),
@@ -19,7 +19,16 @@ pub(crate) fn planned(config: &UNetConfig, network: &Architecture) -> Result<(bo
     }
 }
 
-/// The plan of a network for batches of one size, and its output. Without `dropout` nothing is dropped.
+/// How a network is recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct How {
+    /// Without it nothing is dropped.
+    pub(crate) dropout: bool,
+    /// The way back computes the inside of blocks again.
+    pub(crate) recompute: bool,
+}
+
+/// The plan of a network for batches of one size, and its output.
 ///
 /// # Errors
 /// [`Error::Unplanned`] for what cannot be recorded.
@@ -27,12 +36,15 @@ pub(crate) fn record(
     config: &UNetConfig,
     network: &Architecture,
     [batch, height, width]: [usize; 3],
-    dropout: bool,
+    how: How,
 ) -> Result<(Graph, Value)> {
     let settings = config.settings();
     let shapes = network.parameters.iter().map(|p| p.shape.clone()).collect();
-    let rate = if dropout { settings.dropout } else { 0.0 };
+    let rate = if how.dropout { settings.dropout } else { 0.0 };
     let mut record = Record(Graph::new(batch, shapes, rate));
+    if how.recompute {
+        record.0.recompute();
+    }
     let x = record.0.images(settings.in_channels, height, width);
     if network.class.is_some() {
         return Err(Error::Unplanned("classes"));
@@ -67,6 +79,10 @@ impl Record {
 
 impl Operations for Record {
     type Value = Value;
+
+    fn begin_block(&mut self) {
+        self.0.begin_block();
+    }
 
     fn conv2d(&mut self, x: &Value, conv: &Conv) -> Result<Value> {
         self.convolve(x, conv, None)

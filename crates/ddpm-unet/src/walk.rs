@@ -12,6 +12,8 @@ pub(crate) trait Operations {
     /// What flows between operations: tensors, or their shapes.
     type Value: Clone;
 
+    /// A block begins. What is inside of it may be forgotten, and computed again where its gradients need it.
+    fn begin_block(&mut self) {}
     /// `[B, I, H, W]` -> `[B, O, H', W']`
     fn conv2d(&mut self, x: &Self::Value, conv: &Conv) -> Result<Self::Value>;
     /// The same, plus a number for each channel of each image: `[B, O]`.
@@ -98,6 +100,7 @@ pub(crate) fn unet<O: Operations>(
     for level in &network.up {
         h = up(level, ops, h, (&time, act), &mut skips, &mut image)?;
     }
+    ops.begin_block();
     h = ops.group_norm(&h, &network.norm_out, Activation::Silu)?;
     h = ops.conv2d(&h, &network.conv_out)?;
     match image {
@@ -234,6 +237,7 @@ pub(crate) fn resnet<O: Operations>(
     mut x: O::Value,
     (time, act): (&O::Value, Nonlinearity),
 ) -> Result<O::Value> {
+    ops.begin_block();
     let mut h = normalised(ops, &x, &block.norm1, None, act)?;
     if let Some(change) = block.change {
         x = changed(ops, &x, change)?;
@@ -297,6 +301,7 @@ fn attend<O: Operations>(
     let Some(attention) = attention else {
         return Ok(x);
     };
+    ops.begin_block();
     let mut h = match &attention.norm {
         Some(norm) => ops.group_norm(&x, norm, Activation::None)?,
         None => x.clone(),

@@ -1,11 +1,14 @@
 //! From what a network computes to what is done when: the steps of the forward pass, those of the backward pass (each
 //! node's after those of all that read it), and a place in memory for whatever lives between two of them.
+//!
+//! Where the graph says so ([`Graph::recompute`]), what only nodes of one block read is not kept from one pass to the other:
+//! the backward pass computes it again, by the same steps, before it goes through that block.
 
 use candle_core::{Result, bail};
 
 use super::Precision;
 use super::arena::{Buffer, places};
-use super::graph::{Graph, Node, Op, Shape, Value};
+use super::graph::{Convolve, Graph, Node, Op, Shape, Value};
 use crate::tile::LANES;
 
 /// A buffer of the program.
@@ -129,9 +132,12 @@ pub(super) struct Sink {
 #[derive(Debug)]
 pub(super) struct Program {
     pub(super) forward: Vec<Step>,
+    /// Some of them those of the forward pass, where a result is computed again.
     pub(super) backward: Vec<Step>,
-    /// Where each node's result lies.
+    /// Where each node's result lies in the forward pass.
     pub(super) results: Vec<Option<Place>>,
+    /// The same in the backward pass.
+    pub(super) results_backward: Vec<Option<Place>>,
     pub(super) buffers: Vec<Placed>,
     /// Floats of the whole memory.
     pub(super) arena: usize,
@@ -167,7 +173,9 @@ pub(super) fn compile(
                 && graph.nodes.iter().all(alone) => {}
         _ => bail!("the last operation of a network must be a convolution that nothing else reads"),
     }
+    let alive = alive(graph, output);
     let mut compiler = Compiler {
+        inner: inner(graph, &alive, output),
         graph,
         output,
         forward: Vec::new(),
@@ -181,21 +189,26 @@ pub(super) fn compile(
         masks_done: vec![false; graph.masks.len()],
         reached: vec![false; graph.parameters.len()],
         waiting: Vec::new(),
-        alive: alive(graph, output),
+        alive,
     };
     for node in 0..=output {
         compiler.forward(node);
     }
+    let results = compiler.results.clone();
     if training {
         compiler.gradients[output] = Some(Place::Outside);
+        let mut block = None;
         for node in (0..=output).rev() {
+            if block.replace(graph.nodes[node].block) != Some(graph.nodes[node].block) {
+                compiler.recompute(graph.nodes[node].block);
+            }
             compiler.backward(node);
         }
         if let Some(missed) = compiler.reached.iter().position(|reached| !reached) {
             bail!("parameter {missed} has no influence on the output");
         }
     }
-    Ok(compiler.program())
+    Ok(compiler.program(results))
 }
 
 /// Which nodes the output depends on.
@@ -212,11 +225,33 @@ fn alive(graph: &Graph, output: usize) -> Vec<bool> {
     alive
 }
 
+/// Which nodes may be forgotten after the forward pass: those that only their own block reads, where blocks are computed
+/// again. What belongs to vectors is little, and stays.
+fn inner(graph: &Graph, alive: &[bool], output: usize) -> Vec<bool> {
+    let mut inner: Vec<bool> = graph
+        .nodes
+        .iter()
+        .zip(alive)
+        .map(|(node, alive)| {
+            let computed = !matches!(node.op, Op::Images | Op::Vectors | Op::Absorbed);
+            graph.recompute && computed && *alive && !node.shape.vectors
+        })
+        .collect();
+    inner[output] = false;
+    for (node, _) in graph.nodes.iter().zip(alive).filter(|(_, alive)| **alive) {
+        for read in node.op.reads() {
+            inner[read] &= graph.nodes[read].block == node.block;
+        }
+    }
+    inner
+}
+
 struct Compiler<'a> {
     graph: &'a Graph,
     output: usize,
     forward: Vec<Step>,
     backward: Vec<Step>,
+    /// Of the forward pass while that is planned, then of the backward pass.
     results: Vec<Option<Place>>,
     gradients: Vec<Option<Place>>,
     buffers: Vec<Buffer>,
@@ -229,6 +264,7 @@ struct Compiler<'a> {
     /// Gradients of prepared values that more convolutions read: the value, its gradient, and how many are still to come.
     waiting: Vec<(Value, Id, usize)>,
     alive: Vec<bool>,
+    inner: Vec<bool>,
 }
 
 impl Compiler<'_> {
@@ -259,8 +295,23 @@ impl Compiler<'_> {
                 let to = self.result(node, shape);
                 self.forward.push(Step::Vectors { node, to });
             }
+            op => {
+                if let Op::Convolve(Convolve { from: value, .. }) | Op::Copy(value) = op {
+                    self.prepare(value);
+                }
+                let step = self.computed(node);
+                self.forward.extend(step);
+            }
+        }
+    }
+
+    /// The step that computes a node's result, which has its place from now on.
+    fn computed(&mut self, node: usize) -> Option<Step> {
+        let graph = self.graph;
+        let shape = graph.nodes[node].shape;
+        Some(match &graph.nodes[node].op {
+            Op::Images | Op::Vectors | Op::Absorbed => return None,
             Op::Convolve(convolve) => {
-                self.prepare(&convolve.from);
                 let to = if node == self.output {
                     Place::Outside
                 } else {
@@ -273,21 +324,43 @@ impl Compiler<'_> {
                     }
                 };
                 self.results[node] = Some(to);
-                self.forward.push(Step::Convolve { node, to });
+                Step::Convolve { node, to }
             }
             Op::Attend { .. } => {
                 let to = self.result(node, shape);
-                self.forward.push(Step::Attend { node, to });
+                Step::Attend { node, to }
             }
             Op::Sum { .. } => {
                 let to = self.result(node, shape);
-                self.forward.push(Step::Sum { node, to });
+                Step::Sum { node, to }
             }
-            Op::Copy(value) => {
-                self.prepare(value);
+            Op::Copy(_) => {
                 let to = self.result(node, shape);
-                self.forward.push(Step::Copy { node, to });
+                Step::Copy { node, to }
             }
+        })
+    }
+
+    /// Computes again what a block has forgotten and its gradients need, or what that needs in turn. Normalisations and
+    /// masks are still what they were.
+    fn recompute(&mut self, block: usize) {
+        let graph = self.graph;
+        let mut needed = Vec::new();
+        for node in (0..=self.output).rev() {
+            if !self.inner[node] || graph.nodes[node].block != block {
+                continue;
+            }
+            let read = |(index, other): (usize, &Node)| {
+                let again = needed.contains(&index) && other.op.reads().contains(&node);
+                again || (self.alive[index] && other.op.reads_for_gradients().contains(&node))
+            };
+            if graph.nodes.iter().enumerate().any(read) {
+                needed.push(node);
+            }
+        }
+        for node in needed.into_iter().rev() {
+            let step = self.computed(node);
+            self.backward.extend(step);
         }
     }
 
@@ -314,7 +387,9 @@ impl Compiler<'_> {
             .iter()
             .any(|norm| norm.parts.contains(&residual));
         let buffer = matches!(self.results[residual], Some(Place::Buffer(_)));
-        readers == 1 && !normalised && buffer && reads(&graph.nodes[node]) == 1
+        // Another block's result is still needed as it was, where this node is computed again.
+        let at_hand = !graph.recompute || graph.nodes[residual].block == graph.nodes[node].block;
+        readers == 1 && !normalised && buffer && at_hand && reads(&graph.nodes[node]) == 1
     }
 
     /// Steps that a value needs before it can be read.
@@ -556,10 +631,15 @@ impl Compiler<'_> {
     }
 
     /// Finds how long each buffer lives, and a place for it.
-    fn program(mut self) -> Program {
-        let steps: Vec<Step> = self.forward.iter().chain(&self.backward).cloned().collect();
-        for (time, step) in steps.iter().enumerate() {
-            for id in self.touched(step) {
+    fn program(mut self, results: Vec<Option<Place>>) -> Program {
+        let forward = self.forward.iter().map(|step| (step, &results));
+        let backward = self.backward.iter().map(|step| (step, &self.results));
+        let touched: Vec<Vec<Id>> = forward
+            .chain(backward)
+            .map(|(step, results)| self.touched(step, results))
+            .collect();
+        for (time, ids) in touched.into_iter().enumerate() {
+            for id in ids {
                 let buffer = &mut self.buffers[id];
                 buffer.first = buffer.first.min(time);
                 buffer.last = buffer.last.max(time);
@@ -569,7 +649,8 @@ impl Compiler<'_> {
         Program {
             forward: self.forward,
             backward: self.backward,
-            results: self.results,
+            results,
+            results_backward: self.results,
             buffers: places
                 .iter()
                 .zip(&self.numbers)
@@ -584,8 +665,8 @@ impl Compiler<'_> {
     }
 
     /// The buffers that a step reads or writes.
-    fn touched(&self, step: &Step) -> Vec<Id> {
-        let of = |node: usize| self.results[node];
+    fn touched(&self, step: &Step, results: &[Option<Place>]) -> Vec<Id> {
+        let of = |node: usize| results[node];
         let of_value = |value: &Value| {
             let mut nodes = value.parts.clone();
             nodes.extend(

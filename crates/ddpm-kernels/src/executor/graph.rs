@@ -17,6 +17,9 @@ pub struct Graph {
     pub(super) norms: Vec<Norm>,
     pub(super) masks: Vec<Mask>,
     pub(super) rate: f64,
+    /// The number of the block that is being recorded.
+    pub(super) block: usize,
+    pub(super) recompute: bool,
 }
 
 /// What flows between operations.
@@ -35,6 +38,7 @@ pub struct Value {
 pub(super) struct Node {
     pub(super) op: Op,
     pub(super) shape: Shape,
+    pub(super) block: usize,
 }
 
 /// Images of one size, or one vector for each image, which are pixels of one image side by side.
@@ -131,7 +135,20 @@ impl Graph {
             norms: Vec::new(),
             masks: Vec::new(),
             rate,
+            block: 0,
+            recompute: false,
         }
+    }
+
+    /// Begins a block: what is recorded from here on until the next.
+    pub fn begin_block(&mut self) {
+        self.block += 1;
+    }
+
+    /// Of each block only what other blocks read is kept for the backward pass, which computes the rest again, to the
+    /// same bits: less memory for more work.
+    pub fn recompute(&mut self) {
+        self.recompute = true;
     }
 
     /// The images `[B, C, H, W]` that the network is given.
@@ -542,7 +559,8 @@ impl Graph {
     }
 
     fn node(&mut self, op: Op, shape: Shape) -> Value {
-        self.nodes.push(Node { op, shape });
+        let block = self.block;
+        self.nodes.push(Node { op, shape, block });
         Value::of(self.nodes.len() - 1)
     }
 
@@ -590,6 +608,15 @@ impl Op {
             } => vec![*query, *key, *value],
             Op::Sum { a, b, .. } => vec![*a, *b],
             Op::Copy(value) => value.parts.clone(),
+        }
+    }
+
+    /// Those of them that its gradients depend on: what is only added has no part in them.
+    pub(super) fn reads_for_gradients(&self) -> Vec<usize> {
+        match self {
+            Op::Convolve(Convolve { from: value, .. }) => value.parts.clone(),
+            Op::Sum { .. } => Vec::new(),
+            op => op.reads(),
         }
     }
 }

@@ -175,17 +175,13 @@ impl Executor {
             gradient: &[],
             output: Shared::new(&mut output),
         };
-        let (mut pass, program) = self.pass(given);
+        let (mut pass, program) = self.pass(given, Direction::Forward);
         for step in &program.forward {
             match step {
                 Step::Vectors { node, to } => pass.vectors(*node, &vectors, *to),
                 Step::Mask { mask } => pass.draw(*mask, draw_mask)?,
                 Step::Normalise { norm } => pass.normalise(*norm),
-                Step::Convolve { node, to } => pass.convolve(*node, *to),
-                Step::Attend { node, to } => pass.attend(*node, *to),
-                Step::Sum { node, to } => pass.sum(*node, *to),
-                Step::Copy { node, to } => pass.copy(*node, *to),
-                _ => {} // only the backward pass has others
+                step => pass.compute(step),
             }
         }
         Tensor::from_vec(output, shape.as_slice(), &Device::Cpu)
@@ -236,7 +232,7 @@ impl Executor {
             gradient: &gradient,
             output: Shared::new(&mut []),
         };
-        let (mut pass, program) = self.pass(given);
+        let (mut pass, program) = self.pass(given, Direction::Backward);
         let mut found = Found {
             memory: gradients.shared(),
             starts,
@@ -249,10 +245,13 @@ impl Executor {
     }
 
     /// A pass over what the caller gives, and the program it follows.
-    fn pass<'a>(&'a mut self, given: Given<'a>) -> (Pass<'a>, &'a Program) {
+    fn pass<'a>(&'a mut self, given: Given<'a>, direction: Direction) -> (Pass<'a>, &'a Program) {
         let pass = Pass {
             graph: &self.graph,
-            results: &self.program.results,
+            results: match direction {
+                Direction::Forward => &self.program.results,
+                Direction::Backward => &self.program.results_backward,
+            },
             used: self.used,
             memory: Memory::new(&mut self.arena, &self.program.buffers),
             precision: self.precision,
@@ -459,6 +458,13 @@ struct Given<'a> {
     output: Shared<'a>,
 }
 
+/// Which way a pass goes.
+#[derive(Clone, Copy)]
+enum Direction {
+    Forward,
+    Backward,
+}
+
 /// One pass through the network.
 struct Pass<'a> {
     graph: &'a Graph,
@@ -477,6 +483,17 @@ struct Pass<'a> {
 
 /// The forward steps.
 impl<'a> Pass<'a> {
+    /// A step that computes a node's result.
+    fn compute(&mut self, step: &Step) {
+        match step {
+            Step::Convolve { node, to } => self.convolve(*node, *to),
+            Step::Attend { node, to } => self.attend(*node, *to),
+            Step::Sum { node, to } => self.sum(*node, *to),
+            Step::Copy { node, to } => self.copy(*node, *to),
+            _ => {} // the others are not of results
+        }
+    }
+
     /// `[B, C]` to pixels side by side.
     fn vectors(&mut self, node: usize, vectors: &[f32], to: Id) {
         let shape = self.graph.nodes[node].shape;
@@ -774,7 +791,7 @@ impl Pass<'_> {
                         .for_each(|(to, from)| add_all(to, from));
                 });
             }
-            _ => {} // only the forward pass has others
+            step => self.compute(step), // again
         }
     }
 

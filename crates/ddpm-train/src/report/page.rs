@@ -113,6 +113,7 @@ fn numbers(evidence: &Evidence<'_>, shown: &Shown) -> String {
         ),
         row("time in training", clock(counts.seconds)),
     ];
+    rows.extend(left_out(&evidence.run));
     rows.extend(speed(&shown.metrics));
     rows.extend(loss_rows(&shown.metrics));
     if let Some(walk) = &shown.walk {
@@ -132,6 +133,14 @@ fn numbers(evidence: &Evidence<'_>, shown: &Shown) -> String {
         rows.push(row("checkpoint", path.display().to_string()));
     }
     table(&rows)
+}
+
+/// The line of pictures that could not be read, where there are some.
+fn left_out(run: &toml::Table) -> Option<(String, String)> {
+    let skipped = run.get("skipped")?.as_table()?;
+    let count = skipped.get("pictures")?.as_integer()?;
+    let text = format!("{count}, which could not be read: run.skipped in run.toml names them");
+    Some(row("pictures left out", text))
 }
 
 /// The line of the middle speed: pictures and checkpoints are not in it.

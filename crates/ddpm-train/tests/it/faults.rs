@@ -514,6 +514,7 @@ fn what_cannot_fit_into_memory_is_refused_before_it_starts() {
             "error: this training needs about ",
             " MiB are to be had",
             "--set train.micro_batch=N, a divisor of the batch, now 1400",
+            "--set train.gradient_checkpointing=true",
             "--set train.check_memory=false",
         ],
     );

@@ -91,6 +91,15 @@ fn a_run_on_pictures_goes_on_to_the_bit_and_records_how_bytes_became_numbers() {
         assert_eq!(pixels, expected.unwrap());
         assert_eq!(recorded["data"]["normalisation"].as_str(), Some("imagenet"));
     }
+    // What was left out is recorded, by the run that began and by the one that went on.
+    for folder in [&whole, &parts, &checkpoint] {
+        let text = std::fs::read_to_string(folder.join("run.toml")).unwrap();
+        let recorded: toml::Table = toml::from_str(&text).unwrap();
+        let skipped = &recorded["run"]["skipped"];
+        assert_eq!(skipped["pictures"].as_integer(), Some(1));
+        let first = skipped["first"][0].as_str().unwrap();
+        assert!(first.contains("odd/unreadable.jpg: "), "{first}");
+    }
     // diffusers would show other colours, so that it is not told that it can.
     assert!(!checkpoint.join("model_index.json").exists());
     let note = std::fs::read_to_string(checkpoint.join("not-a-diffusers-pipeline.md")).unwrap();

@@ -164,6 +164,68 @@ fn colours_oblong_images_and_no_test_split_are_no_obstacle() {
     assert_eq!(strip.channels(), 3);
 }
 
+/// Bytes come back as they were: what is shown of training images is they themselves, whatever the network was told.
+#[test]
+fn a_run_with_a_normalisation_of_its_own_shows_true_colours() {
+    let folder = tempfile::tempdir().unwrap();
+    let [plain, normalised] = ["plain", "normalised"].map(|name| folder.path().join(name));
+    let settings = colours(folder.path());
+    std::fs::write(folder.path().join("data/broken.png"), "no picture").unwrap();
+    let with = |normalisation: &str| {
+        let text = format!(
+            "data = {{ name = {}, normalisation = {normalisation}, skip_unreadable = true }}\ntrain.steps = 2",
+            toml::Value::from(settings.data.name.clone())
+        );
+        tiny(&text)
+    };
+    train(&plain, &with("\"minus-one-to-one\""));
+    let own = "{ mean = [0.2, 0.5, 0.7], std = [0.1, 0.3, 0.6] }";
+    let page = train(&normalised, &with(own));
+    check_page(&normalised, &page, &SECTIONS);
+    assert!(page.contains("<th>pictures left out</th><td>1, which could not be read"));
+    let picture = |run: &Path, name: &str| read_png(run.join(name)).unwrap().0;
+    // The first column of the forward strip is x_0, six rows of 4x6 pixels five times enlarged; noise follows.
+    let column = |run: &Path| {
+        let strip = picture(run, "samples/forward.png");
+        let rows = strip.pixels().chunks_exact(3 * strip.width());
+        rows.flat_map(|row| row[..3 * 32].to_vec())
+            .collect::<Vec<u8>>()
+    };
+    assert!(column(&plain) == column(&normalised));
+    // The right half of this sheet is real images.
+    let real = |run: &Path| {
+        let sheet = picture(run, "samples/beside-real.png");
+        let rows = sheet.pixels().chunks_exact(3 * sheet.width());
+        let right = 3 * (sheet.width() / 2 + 8);
+        rows.flat_map(|row| row[right..].to_vec())
+            .collect::<Vec<u8>>()
+    };
+    assert!(real(&plain) == real(&normalised));
+    // All noise is as wide as the channel's own spread: in the last column, in the mean over rows and pixels.
+    let strip = picture(&normalised, "samples/forward.png");
+    let mut sums = [0f64; 3];
+    let mut count = 0f64;
+    for row in 0..6 {
+        for y in 0..20 {
+            let line = 13 + row * 22 + 2 + y;
+            let start = 3 * (line * strip.width() + 2 + 8 * 32);
+            for pixel in strip.pixels()[start..start + 3 * 30].chunks_exact(3) {
+                for (sum, value) in sums.iter_mut().zip(pixel) {
+                    *sum += f64::from(*value);
+                }
+                count += 1.0;
+            }
+        }
+    }
+    for (channel, expected) in [(0, 0.2 * 255.0), (1, 0.5 * 255.0)] {
+        let mean = sums[channel] / count;
+        assert!(
+            (mean - expected).abs() < 25.0,
+            "channel {channel}: {mean}, expected about {expected}"
+        );
+    }
+}
+
 #[test]
 fn a_run_folder_gives_the_same_pictures_again() {
     let folder = tempfile::tempdir().unwrap();

@@ -98,6 +98,26 @@ fn ten_steps_are_five_a_stop_and_five() {
     }
 }
 
+/// Dropout and accumulation, begun with every result kept and continued with blocks computed again.
+#[test]
+fn gradient_checkpointing_changes_no_bit_and_may_begin_with_a_resume() {
+    let settings = |again: bool| {
+        tiny(&format!(
+            "train = {{ micro_batch = 2, gradient_checkpointing = {again} }}"
+        ))
+    };
+    assert!(settings(true).model.dropout > 0.0);
+    let folder = tempfile::tempdir().unwrap();
+    let [kept, again, both] = ["kept", "again", "both"].map(|name| folder.path().join(name));
+    begin(&kept, &settings(false), 2, 10);
+    begin(&again, &settings(true), 2, 10);
+    begin(&both, &settings(false), 1, 7);
+    assert_eq!(resume_to_the_end(&both, &settings(true), 2), 5);
+    assert!(newest_bits(&again) == newest_bits(&kept));
+    assert!(newest_bits(&both) == newest_bits(&kept));
+    assert_eq!(timeless(&both), timeless(&kept));
+}
+
 #[test]
 fn a_run_without_a_checkpoint_resumes_from_the_beginning() {
     let folder = tempfile::tempdir().unwrap();

@@ -507,6 +507,22 @@ fn the_network_may_have_other_blocks() {
     );
 }
 
+#[test]
+fn only_networks_with_a_plan_compute_blocks_again() {
+    let checked = |model: &str| {
+        let text = format!("train.gradient_checkpointing = true\nmodel.down_block_types = {model}");
+        tiny(&text).check_data(99, (1, 8, 8))
+    };
+    checked("[\"DownBlock2D\", \"AttnDownBlock2D\"]").unwrap();
+    assert_eq!(
+        checked("[\"ResnetDownsampleBlock2D\", \"DownBlock2D\"]")
+            .unwrap_err()
+            .to_string(),
+        "`train.gradient_checkpointing` is for networks that are trained by a plan: plain, attention and convolution \
+         blocks with SiLU"
+    );
+}
+
 /// A network without a plan trains, and its loss falls.
 #[test]
 fn a_network_without_a_plan_trains() {

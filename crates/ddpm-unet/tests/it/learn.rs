@@ -388,6 +388,78 @@ fn bf16_differs_from_f32_by_its_rounding_only() {
     }
 }
 
+/// The gradients of two batches, one added to the other, as bits.
+fn gradient_bits(network: &UNet, [batch, height, width]: [usize; 3]) -> Vec<Vec<u32>> {
+    let config = network.config();
+    let channels = config.settings().in_channels;
+    let shapes: Vec<Vec<usize>> = config.parameters().into_iter().map(|(_, s)| s).collect();
+    let mut gradients = Gradients::zeros(&shapes);
+    let time: Vec<f64> = (0..batch).map(|image| (37 * image + 5) as f64).collect();
+    for micro_batch in 0..2 {
+        let images: Vec<u64> = (0..batch)
+            .map(|i| (micro_batch * batch + i) as u64)
+            .collect();
+        let x = formula(
+            &format!("input.{micro_batch}"),
+            &[batch, channels, height, width],
+        );
+        let dropout = DropoutAddress {
+            seed: 3,
+            step: 2,
+            images: &images,
+        };
+        let gradient_of = |found: &Tensor| Ok::<_, Error>(formula("output.weight", found.dims()));
+        network
+            .learn(
+                &x,
+                &time,
+                &dropout,
+                (&mut gradients, micro_batch > 0),
+                gradient_of,
+            )
+            .unwrap();
+    }
+    let bits = |i| {
+        gradients
+            .get(i)
+            .unwrap()
+            .iter()
+            .map(|g| g.to_bits())
+            .collect()
+    };
+    (0..gradients.len()).map(bits).collect()
+}
+
+#[test]
+fn blocks_computed_again_give_the_same_gradients_to_the_bit() {
+    for case in [
+        "ho",
+        "openai",
+        "uneven",
+        "divided_middle",
+        "attention_groups",
+        "heads_that_do_not_fill_the_width",
+    ] {
+        for dropout in [0.0, 0.3] {
+            let settings = UNetSettings {
+                dropout,
+                ..golden_config(case).settings().clone()
+            };
+            let config = UNetConfig::new(settings).unwrap();
+            assert!(config.learns_by_plan().unwrap(), "{case}");
+            let network = UNet::new(&config, &formula_weights(&config)).unwrap();
+            let side = 1 << (config.settings().block_out_channels.len() - 1);
+            for precision in [Precision::F32, Precision::Bf16] {
+                let network = network.in_precision(precision);
+                let size = [3, 4 * side, 3 * side];
+                let kept = gradient_bits(&network, size);
+                let again = gradient_bits(&network.recomputing(true), size);
+                assert!(again == kept, "{case}, dropout {dropout}, {precision:?}");
+            }
+        }
+    }
+}
+
 /// Bits of everything, on so many threads.
 fn bits_in_bf16(network: &UNet, batch: usize, threads: usize) -> Vec<Vec<u32>> {
     let pool = processor::pool(Level::current(), threads).unwrap();

@@ -1,6 +1,6 @@
 //! The memory estimate: its parts by hand, and how it grows.
 
-use ddpm_unet::{DownBlock, UNetConfig, UNetSettings, UpBlock, Use};
+use ddpm_unet::{DownBlock, Precision, UNetConfig, UNetSettings, UpBlock, Use};
 
 /// Network S of the benchmarks: 28x28, three levels.
 fn small() -> UNetConfig {
@@ -12,12 +12,17 @@ fn small() -> UNetConfig {
     UNetConfig::new(settings.with_levels(&[(32, false), (64, true), (128, false)])).unwrap()
 }
 
+fn training(averages: usize) -> Use {
+    Use::Training {
+        averages,
+        recompute: false,
+    }
+}
+
 #[test]
 fn weights_gradients_moments_and_averages_are_copies_of_the_parameters() {
     let parameters = 4 * small().parameter_count() as u64;
-    let training = small()
-        .memory_estimate(2, 28, 28, Use::Training { averages: 3 })
-        .unwrap();
+    let training = small().memory_estimate(2, 28, 28, training(3)).unwrap();
     assert_eq!(training.parameters, parameters);
     assert_eq!(training.gradients, parameters);
     assert_eq!(training.moments, 2 * parameters);
@@ -55,7 +60,7 @@ fn training_keeps_what_the_convolutions_gave_and_little_more() {
     // Besides, at one time: the time embedding's two layers, each block's projection, and a few gradients.
     let beside = 5 * vector + 5 * state;
     let training = config
-        .memory_estimate(3, 2, 2, Use::Training { averages: 0 })
+        .memory_estimate(3, 2, 2, training(0))
         .unwrap()
         .activations;
     assert!(
@@ -66,7 +71,7 @@ fn training_keeps_what_the_convolutions_gave_and_little_more() {
 
 #[test]
 fn network_s_takes_five_megabytes_an_image() {
-    let training = Use::Training { averages: 0 };
+    let training = training(0);
     let activations = small()
         .memory_estimate(1, 28, 28, training)
         .unwrap()
@@ -85,10 +90,33 @@ fn training_takes_more_than_sampling_and_batches_add_up() {
             .unwrap()
             .activations
     };
-    let training = Use::Training { averages: 1 };
+    let training = training(1);
     assert_eq!(estimate(6, training), 6 * estimate(1, training));
     assert_eq!(estimate(6, Use::Sampling), 6 * estimate(1, Use::Sampling));
     assert!(estimate(1, training) > 3 * estimate(1, Use::Sampling));
+}
+
+/// Network M of the benchmarks is the paper's for CIFAR-10.
+#[test]
+fn blocks_computed_again_take_three_fifths_of_the_memory() {
+    let again = Use::Training {
+        averages: 0,
+        recompute: true,
+    };
+    let cifar10 = UNetConfig::ddpm_cifar10();
+    for (name, config, side) in [("S", small(), 28), ("M", cifar10, 32)] {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let activations = |used| {
+                let estimate = config.memory_estimate_in(precision, 3, side, side, used);
+                estimate.unwrap().activations as f64
+            };
+            let (kept, again) = (activations(training(0)), activations(again));
+            assert!(
+                again < 0.62 * kept,
+                "{name} in {precision:?}: {kept} {again}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -98,7 +126,7 @@ fn dropout_keeps_its_masks() {
         ..small().settings().clone()
     };
     let with = UNetConfig::new(settings).unwrap();
-    let training = Use::Training { averages: 1 };
+    let training = training(1);
     let more = with
         .memory_estimate(1, 28, 28, training)
         .unwrap()
@@ -133,7 +161,7 @@ fn networks_without_a_plan_are_measured() {
         let estimate = config.memory_estimate(batch, 8, 12, used).unwrap();
         estimate.activations
     };
-    let training = Use::Training { averages: 1 };
+    let training = training(1);
     assert_eq!(estimate(6, training), 6 * estimate(1, training));
     assert_eq!(estimate(6, Use::Sampling), 6 * estimate(1, Use::Sampling));
     // Each of the six residual blocks keeps at least two normalised states, two convolved ones and a sum.
@@ -160,6 +188,11 @@ fn absurd_sizes_saturate() {
             Use::Sampling,
             Use::Training {
                 averages: usize::MAX,
+                recompute: false,
+            },
+            Use::Training {
+                averages: usize::MAX,
+                recompute: true,
             },
         ] {
             assert_eq!(
