@@ -1,7 +1,9 @@
 //! A plan of every operation on everything it may be given, against the same operations on candle's graph.
 
 use candle_core::{DType, Result, Tensor, Var};
-use ddpm_kernels::{Activation, Conv2d, Executor, Gradients, Graph, Padding, Use, Value};
+use ddpm_kernels::{
+    Activation, Conv2d, Executor, Gradients, Graph, Padding, Precision, Use, Value,
+};
 
 use crate::support::{assert_close, numbers};
 
@@ -27,25 +29,47 @@ fn shapes() -> Vec<Vec<usize>> {
     shapes.iter().map(|shape| shape.to_vec()).collect()
 }
 
-/// The images are added, normalised, activated, joined and convolved as they are; sums are divided and used twice.
-fn planned(graph: &mut Graph) -> Result<Value> {
+/// The images are added, normalised, activated, joined and convolved as they are; sums are divided and used twice. A block begins
+/// before each operation whose bit in `blocks` is set.
+fn planned(graph: &mut Graph, blocks: usize) -> Result<Value> {
+    let begin = |operation: usize, graph: &mut Graph| {
+        if blocks >> operation & 1 == 1 {
+            graph.begin_block();
+        }
+    };
     let x = graph.images(3, 4, 6);
     let vectors = graph.vectors(4);
+    begin(0, graph);
     let h = graph.conv2d(&x, 0, 1, None, SAME)?;
+    begin(1, graph);
     let h = graph.add(&x, &h)?;
+    begin(2, graph);
     let h = graph.divide(&h, 2.0)?;
+    begin(3, graph);
     let normed = graph.group_norm(&x, (3, 1e-5), (2, 3), None, Activation::Silu)?;
+    begin(4, graph);
     let activated = graph.silu(&x);
+    begin(5, graph);
     let joined = graph.concat_channels(&h, &normed)?;
+    begin(6, graph);
     let joined = graph.concat_channels(&joined, &activated)?;
+    begin(7, graph);
     let h = graph.conv2d(&joined, 4, 5, None, Conv2d::new(1, Padding::ZERO))?;
+    begin(8, graph);
     let scale_shift = graph.linear(&vectors, 6, 7)?;
+    begin(9, graph);
     let normed = graph.group_norm(&h, (2, 1e-5), (8, 9), Some(&scale_shift), Activation::None)?;
+    begin(10, graph);
     let query = graph.linear(&normed, 10, 11)?;
+    begin(11, graph);
     let mixed = graph.attention(&query, &normed, &h, 2)?;
+    begin(12, graph);
     let h = graph.add(&h, &mixed)?;
+    begin(13, graph);
     let h = graph.add(&h, &h)?;
+    begin(14, graph);
     let h = graph.upsample_nearest_2x(&h);
+    begin(15, graph);
     graph.conv2d(&h, 12, 13, None, SAME)
 }
 
@@ -101,7 +125,7 @@ fn every_operation_reads_whatever_it_is_given() {
         .unwrap();
 
     let mut graph = Graph::new(2, shapes(), 0.0);
-    let output = planned(&mut graph).unwrap();
+    let output = planned(&mut graph, 0).unwrap();
     let mut network = Executor::new(graph.clone(), &output, Use::Training).unwrap();
     let mut gradients = Gradients::zeros(&shapes());
     let found = network
@@ -125,6 +149,50 @@ fn every_operation_reads_whatever_it_is_given() {
         .forward(&tensors, &x, &vectors, &mut |_, _| Ok(()))
         .unwrap();
     assert_close("the evaluation", &evaluated, &expected.detach(), 1e-5);
+}
+
+/// Wherever blocks begin and end, what is computed again is what it was: gradients to the bit.
+#[test]
+fn blocks_of_any_size_computed_again_give_the_same_bits() {
+    const OPERATIONS: usize = 16;
+    let (x, vectors) = (numbers((2, 3, 4, 6), 50), numbers((2, 4), 51));
+    let parameters: Vec<Tensor> = shapes()
+        .iter()
+        .enumerate()
+        .map(|(seed, shape)| numbers(shape.as_slice(), seed as u64))
+        .collect();
+    let run = |blocks: Option<usize>, precision: Precision| {
+        let mut graph = Graph::new(2, shapes(), 0.0);
+        if blocks.is_some() {
+            graph.recompute();
+        }
+        let output = planned(&mut graph, blocks.unwrap_or(0)).unwrap();
+        let mut network =
+            Executor::with_precision(graph, &output, Use::Training, precision).unwrap();
+        let mut gradients = Gradients::zeros(&shapes());
+        let found = network
+            .forward(&parameters, &x, &vectors, &mut |_, _| Ok(()))
+            .unwrap();
+        let weight = numbers(found.shape(), 99);
+        network
+            .backward(&parameters, &x, &weight, &mut gradients, false)
+            .unwrap();
+        let bits = |index| {
+            let gradient = gradients.get(index).unwrap();
+            gradient.iter().map(|g| g.to_bits()).collect()
+        };
+        (0..gradients.len()).map(bits).collect::<Vec<Vec<u32>>>()
+    };
+    for precision in [Precision::F32, Precision::Bf16] {
+        let expected = run(None, precision);
+        for blocks in (0..1 << OPERATIONS)
+            .step_by(61)
+            .chain([(1 << OPERATIONS) - 1])
+        {
+            let found = run(Some(blocks), precision);
+            assert!(found == expected, "{blocks:b} in {precision:?}");
+        }
+    }
 }
 
 #[test]
