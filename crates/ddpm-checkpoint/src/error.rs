@@ -86,6 +86,29 @@ pub enum Error {
         /// What does not fit.
         reason: String,
     },
+    /// A file of PyTorch's is cut short, damaged, or wants more than tensors and containers.
+    #[error("{} is not a file of tensors by torch.save: {reason}", .path.display())]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A file of another program does not tell all that its network needs.
+    #[error("{} holds {layout}, which does not say {}; give --arch {}", .path.display(), .keys.join(", "), .example.join(" "))]
+    Unsaid {
+        /// The file.
+        path: PathBuf,
+        /// What was recognised.
+        layout: crate::Layout,
+        /// Each key that must be given, with its meaning.
+        keys: Vec<String>,
+        /// What to give: `KEY=...`.
+        example: Vec<String>,
+    },
+    /// What was said of a file of another program makes no sense, or contradicts the file.
+    #[error("--arch: {0}")]
+    ArchText(String),
     /// The tensors of a file are not those of the network that its configuration describes.
     #[error("{}: {mismatch}", .path.display())]
     Architecture {
@@ -177,6 +200,13 @@ impl Error {
 
     pub(crate) fn unsupported(path: &Path, reason: impl fmt::Display) -> Self {
         Self::Unsupported {
+            path: path.to_owned(),
+            reason: reason.to_string(),
+        }
+    }
+
+    pub(crate) fn pickle(path: &Path, reason: impl fmt::Display) -> Self {
+        Self::Pickle {
             path: path.to_owned(),
             reason: reason.to_string(),
         }

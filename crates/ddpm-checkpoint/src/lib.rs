@@ -1,4 +1,4 @@
-//! What a trained model is on disk: diffusers' folders, and what training needs besides.
+//! What a trained model is on disk: diffusers' folders, what training needs besides, and models that others wrote.
 //!
 //! ```text
 //! RUN/checkpoints/step-00001000/
@@ -16,17 +16,23 @@
 //! Models that diffusers cannot express have `not-a-diffusers-pipeline.md` in place of `model_index.json`.
 
 mod error;
+mod foreign;
 mod model;
+mod pickle;
 mod pipeline;
 mod run_folder;
 mod run_lock;
+mod shards;
 mod tensor_file;
+mod tensors;
+mod torch_file;
 
 mod durable;
 
 pub use durable::{make_folder, sync_folder};
 pub use error::{Error, Result};
-pub use model::{Model, Weights, find_shipped, resolve_model};
+pub use foreign::{Arch, ForeignFile, Layout};
+pub use model::{Model, Weights, find_shipped, resolve_model, resolve_model_as};
 pub use pipeline::{Pipeline, check_new};
 pub use run_folder::{
     Checkpoint, Newest, Skipped, TrainState, checkpoints_folder, keep_last, list_checkpoints,
@@ -34,3 +40,4 @@ pub use run_folder::{
 };
 pub use run_lock::RunLock;
 pub use tensor_file::{TensorFile, write_tensors};
+pub use tensors::{Tensors, open_tensors};

@@ -13,12 +13,12 @@ use crate::run_folder::{
     STATE, Skipped, checkpoints_folder, ema_rates, newest_whole, read_run_toml, step_of,
 };
 use crate::tensor_file::TensorFile;
-use crate::{Error, Pipeline, Result};
+use crate::{Arch, Error, ForeignFile, Pipeline, Result};
 
 /// A model folder that was found, with what is known about it before its weights are read.
 #[derive(Debug)]
 pub struct Model {
-    /// The folder of the pipeline: of a run, its newest whole checkpoint.
+    /// The folder of the pipeline: of a run, its newest whole checkpoint; or the file of another program.
     pub folder: PathBuf,
     /// The network's configuration.
     pub unet: UNetConfig,
@@ -34,6 +34,8 @@ pub struct Model {
     pub has_raw: bool,
     /// Newer checkpoints of the run that were passed over because they are not whole.
     pub skipped: Vec<Skipped>,
+    /// What was said of a file of another program, if that is what `folder` is.
+    pub foreign: Option<Arch>,
 }
 
 /// Which weights of a model.
@@ -54,6 +56,23 @@ pub enum Weights {
 /// When nothing there is a model (what was looked for is listed), no checkpoint of the run is whole (each is named
 /// with what is wrong), or the model is not one that can be read.
 pub fn resolve_model(path: &Path) -> Result<Model> {
+    resolve_model_as(path, &Arch::default())
+}
+
+/// As [`resolve_model`], where the path may also be a file that another program wrote; `arch` says what it does not.
+///
+/// # Errors
+/// As [`resolve_model`] and [`ForeignFile::convert`]; facts about a folder, which tells all itself.
+pub fn resolve_model_as(path: &Path, arch: &Arch) -> Result<Model> {
+    if path.is_file() {
+        return Model::of_file(path, arch);
+    }
+    if !arch.is_empty() {
+        let folder = path.display();
+        let text =
+            format!("it would be ignored: {folder} is not a file; folders say what they are");
+        return Err(Error::ArchText(text));
+    }
     if !checkpoints_folder(path).is_dir() {
         return Model::open(path, Vec::new());
     }
@@ -110,6 +129,23 @@ impl Model {
             scheduler,
             run,
             skipped,
+            foreign: None,
+        })
+    }
+
+    fn of_file(path: &Path, arch: &Arch) -> Result<Self> {
+        let file = ForeignFile::open(path)?;
+        let (unet, scheduler) = file.describe(arch)?;
+        Ok(Self {
+            folder: path.to_owned(),
+            unet,
+            scheduler,
+            run: None,
+            counters: BTreeMap::new(),
+            ema_rates: Vec::new(),
+            has_raw: file.has_raw(),
+            skipped: Vec::new(),
+            foreign: Some(arch.clone()),
         })
     }
 
@@ -124,6 +160,9 @@ impl Model {
     /// # Errors
     /// When the model has no such weights (those it has are listed), or a file is cut short or of another network.
     pub fn load(&self, weights: &Weights) -> Result<Pipeline> {
+        if let Some(arch) = &self.foreign {
+            return ForeignFile::open(&self.folder)?.convert(arch, weights);
+        }
         let pipeline = |weights| Pipeline::new(self.unet.clone(), weights, self.scheduler.clone());
         match weights {
             Weights::Ema => Pipeline::load(&self.folder),

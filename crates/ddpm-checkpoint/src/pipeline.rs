@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
@@ -10,7 +11,8 @@ use ddpm_unet::{DIFFUSERS_VERSION, UNetConfig, WeightsMismatch};
 use serde_json::Value;
 
 use crate::durable;
-use crate::tensor_file::{TensorFile, write_tensors};
+use crate::tensor_file::write_tensors;
+use crate::tensors::{Tensors, open_tensors};
 use crate::{Error, Result};
 
 /// Everything that sampling needs: the network, its weights and the diffusion it was trained for.
@@ -91,7 +93,7 @@ impl Pipeline {
     pub fn load(folder: &Path) -> Result<Self> {
         let parts = Parts::find(folder)?;
         let (unet, scheduler) = (parts.read_unet()?, parts.read_scheduler()?);
-        let weights = read_weights(&mut TensorFile::open(&parts.weights)?, "", &unet)?;
+        let weights = read_weights(open_tensors(&parts.weights)?.as_mut(), "", &unet)?;
         Ok(Self {
             unet,
             weights,
@@ -262,7 +264,7 @@ impl Parts {
     pub(crate) fn validate(&self) -> Result<UNetConfig> {
         let unet = self.read_unet()?;
         self.read_scheduler()?;
-        let weights = TensorFile::open(&self.weights)?;
+        let weights = open_tensors(&self.weights)?;
         check_shapes(&self.weights, &weights.shapes(), "", &unet)?;
         Ok(unet)
     }
@@ -272,17 +274,17 @@ impl Parts {
 ///
 /// Attention weights under the names that diffusers used before 0.17 are read as today's.
 pub(crate) fn read_weights(
-    file: &mut TensorFile,
+    file: &mut dyn Tensors,
     prefix: &str,
     unet: &UNetConfig,
 ) -> Result<Vec<(String, Tensor)>> {
     let path = file.path().to_owned();
-    let stored_as: BTreeMap<String, String> = file
-        .names()
-        .into_iter()
+    let shapes = file.shapes();
+    check_shapes(&path, &shapes, prefix, unet)?;
+    let stored_as: BTreeMap<String, String> = shapes
+        .into_keys()
         .map(|name| (modern_name(&name), name))
         .collect();
-    check_shapes(&path, &file.shapes(), prefix, unet)?;
     let mut weights = Vec::new();
     for (name, shape) in unet.parameters() {
         let full = format!("{prefix}{name}");
@@ -369,27 +371,65 @@ pub(crate) fn not_a_model(folder: &Path, found: &'static str) -> Error {
     }
 }
 
+/// The weights of a network's folder: whole or in shards, safetensors before pickles, and else a variant of those.
 fn find_weights(network: &Path) -> Result<PathBuf> {
-    let stem = "diffusion_pytorch_model";
-    let whole = [".safetensors", ".fp16.safetensors", ".bf16.safetensors"];
-    let candidates = whole.map(|ending| network.join(format!("{stem}{ending}")));
+    let candidates = KINDS.map(|(ending, _)| network.join(format!("{STEM}{ending}")));
     if let Some(path) = candidates.iter().find(|path| path.is_file()) {
         return Ok(path.clone());
     }
-    let sharded = network.join(format!("{stem}.safetensors.index.json"));
-    if sharded.is_file() {
-        let reason = "weights in several files are not read by this version; save the model as one safetensors file";
-        return Err(Error::unsupported(&sharded, reason));
+    let mut variants = variants(network)?;
+    for usual in ["fp16", "bf16"] {
+        if let Some(path) = variants.remove(usual) {
+            return Ok(path);
+        }
     }
-    let pickled = network.join(format!("{stem}.bin"));
-    if pickled.is_file() {
-        let reason = "pickled weights are not read by this version; save the model with safe_serialization=True";
-        return Err(Error::unsupported(&pickled, reason));
+    let names: Vec<String> = variants.keys().cloned().collect();
+    match (variants.into_values().next(), names.len()) {
+        (Some(path), 1) => Ok(path),
+        (None, _) => Err(Error::Missing {
+            path: candidates[0].clone(),
+            why: "it holds the network's weights",
+        }),
+        _ => {
+            let reason = format!(
+                "there are only variants of the weights: {}; keep one of them, or rename it to {STEM}{}",
+                names.join(", "),
+                KINDS[0].0
+            );
+            Err(Error::unsupported(network, reason))
+        }
     }
-    Err(Error::Missing {
-        path: candidates[0].clone(),
-        why: "it holds the network's weights",
-    })
+}
+
+const STEM: &str = "diffusion_pytorch_model";
+/// Endings of a file of weights, those read first before others, and of the same file as a variant: what comes before
+/// the variant's name and after it.
+const KINDS: [(&str, (&str, &str)); 4] = [
+    (".safetensors", (".", ".safetensors")),
+    (".safetensors.index.json", (".safetensors.index.", ".json")),
+    (".bin", (".", ".bin")),
+    (".bin.index.json", (".bin.index.", ".json")),
+];
+
+/// The variants of the weights in a folder, by name: `diffusion_pytorch_model.VARIANT.safetensors` and the like.
+fn variants(network: &Path) -> Result<BTreeMap<String, PathBuf>> {
+    let mut found = BTreeMap::new();
+    let entries = fs::read_dir(network).map_err(Error::read(network))?;
+    let files: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    for (_, (before, after)) in KINDS {
+        for file in &files {
+            let rest = file.strip_prefix(STEM).and_then(|r| r.strip_prefix(before));
+            let variant = rest.and_then(|rest| rest.strip_suffix(after)).unwrap_or("");
+            // Shards have a number, and are found by their index.
+            if !variant.is_empty() && !variant.contains(['.', '-']) {
+                let path = network.join(file);
+                found.entry(variant.to_owned()).or_insert(path);
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Refuses every pipeline that is not an unconditional one in pixel space.
@@ -464,8 +504,18 @@ fn shown(value: Option<&Value>) -> String {
     value.map_or_else(|| "nothing".to_owned(), Value::to_string)
 }
 
+/// Bytes of a text: those of an index of a hundred thousand tensors, and no more memory than that.
+const LONGEST_TEXT: u64 = 64 << 20;
+
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).map_err(Error::read(path))?;
+    let file = fs::File::open(path).map_err(Error::read(path))?;
+    let mut bytes = Vec::new();
+    let mut start = file.take(LONGEST_TEXT + 1);
+    start.read_to_end(&mut bytes).map_err(Error::read(path))?;
+    if bytes.len() as u64 > LONGEST_TEXT {
+        let reason = format!("it has more than {LONGEST_TEXT} bytes");
+        return Err(Error::malformed(path, reason));
+    }
     String::from_utf8(bytes)
         .map_err(|error| Error::malformed(path, format!("it is not text: {error}")))
 }

@@ -633,8 +633,13 @@ impl<'a> Plan<'a> {
         groups: Option<usize>,
         divisor: f64,
     ) -> Attention {
-        let head_dim = self.settings.attention_head_dim.unwrap_or(width);
-        let heads = width / head_dim;
+        let (heads, head_dim) = match self.settings.attention_heads {
+            Some(heads) => (heads, width / heads),
+            None => {
+                let head_dim = self.settings.attention_head_dim.unwrap_or(width);
+                (width / head_dim, head_dim)
+            }
+        };
         let inner = heads * head_dim;
         Attention {
             norm: groups.map(|groups| self.norm(&format!("{name}.group_norm"), width, groups)),

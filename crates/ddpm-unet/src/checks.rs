@@ -54,6 +54,7 @@ fn check_numbers(settings: &UNetSettings) -> Result<()> {
         ("time_embedding_dim", settings.time_embedding_dim),
         ("layers_per_block", Some(settings.layers_per_block)),
         ("attention_head_dim", settings.attention_head_dim),
+        ("attention_heads", settings.attention_heads),
         ("norm_num_groups", settings.norm_num_groups),
         ("attn_norm_num_groups", settings.attn_norm_num_groups),
         ("num_class_embeds", settings.num_class_embeds),
@@ -89,6 +90,13 @@ fn check_numbers(settings: &UNetSettings) -> Result<()> {
         return Err(unsupported(
             "norm_eps",
             &json!(settings.norm_eps),
+            "numbers above 0",
+        ));
+    }
+    if !(settings.timestep_scale > 0.0 && settings.timestep_scale.is_finite()) {
+        return Err(unsupported(
+            "timestep_scale",
+            &json!(settings.timestep_scale),
             "numbers above 0",
         ));
     }
@@ -230,21 +238,45 @@ fn check_every_norm(settings: &UNetSettings) -> Result<()> {
 
 /// A level's heads are its channels / head_dim, rounded down, and there must be one.
 fn check_heads(settings: &UNetSettings) -> Result<()> {
+    if let Some(heads) = settings.attention_heads {
+        return check_heads_of_ours(settings, heads);
+    }
     let Some(head_dim) = settings.attention_head_dim else {
         return Ok(());
     };
-    let last = settings.block_out_channels.len() - 1;
-    for (level, &channels) in settings.block_out_channels.iter().enumerate() {
-        let attention = settings.down_block_types[level].has_attention()
-            || settings.up_block_types[last - level].has_attention()
-            || (level == last && settings.mid_block && settings.add_attention);
-        if attention && head_dim > channels {
-            return Err(Error::HeadDim {
-                level,
-                channels,
-                head_dim,
-            });
+    match attended(settings).find(|&(_, channels)| head_dim > channels) {
+        None => Ok(()),
+        Some((level, channels)) => Err(Error::HeadDim {
+            level,
+            channels,
+            head_dim,
+        }),
+    }
+}
+
+/// A number of heads must divide every level that has attention.
+fn check_heads_of_ours(settings: &UNetSettings, heads: usize) -> Result<()> {
+    if let Some(head_dim) = settings.attention_head_dim {
+        let supported = "null where `attention_head_dim` is given";
+        let value = json!([heads, head_dim]);
+        return Err(unsupported("attention_heads", &value, supported));
+    }
+    match attended(settings).find(|(_, channels)| !channels.is_multiple_of(heads)) {
+        None => Ok(()),
+        Some((level, channels)) => {
+            let supported = format!("what divides the {channels} channels of level {level}");
+            Err(unsupported("attention_heads", &json!(heads), &supported))
         }
     }
-    Ok(())
+}
+
+/// The levels that have attention, and their channels.
+fn attended(settings: &UNetSettings) -> impl Iterator<Item = (usize, usize)> {
+    let last = settings.block_out_channels.len() - 1;
+    let levels = settings.block_out_channels.iter().copied().enumerate();
+    levels.filter(move |&(level, _)| {
+        settings.down_block_types[level].has_attention()
+            || settings.up_block_types[last - level].has_attention()
+            || (level == last && settings.mid_block && settings.add_attention)
+    })
 }

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 /// The version of diffusers whose files these are: written as `_diffusers_version`.
 pub const DIFFUSERS_VERSION: &str = "0.42.1";
 
-/// What a network looks like: the keys of diffusers' `UNet2DModel`, with diffusers' defaults, and one key of ours.
+/// What a network looks like: the keys of diffusers' `UNet2DModel`, with diffusers' defaults, and three keys of ours.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UNetSettings {
     /// The size of the images that the network was made for: recorded for samplers, does not change the network.
@@ -74,6 +74,12 @@ pub struct UNetSettings {
     /// variant of ADM's network), that of Skip blocks being divided so anyway. Written to a file only if it is true,
     /// as diffusers does not know it.
     pub rescale_residuals: bool,
+    /// Ours: how many heads every attention has, however wide its level (improved-diffusion); `attention_head_dim` is
+    /// then `None`. Written to a file only if it is given.
+    pub attention_heads: Option<usize>,
+    /// Ours: what times are multiplied by before their sinusoids (improved-diffusion tells t * 1000 / T). Written to a
+    /// file only if it is not 1.
+    pub timestep_scale: f64,
 }
 
 /// The size of an image: a number for a square, or height and width.
@@ -229,6 +235,8 @@ impl Default for UNetSettings {
             num_class_embeds: None,
             num_train_timesteps: None,
             rescale_residuals: false,
+            attention_heads: None,
+            timestep_scale: 1.0,
         }
     }
 }
@@ -324,11 +332,23 @@ impl UNetConfig {
 
     /// What this network has that diffusers' `UNet2DModel` cannot express, a sentence each.
     pub fn beyond_diffusers(&self) -> Vec<&'static str> {
-        if self.settings.rescale_residuals {
-            vec!["every residual sum of the network is divided by the square root of 2"]
-        } else {
-            Vec::new()
-        }
+        let settings = &self.settings;
+        let said = [
+            (
+                settings.rescale_residuals,
+                "every residual sum of the network is divided by the square root of 2",
+            ),
+            (
+                settings.attention_heads.is_some(),
+                "attention has as many heads at every level, of as many channels as the level's width gives",
+            ),
+            (
+                settings.timestep_scale != 1.0,
+                "the network is told the time multiplied by a factor (`timestep_scale` in its configuration)",
+            ),
+        ];
+        let said = said.into_iter().filter(|(is, _)| *is);
+        said.map(|(_, sentence)| sentence).collect()
     }
 
     /// Reads diffusers' `unet/config.json`. Missing keys have diffusers' defaults; keys that begin with `_` are

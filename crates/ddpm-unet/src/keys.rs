@@ -62,6 +62,8 @@ impl UNetConfig {
             num_train_timesteps: keys
                 .whole_or_null("num_train_timesteps", defaults.num_train_timesteps)?,
             rescale_residuals: keys.truth(RESCALE_RESIDUALS, defaults.rescale_residuals)?,
+            attention_heads: keys.whole_or_null(ATTENTION_HEADS, defaults.attention_heads)?,
+            timestep_scale: keys.number(TIMESTEP_SCALE, defaults.timestep_scale)?,
         };
         keys.finish()?;
         Self::new(settings)
@@ -143,12 +145,17 @@ impl UNetConfig {
                 json!(name_of(&settings.upsample_type, &RESAMPLINGS)),
             ),
         ];
-        let ours = settings
-            .rescale_residuals
-            .then_some((RESCALE_RESIDUALS, json!(true)));
+        let (heads, scale) = (settings.attention_heads, settings.timestep_scale);
+        let ours = [
+            settings
+                .rescale_residuals
+                .then_some((RESCALE_RESIDUALS, json!(true))),
+            heads.map(|heads| (ATTENTION_HEADS, json!(heads))),
+            (scale != 1.0).then_some((TIMESTEP_SCALE, json!(scale))),
+        ];
         pairs
             .into_iter()
-            .chain(ours)
+            .chain(ours.into_iter().flatten())
             .map(|(key, value)| (key.to_owned(), value))
             .collect()
     }
@@ -198,8 +205,10 @@ impl UpBlock {
     }
 }
 
-/// The key that is ours.
+/// The keys that are ours.
 const RESCALE_RESIDUALS: &str = "rescale_residuals";
+const ATTENTION_HEADS: &str = "attention_heads";
+const TIMESTEP_SCALE: &str = "timestep_scale";
 const DOWN_BLOCKS: [(&str, DownBlock); 5] = [
     ("DownBlock2D", DownBlock::Down),
     ("AttnDownBlock2D", DownBlock::AttnDown),
@@ -262,7 +271,7 @@ impl Keys {
         let known = known.keys().filter(|key| !key.starts_with('_'));
         let known: Vec<&str> = known
             .map(String::as_str)
-            .chain([RESCALE_RESIDUALS])
+            .chain([RESCALE_RESIDUALS, ATTENTION_HEADS, TIMESTEP_SCALE])
             .collect();
         Err(Error::UnknownKey {
             key: key.clone(),

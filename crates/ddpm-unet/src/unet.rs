@@ -266,7 +266,7 @@ impl UNet {
     fn prepared(&self, x_t: &Tensor, time: &[f64]) -> Result<(Tensor, Told<Tensor>)> {
         self.check_input(x_t, time)?;
         let told = Told {
-            time: self.vectors(time, x_t.device())?,
+            time: self.vectors(&self.scaled(time), x_t.device())?,
             class: self.told_classes(time.len(), x_t.device())?,
         };
         let x = if self.config.settings().center_input_sample {
@@ -275,6 +275,16 @@ impl UNet {
             x_t.clone()
         };
         Ok((x, told))
+    }
+
+    /// Times as the network is told them, rounded as PyTorch rounds their product.
+    fn scaled(&self, time: &[f64]) -> Vec<f64> {
+        let scale = self.config.settings().timestep_scale;
+        let scaled = |&t: &f64| match scale == 1.0 {
+            true => t,
+            false => f64::from(t as f32 * scale as f32),
+        };
+        time.iter().map(scaled).collect()
     }
 
     /// Times (or classes, where they are told the same way) as the first linear map takes them.

@@ -9,8 +9,10 @@
 mod broken;
 mod disk;
 mod foreign;
+mod layouts;
 mod round_trip;
 mod run_folder;
+mod torch_files;
 
 use std::collections::BTreeMap;
 

@@ -1,0 +1,425 @@
+//! Models that others' programs wrote: recognised by the names of their tensors, converted to what diffusers would have.
+//!
+//! | layout | recognised by | written by |
+//! |---|---|---|
+//! | Ho's | `temb.dense.0.weight` | pesser's conversion of Ho's models, DDIM's program, and their kin |
+//! | OpenAI's | `input_blocks.0.0.weight` | improved-diffusion, guided-diffusion |
+//!
+//! Others (lucidrains', k-diffusion's, EDM's, classifiers, latent diffusion's) are recognised too, and refused with what
+//! their network has that `UNet2DModel` has not.
+//!
+//! What the shapes of the tensors tell is inferred. What a file does not tell (the size of the images, the noise
+//! schedule, the number of heads) must be given as an [`Arch`]; an error lists everything that is missing at once.
+
+mod arch;
+mod ho;
+mod openai;
+mod refused;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use ddpm_samplers::SchedulerConfig;
+use ddpm_unet::{UNetConfig, UNetSettings, WeightsMismatch};
+
+use crate::tensor_file::TensorFile;
+use crate::tensors::{Format, Tensors};
+use crate::torch_file::TorchFile;
+use crate::{Error, Pipeline, Result, Weights};
+
+pub use arch::Arch;
+
+/// Whose names a file's tensors have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Layout {
+    /// Ho's network in PyTorch, as pesser and the authors of DDIM wrote it.
+    Ho,
+    /// improved-diffusion and guided-diffusion.
+    OpenAi,
+    /// diffusers' own names, which need their `config.json`.
+    Diffusers,
+    /// lucidrains' `denoising-diffusion-pytorch`: not converted.
+    Lucidrains,
+    /// k-diffusion's `image_v1`: not converted.
+    KDiffusion,
+    /// EDM's networks: not converted.
+    Edm,
+    /// A classifier of guided-diffusion: not converted.
+    Classifier,
+    /// A U-Net in the latent space of another network: not converted.
+    Latent,
+}
+
+/// A file of another program's, opened: what is in it, but no numbers yet.
+pub struct ForeignFile {
+    path: PathBuf,
+    states: Vec<Box<dyn Tensors>>,
+    found: Vec<Found>,
+}
+
+/// A network in a file: which dict of tensors, and what comes before their names.
+#[derive(Debug, Clone)]
+struct Found {
+    state: usize,
+    /// Where in the file, in words of the file: `ema.model.`, `4.`, or nothing.
+    place: String,
+    prefix: String,
+    layout: Layout,
+}
+
+/// What a layout's converter makes of names and shapes: the network, its diffusion, and where each tensor goes.
+struct Conversion {
+    settings: UNetSettings,
+    scheduler: SchedulerConfig,
+    /// The file's name of each tensor, and what becomes of it.
+    goes: BTreeMap<String, Goes>,
+}
+
+/// What becomes of a tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Goes {
+    /// It is this one, perhaps with axes of length 1 at its end.
+    To(String),
+    /// It is query, key and value in one, of an attention with this name.
+    Apart {
+        attention: String,
+        last: String,
+        heads: usize,
+        order: QkvOrder,
+    },
+}
+
+/// How rows of query, key and value follow each other in one matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum QkvOrder {
+    /// Head by head, each with its query, key and value: OpenAI's first order.
+    HeadsFirst,
+    /// All heads' queries, then their keys, then their values: OpenAI's new order.
+    KindsFirst,
+}
+
+impl ForeignFile {
+    /// Opens a file (safetensors, or torch.save's) and recognises the networks in it.
+    ///
+    /// # Errors
+    /// The file is damaged or of another format; no network in it is known: a few of its names are told.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut places = Vec::new();
+        let mut states: Vec<Box<dyn Tensors>> = Vec::new();
+        match Format::of(path)? {
+            Format::Safetensors => {
+                places.push(String::new());
+                states.push(Box::new(TensorFile::open(path)?));
+            }
+            Format::Torch => {
+                for state in TorchFile::open(path)?.states() {
+                    let dot = if state.place.is_empty() { "" } else { "." };
+                    places.push(format!("{}{dot}", state.place));
+                    states.push(Box::new(state));
+                }
+            }
+            Format::Index => {
+                let reason = "it is an index; give the folder that it lies in";
+                return Err(Error::unsupported(path, reason));
+            }
+        }
+        let mut found = Vec::new();
+        for (state, place) in places.iter().enumerate() {
+            let names = states[state].shapes();
+            found.extend(networks(&names).into_iter().map(|(prefix, layout)| Found {
+                state,
+                place: format!("{place}{prefix}"),
+                prefix,
+                layout,
+            }));
+        }
+        if found.is_empty() {
+            return Err(refused::unknown(path, &states));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            states,
+            found,
+        })
+    }
+
+    /// Whose layout the network has that [`ForeignFile::convert`] would take for [`Weights::Ema`].
+    pub fn layout(&self) -> Layout {
+        self.found[self.averaged()].layout
+    }
+
+    /// Whether there are weights besides the averaged ones.
+    pub fn has_raw(&self) -> bool {
+        self.raw().is_some()
+    }
+
+    /// The network, its weights under diffusers' names, and the scheduler of its diffusion.
+    ///
+    /// [`Weights::Ema`] is the average if the file has one, or else all there is.
+    ///
+    /// # Errors
+    /// [`Error::Unsaid`] lists what the file does not tell and `arch` does not give; what `arch` says contradicts the
+    /// file, or would be ignored; the network is none that diffusers can express; tensors are missing, unknown or of the
+    /// wrong shape.
+    pub fn convert(&mut self, arch: &Arch, weights: &Weights) -> Result<Pipeline> {
+        let (found, conversion) = self.understand(arch, weights)?;
+        let unet = self.network(&conversion)?;
+        let mut shapes = BTreeMap::new();
+        let mut tensors = BTreeMap::new();
+        for (name, goes) in &conversion.goes {
+            let full = format!("{}{name}", found.prefix);
+            let tensor = self.states[found.state].read_f32(&full)?;
+            for (ours, tensor) in placed(&tensor, goes)? {
+                shapes.insert(ours.clone(), tensor.dims().to_vec());
+                tensors.insert(ours, tensor);
+            }
+        }
+        let mut ordered = Vec::new();
+        for (name, shape) in unet.parameters() {
+            // Found to be there by `network`.
+            if let Some(tensor) = tensors.remove(&name) {
+                ordered.push((name, tensor.reshape(shape)?));
+            }
+        }
+        Ok(Pipeline::new(unet, ordered, conversion.scheduler))
+    }
+
+    /// The network and its diffusion without its numbers, as [`ForeignFile::convert`] would have them.
+    ///
+    /// # Errors
+    /// As [`ForeignFile::convert`].
+    pub fn describe(&self, arch: &Arch) -> Result<(UNetConfig, SchedulerConfig)> {
+        let (_, conversion) = self.understand(arch, &Weights::Ema)?;
+        let unet = self.network(&conversion)?;
+        Ok((unet, conversion.scheduler))
+    }
+
+    fn understand(&self, arch: &Arch, weights: &Weights) -> Result<(Found, Conversion)> {
+        let at = match weights {
+            Weights::Ema => Some(self.averaged()),
+            Weights::Raw => self.raw(),
+            Weights::EmaRate(_) => None,
+        };
+        let Some(at) = at else {
+            let raw = self.raw().map(|_| Weights::Raw.to_string());
+            return Err(Error::NoSuchWeights {
+                path: self.path.clone(),
+                asked: weights.to_string(),
+                there: [Weights::Ema.to_string()].into_iter().chain(raw).collect(),
+            });
+        };
+        let found = self.found[at].clone();
+        let shapes = self.states[found.state].shapes();
+        let own = |(name, shape): (String, Vec<usize>)| {
+            Some((name.strip_prefix(&found.prefix)?.to_owned(), shape))
+        };
+        let shapes = Shapes {
+            path: &self.path,
+            of: shapes.into_iter().filter_map(own).collect(),
+        };
+        let conversion = match found.layout {
+            Layout::Ho => ho::convert(&shapes, arch),
+            Layout::OpenAi => openai::convert(&shapes, arch),
+            other => Err(refused::refuse(&shapes, other)),
+        }?;
+        Ok((found, conversion))
+    }
+
+    /// The configuration, once every tensor is found to be where it belongs.
+    fn network(&self, conversion: &Conversion) -> Result<UNetConfig> {
+        let unet =
+            UNetConfig::new(conversion.settings.clone()).map_err(|source| Error::Network {
+                path: self.path.clone(),
+                source,
+            })?;
+        let mut there = BTreeSet::new();
+        for goes in conversion.goes.values() {
+            there.extend(goes.names());
+        }
+        let mut mismatch = WeightsMismatch::default();
+        for (name, _) in unet.parameters() {
+            if !there.remove(&name) {
+                mismatch.missing.push(name);
+            }
+        }
+        mismatch.extra = there.into_iter().collect();
+        match mismatch.is_empty() {
+            true => Ok(unet),
+            false => Err(Error::Architecture {
+                path: self.path.clone(),
+                mismatch,
+            }),
+        }
+    }
+
+    /// The averaged weights, or else the only ones.
+    fn averaged(&self) -> usize {
+        let named = self.found.iter().position(|found| is_average(&found.place));
+        named.unwrap_or_else(|| match self.in_a_list() {
+            // DDIM's program saves [model, optimizer, epoch, step, average].
+            true => self.found.len() - 1,
+            false => 0,
+        })
+    }
+
+    fn raw(&self) -> Option<usize> {
+        let averaged = self.averaged();
+        let others = (0..self.found.len()).filter(|&at| at != averaged);
+        let mut others = others.filter(|&at| !is_average(&self.found[at].place));
+        others.next()
+    }
+
+    fn in_a_list(&self) -> bool {
+        let numbered = |found: &Found| found.place.starts_with(|c: char| c.is_ascii_digit());
+        self.found.iter().all(numbered)
+    }
+}
+
+/// Names and shapes of one network.
+struct Shapes<'a> {
+    path: &'a Path,
+    of: BTreeMap<String, Vec<usize>>,
+}
+
+impl Shapes<'_> {
+    fn has(&self, name: &str) -> bool {
+        self.of.contains_key(name)
+    }
+
+    /// One side of a tensor.
+    ///
+    /// # Errors
+    /// There is no such tensor, or it has no such axis.
+    fn side(&self, name: &str, axis: usize) -> Result<usize> {
+        let shape = self.of.get(name);
+        let side = shape.and_then(|shape| shape.get(axis)).copied();
+        side.ok_or_else(|| match shape {
+            None => self.refused(format!("there is no tensor `{name}`")),
+            Some(shape) => self.refused(format!(
+                "tensor `{name}` is {shape:?}, which has no axis {axis}"
+            )),
+        })
+    }
+
+    fn refused(&self, reason: impl fmt::Display) -> Error {
+        Error::unsupported(self.path, reason)
+    }
+
+    /// How many of 0, 1, 2, ... are there, each with some name that begins `PREFIX NUMBER .`.
+    ///
+    /// # Errors
+    /// One is missing below the largest.
+    fn count(&self, prefix: &str) -> Result<usize> {
+        let number = |name: &String| -> Option<usize> {
+            name.strip_prefix(prefix)?.split_once('.')?.0.parse().ok()
+        };
+        let numbers: BTreeSet<usize> = self.of.keys().filter_map(number).collect();
+        match numbers.iter().enumerate().find(|&(i, &n)| i != n) {
+            None => Ok(numbers.len()),
+            Some((missing, _)) => Err(self.refused(format!(
+                "there is no tensor `{prefix}{missing}.*`, though there are such with higher numbers"
+            ))),
+        }
+    }
+}
+
+impl Goes {
+    /// diffusers' names that it gives.
+    fn names(&self) -> Vec<String> {
+        match self {
+            Self::To(name) => vec![name.clone()],
+            Self::Apart {
+                attention, last, ..
+            } => ["to_q", "to_k", "to_v"]
+                .map(|kind| format!("{attention}.{kind}.{last}"))
+                .to_vec(),
+        }
+    }
+}
+
+/// A tensor under diffusers' name or names.
+fn placed(tensor: &Tensor, goes: &Goes) -> Result<Vec<(String, Tensor)>> {
+    let names = goes.names().into_iter();
+    let Goes::Apart { heads, order, .. } = goes else {
+        return Ok(names.map(|name| (name, tensor.clone())).collect());
+    };
+    let rows = tensor.dim(0)?;
+    let inputs = tensor.elem_count() / rows.max(1);
+    let head = rows / 3 / heads;
+    let (shape, axis) = match order {
+        QkvOrder::HeadsFirst => ((*heads, 3, head, inputs), 1),
+        QkvOrder::KindsFirst => ((3, *heads, head, inputs), 0),
+    };
+    let apart = tensor.reshape(shape)?;
+    let kind = |(kind, name)| {
+        let rows = apart.narrow(axis, kind, 1)?.contiguous()?;
+        let rows = match tensor.rank() {
+            1 => rows.flatten_all()?,
+            _ => rows.reshape((heads * head, inputs))?,
+        };
+        Ok((name, rows))
+    };
+    names.enumerate().map(kind).collect()
+}
+
+/// A tensor that only this layout has.
+const MARKS: [(&str, Layout); 8] = [
+    ("temb.dense.0.weight", Layout::Ho),
+    ("input_blocks.0.0.weight", Layout::OpenAi),
+    ("time_embedding.linear_1.weight", Layout::Diffusers),
+    ("init_conv.weight", Layout::Lucidrains),
+    ("u_net.d_blocks.0.1.main.2.weight", Layout::KDiffusion),
+    ("map_layer0.weight", Layout::Edm),
+    ("out.2.positional_embedding", Layout::Classifier),
+    ("first_stage_model.quant_conv.weight", Layout::Latent),
+];
+
+/// The networks among names: what comes before their names, and whose they are.
+fn networks(names: &BTreeMap<String, Vec<usize>>) -> Vec<(String, Layout)> {
+    let mut found: Vec<(String, Layout)> = Vec::new();
+    for (mark, layout) in MARKS {
+        for name in names.keys() {
+            let Some(prefix) = name.strip_suffix(mark) else {
+                continue;
+            };
+            if prefix.is_empty() || prefix.ends_with('.') {
+                found.push((prefix.to_owned(), layout));
+            }
+        }
+    }
+    // A classifier and a latent model's U-Net have OpenAI's names too.
+    let special = [Layout::Classifier, Layout::Latent];
+    match found.iter().find(|(_, layout)| special.contains(layout)) {
+        Some(special) => vec![special.clone()],
+        None => found,
+    }
+}
+
+/// Whether a place in a file is that of an average: `ema`, `model_ema`, `ema_model.`, `shadow`.
+fn is_average(place: &str) -> bool {
+    let mut words = place.split(['.', '_']);
+    words.any(|word| {
+        matches!(
+            word.to_ascii_lowercase().as_str(),
+            "ema" | "shadow" | "averaged"
+        )
+    })
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ho => "Ho's network (as pesser and DDIM wrote it)",
+            Self::OpenAi => "a network of OpenAI's improved- or guided-diffusion",
+            Self::Diffusers => "a network under diffusers' names",
+            Self::Lucidrains => "a Unet of lucidrains' denoising-diffusion-pytorch",
+            Self::KDiffusion => "an image_v1 network of k-diffusion",
+            Self::Edm => "a network of EDM",
+            Self::Classifier => "a classifier of guided-diffusion",
+            Self::Latent => "a latent diffusion model",
+        })
+    }
+}

@@ -1,0 +1,103 @@
+//! Networks that `UNet2DModel` cannot be: what each has that it has not, by the names in the file.
+
+use std::path::Path;
+
+use super::{Layout, Shapes};
+use crate::Error;
+use crate::tensors::Tensors;
+
+/// Why a network of this layout is not converted.
+pub(super) fn refuse(shapes: &Shapes<'_>, layout: Layout) -> Error {
+    let ends = |ending: &str| shapes.of.keys().any(|name| name.ends_with(ending));
+    let begins = |beginning: &str| shapes.of.keys().any(|name| name.starts_with(beginning));
+    let mut lacks: Vec<&str> = Vec::new();
+    match layout {
+        Layout::Diffusers => {
+            return shapes.refused(
+                "its tensors have diffusers' names, whose configuration is another file: put it as \
+                 unet/diffusion_pytorch_model.bin (or .safetensors) beside unet/config.json and scheduler/scheduler_config.json, \
+                 and give the folder",
+            );
+        }
+        Layout::Classifier => {
+            return shapes.refused(
+                "it holds a classifier of guided-diffusion, not a network that makes images",
+            );
+        }
+        Layout::Latent => {
+            return shapes.refused(
+                "it holds a latent diffusion model: its images are another network's codes, which is not read",
+            );
+        }
+        Layout::Lucidrains => {
+            let side = shapes
+                .of
+                .get("init_conv.weight")
+                .and_then(|shape| shape.get(2));
+            if side == Some(&7) {
+                lacks.push("a 7x7 convolution at the input");
+            }
+            if ends(".g") {
+                lacks.push("normalisation of each pixel's channels (RMSNorm, LayerNorm) in place of groups");
+            }
+            if ends(".to_out.1.g") {
+                lacks.push("linear attention");
+            }
+            if ends(".mem_kv") {
+                lacks.push("learned keys and values in attention (mem_kv)");
+            }
+            if begins("downs.0.3.1.") {
+                lacks.push("halving by putting 2x2 pixels into channels");
+            }
+            if begins("time_mlp.0.") {
+                lacks.push("learned or random frequencies of the time");
+            }
+            lacks.push("GELU between the layers of the time embedding");
+            lacks.push("the time only in the first half of a residual block, and weight-standardised convolutions in older files");
+        }
+        Layout::KDiffusion => {
+            lacks.push("1x1 convolutions at input and output (proj_in, proj_out)");
+            lacks.push("normalisations without weights that the noise level scales and shifts, in attention too (AdaGN)");
+            lacks.push("GELU in the mapping of the noise level");
+            lacks.push("halving and doubling by a fixed filter without a convolution");
+            lacks.push("Karras' preconditioning around it");
+        }
+        _ => {
+            lacks.push("Karras' preconditioning around it, told a noise level in place of a time");
+            if begins("map_augment.") || begins("model.map_augment.") {
+                lacks.push("an input for augmentations (map_augment)");
+            }
+            lacks.push("halving and doubling inside residual blocks by a filter, where its configuration has one");
+        }
+    }
+    shapes.refused(format!(
+        "it holds {layout}, which UNet2DModel cannot express. It has what diffusers' network has not: {}",
+        lacks.join("; ")
+    ))
+}
+
+/// No network was recognised.
+pub(super) fn unknown(path: &Path, states: &[Box<dyn Tensors>]) -> Error {
+    let names: Vec<String> = states
+        .iter()
+        .flat_map(|state| state.shapes().into_keys())
+        .collect();
+    let shown: Vec<String> = names
+        .iter()
+        .take(3)
+        .map(|name| format!("`{}`", name.chars().take(100).collect::<String>()))
+        .collect();
+    let found = match names.len() {
+        0 => "there are no tensors in it".to_owned(),
+        count => format!(
+            "its {count} tensors, {} and so on, are not under the names of a network that is known",
+            shown.join(", ")
+        ),
+    };
+    Error::unsupported(
+        path,
+        format!(
+            "{found}; known are those of diffusers (a folder), of Ho, pesser and DDIM, and of improved- and guided-diffusion"
+        ),
+    )
+}
