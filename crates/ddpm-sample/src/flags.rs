@@ -25,13 +25,18 @@ use ddpm_unet::PrecisionName;
   ddpm-sample --num 16 --out walk.gif                    how 16 images appear from noise
   ddpm-sample --num 8 --strip                            the same as a strip, one row an image
   ddpm-sample --model runs/mine --inspect                what a model is
+  ddpm-sample --model ema.pt --arch image_size=64 num_heads=4 ... --save-model DIR   another program's file as a folder
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."
 )]
 pub struct Flags {
-    /// A run folder (its newest whole checkpoint), a checkpoint, or a diffusers folder [default: the shipped checkpoints/fashion-mnist, or checkpoints/digits]
-    #[arg(long, value_name = "DIR")]
+    /// A run folder (its newest whole checkpoint), a checkpoint, a diffusers folder, or another program's file (.pt, .ckpt, ...) [default: the shipped checkpoints/fashion-mnist, or checkpoints/digits]
+    #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
+
+    /// What another program's file does not say about its network: image_size=32 num_heads=4 ...; an error lists what is missing
+    #[arg(long, value_name = "KEY=VALUE", num_args = 1.., requires = "model")]
+    pub arch: Vec<String>,
 
     /// Which weights: ema, raw, or ema:RATE
     #[arg(long, value_name = "WHICH", default_value = "ema")]
@@ -117,6 +122,10 @@ pub struct Flags {
     /// Start from this file's tensor noise, f32 [N,C,H,W]; its step_noise, f32 [S,N,C,H,W], is used in drawing order
     #[arg(long, value_name = "FILE.safetensors")]
     pub noise: Option<PathBuf>,
+
+    /// Write the model as a new diffusers folder and stop
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["num", "batch_size", "seed", "sampler", "steps", "timesteps", "sigmas", "order", "levels", "spacing", "eta", "precision", "out", "strip", "rng", "noise", "inspect"])]
+    pub save_model: Option<PathBuf>,
 
     /// Print what the model is and stop
     #[arg(long, conflicts_with_all = ["weights", "num", "batch_size", "seed", "sampler", "steps", "timesteps", "sigmas", "order", "levels", "spacing", "eta", "threads", "precision", "out", "strip", "rng", "noise"])]

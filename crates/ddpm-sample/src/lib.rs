@@ -80,7 +80,10 @@ pub fn run(flags: Flags, stop: &(dyn Fn() -> bool + Sync)) -> Result<String, Fai
 
 fn run_here(flags: Flags, stop: &(dyn Fn() -> bool + Sync)) -> Result<String, Failure> {
     if flags.inspect {
-        return inspect::inspect(&request::find_model(flags.model.as_deref())?);
+        return inspect::inspect(&request::find_model(&flags)?);
+    }
+    if let Some(folder) = &flags.save_model {
+        return request::save_model(&flags, folder);
     }
     let quiet = flags.quiet;
     let request = Request::new(flags)?;

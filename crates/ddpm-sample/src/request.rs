@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use candle_core::Tensor;
-use ddpm_checkpoint::{Model, find_shipped, resolve_model};
+use ddpm_checkpoint::{
+    Arch, Error, Model, check_new, find_shipped, resolve_model, resolve_model_as,
+};
 use ddpm_image::{Film, PixelMap};
 use ddpm_samplers::{Clip, Sampler, SamplerKind};
 use ddpm_unet::{SampleSize, UNet, UNetConfig};
@@ -40,7 +42,7 @@ impl Request {
     pub fn new(flags: Flags) -> Result<Self, Failure> {
         check_flags(&flags)?;
         let kind = kind(&flags.out, flags.strip)?;
-        let model = find_model(flags.model.as_deref())?;
+        let model = find_model(&flags)?;
         let pixels = pixels(&model)?;
         pixels
             .check(model.unet.settings().in_channels)
@@ -111,12 +113,33 @@ impl Request {
 }
 
 /// The model at the path given, or the shipped one.
-pub(crate) fn find_model(path: Option<&Path>) -> Result<Model, Failure> {
-    let model = match path {
-        Some(path) => resolve_model(path),
+pub(crate) fn find_model(flags: &Flags) -> Result<Model, Failure> {
+    let model = match &flags.model {
+        Some(path) => match Arch::new(&flags.arch) {
+            Ok(arch) => resolve_model_as(path, &arch),
+            Err(error) => Err(error),
+        },
         None => resolve_model(&shipped_model()?),
     };
-    Ok(model.map_err(anyhow::Error::from)?)
+    model.map_err(|error| match error {
+        Error::Unsaid { .. } | Error::ArchText(_) => usage(error.to_string()),
+        error => Failure::Failed(error.into()),
+    })
+}
+
+/// Writes the chosen weights of the model as a diffusers folder; returns what was done.
+///
+/// # Errors
+/// The folder holds something already, or the model cannot be read.
+pub(crate) fn save_model(flags: &Flags, folder: &Path) -> Result<String, Failure> {
+    check_new(folder).map_err(anyhow::Error::from)?;
+    let model = find_model(flags)?;
+    let pipeline = model.load(&flags.weights).map_err(anyhow::Error::from)?;
+    pipeline.save(folder).map_err(anyhow::Error::from)?;
+    let (folder, parameters) = (folder.display(), pipeline.unet.parameter_count());
+    Ok(format!(
+        "{folder}: a diffusers folder, {parameters} parameters"
+    ))
 }
 
 /// The model that a clone of the project brings along, looked for above the current folder and above the program.

@@ -200,7 +200,7 @@ impl Heads {
             HeadsOf::Channels(channels) => width / channels,
         };
         let channels = width.checked_div(heads).unwrap_or(0);
-        if rows % 3 == 0 && channels > 0 && channels * heads == width {
+        if rows.is_multiple_of(3) && channels > 0 && channels * heads == width {
             return Ok(heads);
         }
         let said = match self.heads {

@@ -422,7 +422,7 @@ impl Machine<'_> {
 }
 
 fn pairs(items: &[Id]) -> Step<Vec<(Id, Id)>> {
-    if items.len() % 2 != 0 {
+    if !items.len().is_multiple_of(2) {
         return Err("a dict has a key without a value".to_owned());
     }
     let pairs = items.chunks_exact(2);

@@ -26,6 +26,7 @@ fn arch(more: &[&str]) -> Arch {
     Arch::new(DIFFUSION.iter().chain(more)).unwrap()
 }
 
+#[allow(clippy::result_large_err, reason = "it is the library's")]
 fn convert(file: &str, arch: &Arch, weights: &Weights) -> ddpm_checkpoint::Result<Pipeline> {
     ForeignFile::open(&golden(file))?.convert(arch, weights)
 }

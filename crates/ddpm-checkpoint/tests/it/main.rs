@@ -9,6 +9,7 @@
 mod broken;
 mod disk;
 mod foreign;
+mod hostile;
 mod layouts;
 mod round_trip;
 mod run_folder;

@@ -6,6 +6,7 @@
     reason = "a test stops by panicking, and says what it skips"
 )]
 
+mod arch;
 mod film;
 mod foreign;
 mod help;

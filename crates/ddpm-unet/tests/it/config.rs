@@ -479,6 +479,77 @@ fn our_own_key_is_written_only_where_it_is_set_and_diffusers_is_told() {
         rescaled
     );
     assert_eq!(rescaled.beyond_diffusers().len(), 1);
+
+    let improved = UNetSettings {
+        attention_heads: Some(4),
+        timestep_scale: 0.25,
+        ..plain.settings().clone()
+    };
+    let improved = UNetConfig::new(improved).unwrap();
+    let json = improved.to_json();
+    assert!(json.contains("\"attention_heads\": 4") && json.contains("\"timestep_scale\": 0.25"));
+    assert_eq!(UNetConfig::from_json(&json).unwrap(), improved);
+    assert_eq!(improved.beyond_diffusers().len(), 2);
+}
+
+#[test]
+fn our_own_keys_are_checked() {
+    let check = |attention_heads, attention_head_dim, timestep_scale, expected: &str| {
+        let settings = UNetSettings {
+            attention_heads,
+            attention_head_dim,
+            timestep_scale,
+            ..UNetSettings::default()
+        };
+        let refused = UNetConfig::new(settings.with_levels(&[(32, false), (64, true)]));
+        assert_eq!(refused.unwrap_err().to_string(), expected);
+    };
+    check(
+        Some(3),
+        None,
+        1.0,
+        "`attention_heads` is 3 in the network's configuration; supported: what divides the 64 channels of level 1",
+    );
+    check(
+        Some(4),
+        Some(8),
+        1.0,
+        "`attention_heads` is [4,8] in the network's configuration; supported: null where `attention_head_dim` is given",
+    );
+    check(
+        Some(4),
+        None,
+        0.0,
+        "`timestep_scale` is 0.0 in the network's configuration; supported: numbers above 0",
+    );
+}
+
+/// A network of 4 heads a level is that of heads of 16 channels where a level has 64; told a quarter of t, it answers as
+/// at a quarter of t.
+#[test]
+fn our_own_keys_are_what_they_say() {
+    use candle_core::{DType, Device, Tensor};
+    use ddpm_unet::{Initialisation, UNet, initialise};
+    let settings = |attention_heads, attention_head_dim, timestep_scale| {
+        let settings = UNetSettings {
+            attention_heads,
+            attention_head_dim,
+            timestep_scale,
+            norm_num_groups: Some(4),
+            ..UNetSettings::default()
+        };
+        UNetConfig::new(settings.with_levels(&[(8, false), (16, true)])).unwrap()
+    };
+    let (own, known) = (settings(Some(4), None, 0.25), settings(None, Some(4), 1.0));
+    let weights = initialise(&own, Initialisation::PyTorch, 3, &Device::Cpu).unwrap();
+    let x = Tensor::ones((1, 3, 4, 6), DType::F32, &Device::Cpu).unwrap();
+    let answer = |config: &UNetConfig, time: f64| {
+        let network = UNet::new(config, &weights).unwrap();
+        let y = network.forward(&x, &[time]).unwrap();
+        y.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    assert_eq!(answer(&own, 999.0), answer(&known, 249.75));
+    assert_ne!(answer(&own, 999.0), answer(&known, 999.0));
 }
 
 /// Names of old files, capital letters and null, which diffusers reads as well.

@@ -1,0 +1,106 @@
+//! Another program's file as a model: sampled from, inspected, written as a folder, and what must be said of it.
+
+use std::path::{Path, PathBuf};
+
+use crate::{House, bits, check_done};
+
+/// What the program prints.
+#[track_caller]
+fn says(house: &House, flags: &str) -> String {
+    let output = house.run(flags);
+    check_done(&output);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Expects this exit status and a message with this in it.
+#[track_caller]
+fn refuses(house: &House, flags: &str, status: i32, part: &str) {
+    let output = house.run(flags);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(status), "{text}");
+    assert!(text.contains(part), "{text}");
+}
+
+fn golden(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ddpm-checkpoint/tests/golden");
+    folder.canonicalize().unwrap().join(name)
+}
+
+const HO: &str = "--arch image_size=8x12 diffusion_steps=100 noise_schedule=linear num_groups=2";
+
+#[test]
+fn a_file_gives_the_images_of_the_folder_it_is_written_as() {
+    let house = House::new();
+    let file = golden("ho.pt");
+    let said = says(
+        &house,
+        &format!("--model {} {HO} --save-model folder", file.display()),
+    );
+    assert_eq!(said.trim(), "folder: a diffusers folder, 11767 parameters");
+    let walk = "--num 2 --steps 3";
+    let of_file = house.samples_of(&format!("--model {} {HO} {walk}", file.display()));
+    let of_folder = house.samples_of(&format!("--model folder {walk}"));
+    assert_eq!(of_file.dims(), [2, 3, 8, 12]);
+    assert_eq!(bits(&of_file), bits(&of_folder));
+
+    let told = says(
+        &house,
+        &format!("--model {} {HO} --inspect", file.display()),
+    );
+    for line in [
+        "levels 4, 8 with attention; 1 layers each",
+        "3 channels, 8x12",
+        "100 steps",
+    ] {
+        assert!(told.contains(line), "{told}");
+    }
+}
+
+#[test]
+fn a_list_has_raw_and_averaged_weights() {
+    let house = House::new();
+    let file = golden("ddim.pt");
+    let said = "--arch image_size=4 diffusion_steps=100 noise_schedule=linear num_groups=2";
+    let of = |weights: &str| {
+        let model = format!("--model {} {said}", file.display());
+        bits(&house.samples_of(&format!("{model} --num 1 --steps 2 {weights}")))
+    };
+    assert_eq!(of(""), of("--weights ema"));
+    assert_ne!(of(""), of("--weights raw"));
+}
+
+#[test]
+fn what_is_missing_or_in_vain_is_wrong_usage() {
+    let house = House::new();
+    let file = golden("ho.pt");
+    refuses(
+        &house,
+        &format!("--model {}", file.display()),
+        2,
+        "give --arch image_size=N diffusion_steps=N noise_schedule=linear|cosine num_groups=N",
+    );
+    refuses(
+        &house,
+        "--model run --arch num_heads=2",
+        2,
+        "folders say what they are",
+    );
+    refuses(
+        &house,
+        &format!("--model {} --arch heads", file.display()),
+        2,
+        "`heads` is not KEY=VALUE",
+    );
+    refuses(
+        &house,
+        "--model run --save-model run",
+        1,
+        "run already exists",
+    );
+    refuses(
+        &house,
+        &format!("--model {} {HO}", golden("lucidrains.pt").display()),
+        1,
+        "which UNet2DModel cannot express",
+    );
+}
