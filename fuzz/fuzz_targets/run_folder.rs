@@ -68,7 +68,7 @@ fn made() -> (PathBuf, Vec<Vec<u8>>) {
 
 const SMALLEST: &str = r#"
 data.name = "digits"
-model = { block_out_channels = [2], layers_per_block = 1, down_block_types = ["DownBlock2D"], norm_num_groups = 1 }
+model = { block_out_channels = [4], layers_per_block = 1, down_block_types = ["DownBlock2D"], norm_num_groups = 2 }
 diffusion.timesteps = 10
 ema.rates = [0.9]
 train = { steps = 2, batch_size = 2, held_out_images = 0, tensorboard = false, report = false }

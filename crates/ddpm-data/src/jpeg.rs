@@ -4,7 +4,10 @@
 const SOI: u8 = 0xd8;
 const EOI: u8 = 0xd9;
 
-/// Confirms that a file that begins as a JPEG has an end, and the colours of a screen.
+/// Pixels that a byte can stand for at most: each block of 8x8 takes at least one bit (T.81, F.1.2 and G.1.2).
+const PIXELS_A_BYTE: usize = 8 * 64;
+
+/// Confirms that a file that begins as a JPEG has an end, the colours of a screen, and bytes enough for its pixels.
 ///
 /// The markers are those of ITU-T T.81, Annex B. Other files pass.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), String> {
@@ -38,6 +41,16 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), String> {
                 "is a JPEG in the four inks of a printer (CMYK), expected grey or colour: convert it first"
                     .to_owned(),
             );
+        }
+        let side =
+            |place| Some(usize::from(content(place)?) << 8 | usize::from(content(place + 1)?));
+        if let (true, Some(height), Some(width)) = (frame, side(3), side(5))
+            && height * width > bytes.len().saturating_mul(PIXELS_A_BYTE)
+        {
+            return Err(format!(
+                "promises {height}x{width} pixels (height x width), more than its {} bytes can hold: is it whole?",
+                bytes.len()
+            ));
         }
         at += length.max(2);
     }

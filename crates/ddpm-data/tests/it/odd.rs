@@ -208,6 +208,21 @@ fn a_header_that_lies_is_not_believed() {
     );
 }
 
+/// A JPEG of 545 bytes that says it is a line of sixty thousand pixels: a decoder would make it grey.
+#[test]
+fn a_jpeg_cannot_promise_more_than_its_bytes_hold() {
+    let mut bytes = golden("photo.jpg");
+    let frame = bytes
+        .windows(4)
+        .position(|four| four == [0xff, 0xc0, 0x00, 0x11]);
+    let frame = frame.unwrap();
+    bytes[frame + 5..frame + 9].copy_from_slice(&[0x00, 0x0f, 0xfd, 0x10]); // 15x64784
+    let said = refused("line.jpg", &bytes, &Pictures::default());
+    let expected =
+        "promises 15x64784 pixels (height x width), more than its 682 bytes can hold: is it whole?";
+    assert_eq!(said, expected);
+}
+
 /// 3x40 to cover 64x64 would be 64x853; to cover 4000 it would be 4000x53333.
 #[test]
 fn a_picture_like_a_thread_is_refused_where_it_would_fill_memory() {

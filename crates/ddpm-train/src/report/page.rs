@@ -109,7 +109,11 @@ fn numbers(evidence: &Evidence<'_>, shown: &Shown) -> String {
         ),
         row(
             "images seen",
-            format!("{}: the data {passes:.1} times", grouped(counts.images)),
+            format!(
+                "{}: the data {} times",
+                grouped(counts.images),
+                some_digits(passes)
+            ),
         ),
         row("time in training", clock(counts.seconds)),
     ];
@@ -396,6 +400,15 @@ fn escaped(text: &str) -> String {
     text.replace('>', "&gt;").replace('"', "&quot;")
 }
 
+/// One digit after the point; below 1 the first two that are not 0.
+fn some_digits(x: f64) -> String {
+    if x <= 0.0 || x >= 0.995 {
+        return format!("{x:.1}");
+    }
+    let zeros = (-x.log10()).floor().min(9.0) as usize;
+    format!("{x:.0$}", zeros + 2)
+}
+
 /// 1234567 as `1,234,567`.
 fn grouped(n: u64) -> String {
     let digits = n.to_string();
@@ -440,6 +453,8 @@ mod tests {
 
     #[test]
     fn numbers_and_times_are_written_for_people() {
+        let digits = [0.0, 0.0321, 0.5, 0.994, 12.34].map(some_digits);
+        assert_eq!(digits, ["0.0", "0.032", "0.50", "0.99", "12.3"]);
         assert_eq!(grouped(7), "7");
         assert_eq!(grouped(1_234_567), "1,234,567");
         assert_eq!(clock(59.4), "59 s");
