@@ -12,7 +12,11 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let pictures = Pictures {
         size,
         crop: if size.is_some() { crop } else { Crop::Centre },
-        color: if how & 0x80 == 0 { Color::Rgb } else { Color::Grey },
+        color: if how & 0x80 == 0 {
+            Color::Rgb
+        } else {
+            Color::Grey
+        },
         ..Pictures::default()
     };
     if let Ok(image) = pictures.image(bytes) {

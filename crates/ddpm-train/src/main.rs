@@ -93,9 +93,15 @@ fn train(flags: &Flags) -> Result<ExitCode, Failure> {
     if flags.dry_run {
         return dry_run(&request);
     }
-    let watched = ctrlc::set_handler(|| {
+    let quiet = flags.quiet;
+    let watched = ctrlc::set_handler(move || {
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
-            std::process::exit(STOPPED.into()); // the second time there is no waiting for the step
+            // The second time there is no waiting for the step.
+            say("stopped at once, without saving; --resume goes on from the newest checkpoint");
+            std::process::exit(STOPPED.into());
+        }
+        if !quiet {
+            say("saves and stops after this step; Ctrl-C once more stops at once, without saving");
         }
     });
     watched.map_err(|e| Failure {

@@ -76,11 +76,6 @@ fn a_strip_has_a_row_for_each_image_and_its_times() {
     let ends = [noise(3, 3), Picture::from_tensor(&samples, &MAP).unwrap()];
     // 4 of 100 steps, trailing: t = 100, 75, 50, 25, then the image.
     let expected = captioned_strip(&ends, &["100", "0"].map(String::from)).unwrap();
-    let column = |picture: &Picture, left: usize, width: usize| -> Vec<u8> {
-        let rows = picture.pixels().chunks_exact(3 * picture.width());
-        rows.flat_map(|row| row[3 * left..3 * (left + width)].to_vec())
-            .collect()
-    };
     assert_eq!(column(&strip, 0, 34), column(&expected, 0, 34));
     assert_eq!(
         column(&strip, 2 + 4 * 32, 32),
@@ -90,6 +85,54 @@ fn a_strip_has_a_row_for_each_image_and_its_times() {
     check_done(&house.sample("--seed 3 --strip"));
     let (default, _) = read_png(house.path("samples.png")).unwrap();
     assert_eq!(default, strip);
+}
+
+/// Some columns of pixels.
+fn column(picture: &Picture, left: usize, width: usize) -> Vec<u8> {
+    let rows = picture.pixels().chunks_exact(3 * picture.width());
+    rows.flat_map(|row| row[3 * left..3 * (left + width)].to_vec())
+        .collect()
+}
+
+/// Whatever a sampler's own scale is, and however often it asks the network: as many moments as steps, the noise of the seed
+/// first, the samples last.
+#[test]
+fn strips_of_every_kind_of_walk_go_from_the_noise_to_the_samples() {
+    for sampler in [
+        "edm",
+        "edm-dpm++",
+        "euler",
+        "euler-a",
+        "heun",
+        "dpm++",
+        "plms",
+    ] {
+        let house = House::new();
+        let flags = format!("--model run --num 3 --seed 3 --steps 4 --sampler {sampler}");
+        check_done(&house.run(&format!("{flags} --strip --out strip.png")));
+        check_done(&house.run(&format!("{flags} --out grid.safetensors")));
+        let (strip, _) = read_png(house.path("strip.png")).unwrap();
+        assert_eq!(strip.height(), 13 + 3 * 22, "{sampler}");
+        let columns = (strip.width() - 2) / 32;
+        assert_eq!(strip.width(), 2 + columns * 32, "{sampler}");
+        assert!((5..=6).contains(&columns), "{sampler}: {columns} moments");
+        let samples = crate::read_samples(&house.path("grid.safetensors"));
+        let samples = Picture::from_tensor(&samples, &MAP).unwrap();
+        let expected =
+            captioned_strip(&[noise(3, 3), samples], &["", "0"].map(String::from)).unwrap();
+        // Below the line of words.
+        let below =
+            |picture: &Picture, k: usize| column(picture, 2 + 32 * k, 30).split_off(13 * 90);
+        assert!(
+            below(&strip, 0) == below(&expected, 0),
+            "{sampler}: the noise"
+        );
+        assert!(
+            below(&strip, columns - 1) == below(&expected, 1),
+            "{sampler}: the samples"
+        );
+        assert!(below(&strip, 0) != below(&strip, columns - 1), "{sampler}");
+    }
 }
 
 #[test]

@@ -250,7 +250,7 @@ fn nearest(evidence: &Evidence<'_>, walk: &Walk) -> Result<String> {
         "<p>Does the network make new images, or repeat those it has seen? The distance is the root of the mean squared \
          difference of all values, in levels of 0 to 255, to the nearest of {} training images{flips}. {}</p>{}<p>{}</p>\
          <div class=\"pairs\">",
-        evidence.data.len(),
+        grouped(evidence.data.len() as u64),
         compared(likeness),
         plot(&curves::distances(likeness)),
         "Every sample (left) beside its nearest training image (right), the nearest pair first:",
