@@ -199,6 +199,12 @@ BY_HAND = [
     *[("ScoreSdeVeScheduler", 10, None, dict(**w)) for w in [{}, dict(correct_steps=2, snr=0.1), dict(sigma_max=50.0, correct_steps=0)]],
     ("RePaintScheduler", 20, dict(eta=0.0, jump_length=5, jump_n_sample=3), {}),
     ("RePaintScheduler", 25, dict(eta=0.7, jump_length=4, jump_n_sample=2), dict(clip_sample=False)),
+    # Noise predicted where nothing of the image is left: x_0 is infinite, and clipped.
+    ("DDPMScheduler", 12, None, dict(**SNR, **T)),
+    ("DDIMScheduler", 10, dict(eta=0.5), dict(**SNR, **T, clip_sample_range=2.0)),
+    (P, 1, None, dict(skip_prk_steps=True)),
+    *[(E, 10, None, dict(interpolation_type="log_linear", **L1, **k)) for k in K],
+    *[(M, 10, None, dict(use_lu_lambdas=True, **k)) for k in K],
 ]
 VALUES = dict(
     num_train_timesteps=[1000, 1100, 500], beta_end=[0.02, 0.03], beta_start=[1e-4, 8.5e-4], beta_schedule=["linear", "scaled_linear", "squaredcos_cap_v2"],

@@ -312,6 +312,19 @@ impl SchedulerConfig {
         }
     }
 
+    /// The whole process of training, in the manner and with the clip of the choice: what [`repaint`](crate::repaint) walks.
+    ///
+    /// # Errors
+    /// When the network was not trained on steps.
+    pub fn whole_process(&self, choice: &Choice) -> Result<Process> {
+        match &self.trained {
+            Trained::Steps(trained) => self.training(trained, choice),
+            _ => Err(Error::NoSteps {
+                class: self.class.name(),
+            }),
+        }
+    }
+
     fn sampler_of_steps(&self, trained: &TrainedSteps, choice: &Choice) -> Result<Sampler> {
         let manner = choice.manner;
         match &self.solver {
@@ -411,7 +424,7 @@ impl SchedulerConfig {
                     SchedulerClass::EdmEuler
                     | SchedulerClass::EdmDpmSolverMultistep
                     | SchedulerClass::ScoreSdeVe => self.borrowed_levels(&training, options)?,
-                    _ if exploding => Levels::of_euler(&training, options)?,
+                    _ if exploding => Levels::of_euler_between(&training, options, spread.whole)?,
                     _ => Levels::of_dpm_solver(&training, options)?,
                 }
             }
@@ -517,11 +530,19 @@ impl SchedulerConfig {
 
     /// The process of training.
     fn training(&self, trained: &TrainedSteps, choice: &Choice) -> Result<Process> {
-        Ok(Process {
+        let mut process = Process {
             schedule: trained.schedule_in(choice.manner)?,
             prediction: trained.prediction,
             clip: self.clip_for(choice),
-        })
+        };
+        let on_steps = matches!(
+            self.solver,
+            Solver::Ancestral(_) | Solver::Ddim | Solver::DdimInverse
+        );
+        if choice.manner == Manner::Diffusers && on_steps {
+            process.divide_by_nothing()?;
+        }
+        Ok(process)
     }
 
     /// The process of a walk over some of the steps of training.

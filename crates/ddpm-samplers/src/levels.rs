@@ -132,9 +132,19 @@ impl Levels {
     /// # Errors
     /// When the schedule has not so many steps, or the offset of the spacing runs over its end.
     pub fn of_euler(training: &Process, choice: LevelChoice) -> Result<Self> {
+        Levels::of_euler_between(training, choice, false)
+    }
+
+    /// The same, where a curve goes between the ends of training if it is `whole`.
+    pub(crate) fn of_euler_between(
+        training: &Process,
+        choice: LevelChoice,
+        whole: bool,
+    ) -> Result<Self> {
         let table = Table::new(&training.schedule, choice.manner);
         let times = times(table.steps(), choice)?;
         let ends = match times.as_slice() {
+            _ if whole => (table.last(), table.first()),
             [first, .., last] => (table.sigma(*first), table.sigma(*last)),
             [only] => (table.sigma(*only), table.sigma(*only)),
             [] => (f64::NAN, f64::NAN),

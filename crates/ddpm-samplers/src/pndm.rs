@@ -53,7 +53,7 @@ impl PndmPlan {
     ///
     /// # Errors
     /// When the times do not fall or lie beyond the schedule, and when there are fewer than four of them for steps by Runge and Kutta's
-    /// method, or fewer than two without.
+    /// method, or none without.
     pub fn new(
         training: &Process,
         times: &[usize],
@@ -64,7 +64,7 @@ impl PndmPlan {
         let of = training.schedule.steps();
         let whole: Vec<f64> = times.iter().map(|&t| t as f64).collect();
         check_times(&whole, of)?;
-        let least = if skip_prk_steps { 2 } else { 4 };
+        let least = if skip_prk_steps { 1 } else { 4 };
         if times.len() < least {
             return Err(Error::StepCountOfPndm {
                 asked: times.len(),
@@ -78,11 +78,11 @@ impl PndmPlan {
             end: level(alpha_bar_end),
             manner,
         };
-        let mut asks = match skip_prk_steps {
-            true => ladder.two_attempts(),
-            false => ladder.runge_kutta(),
+        let (mut asks, done) = match (skip_prk_steps, times.len()) {
+            (true, 1) => (Vec::new(), 0),
+            (true, _) => (ladder.two_attempts(), 1),
+            (false, _) => (ladder.runge_kutta(), 3),
         };
-        let done = if skip_prk_steps { 1 } else { 3 };
         asks.extend((done..times.len()).map(|k| ladder.multistep(k)));
         Ok(PndmPlan {
             asks,

@@ -71,7 +71,26 @@ impl Clip {
     }
 }
 
+/// So little of the image that dividing by its root leads to the end of any range in f32, and to no infinity.
+const NEXT_TO_NOTHING: f64 = 1e-30;
+
 impl Process {
+    /// For diffusers' numbers: where x_T holds nothing of the image, predicted noise makes x_0-hat infinite there, which clipping
+    /// takes to the ends of its range.
+    pub(crate) fn divide_by_nothing(&mut self) -> Result<()> {
+        let alpha_bars = self.schedule.alpha_bars();
+        let (known, last) = (alpha_bars.get(1..), alpha_bars.last());
+        let (Some(known), Some(0.0)) = (known, last) else {
+            return Ok(());
+        };
+        if self.prediction != Prediction::Noise || !matches!(self.clip, Clip::Range(_)) {
+            return Ok(());
+        }
+        let lifted: Vec<f64> = known.iter().map(|a| a.max(NEXT_TO_NOTHING)).collect();
+        self.schedule = Schedule::from_alpha_bars(&lifted)?;
+        Ok(())
+    }
+
     /// The network's output for x at t.
     pub(crate) fn ask(&self, denoiser: &dyn Denoiser, x: &Tensor, t: Timestep) -> Result<Answer> {
         self.ask_at(denoiser, x, t, self.schedule.network_time(t))

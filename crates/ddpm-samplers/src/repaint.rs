@@ -21,6 +21,24 @@ pub struct RePaintSettings {
     pub jump_count: usize,
 }
 
+impl RePaintSettings {
+    /// The moves of a walk in so many steps: those down, each of which asks the network, and those back up.
+    pub fn moves(&self, steps: usize) -> usize {
+        self.path(steps).len()
+    }
+
+    /// How many draws of noise a walk in `steps` of the `of` steps of training must be handed.
+    pub fn draws(&self, steps: usize, of: usize) -> usize {
+        let path = self.path(steps);
+        let up = path.windows(2).filter(|pair| pair[0] < pair[1]).count();
+        path.len() - up + up * (of / steps.max(1))
+    }
+
+    fn path(&self, steps: usize) -> Vec<usize> {
+        path(steps, self.jump_length.max(1), self.jump_count)
+    }
+}
+
 /// Walks from x_T to x_0 by RePaint (Lugmayr et al. 2022, algorithm 1) in `steps` steps of the process, whose schedule is the full one.
 ///
 /// A step forward asks the network and draws noise once; a step back up draws noise for each step of training in it.
@@ -38,7 +56,7 @@ pub fn repaint<'a>(
     let schedule = &process.schedule;
     let check = check(&settings, steps, schedule.steps());
     let stride = schedule.steps() / steps.max(1);
-    let path = path(steps, settings.jump_length.max(1), settings.jump_count);
+    let path = settings.path(steps);
     let n = path.len();
     let times = path.iter().enumerate();
     let times = times.map(|(k, place)| (n - k, (place * stride) as f64));

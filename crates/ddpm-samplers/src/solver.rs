@@ -52,6 +52,8 @@ pub(crate) struct Spread {
     pub(crate) lambda_min: f64,
     /// What diffusers does to the times of a curve.
     pub(crate) rounding: Option<Rounding>,
+    /// Whether a curve goes between the ends of training also where others take those of the spacing.
+    pub(crate) whole: bool,
     /// rho of the levels of an EDM class.
     pub(crate) rho: f64,
 }
@@ -137,6 +139,7 @@ impl Spread {
                 .number("lambda_min_clipped")?
                 .unwrap_or(f64::NEG_INFINITY),
             rounding: rounding(keys, curve),
+            whole: read_log_linear(keys)?,
             rho: keys.number_in("rho", 7.0, |rho| rho > 0.0, "a number above 0")?,
         })
     }
@@ -284,7 +287,6 @@ fn read_curve(keys: Keys) -> Result<Curve> {
         ("use_karras_sigmas", Curve::Karras),
         ("use_exponential_sigmas", Curve::Exponential),
         ("use_beta_sigmas", Curve::Beta),
-        ("use_lu_lambdas", Curve::Lu),
     ];
     let mut set = Vec::new();
     for (flag, curve) in flags {
@@ -295,10 +297,11 @@ fn read_curve(keys: Keys) -> Result<Curve> {
     if let [(one, _), (other, _), ..] = set.as_slice() {
         return Err(wrong(other, true, format!("false: `{one}` is set")));
     }
-    let log_linear = [("linear", false), ("log_linear", true)];
-    let log_linear = keys
-        .word("interpolation_type", &log_linear)?
-        .unwrap_or(false);
+    // diffusers lets this one go beside the others, behind Karras' and before the rest.
+    if keys.flag("use_lu_lambdas")? && set.first().is_none_or(|(_, c)| *c != Curve::Karras) {
+        set = vec![("use_lu_lambdas", Curve::Lu)];
+    }
+    let log_linear = read_log_linear(keys)?;
     let schedules = [
         ("karras", Curve::Karras),
         ("exponential", Curve::Exponential),
@@ -316,6 +319,12 @@ fn read_curve(keys: Keys) -> Result<Curve> {
         (None, false) if log_linear => Ok(Curve::LogLinear),
         (curve, false) => Ok(curve.unwrap_or(Curve::Trained)),
     }
+}
+
+/// Of Euler alone: levels interpolated in the logarithm, over all of training.
+fn read_log_linear(keys: Keys) -> Result<bool> {
+    let words = [("linear", false), ("log_linear", true)];
+    Ok(keys.word("interpolation_type", &words)?.unwrap_or(false))
 }
 
 fn read_flow(keys: Keys) -> Result<Flow> {
