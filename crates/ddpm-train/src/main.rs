@@ -186,6 +186,11 @@ fn run(request: &Request, quiet: bool) -> Result<ExitCode, Failure> {
             "{} {begun}{how}; Ctrl-C stops it and saves",
             run.folder().display()
         ));
+        if let Some(why) = request.settings.unplanned() {
+            say(&format!(
+                "note: the network has {why}: it goes operation by operation and in f32, slower than others of its size"
+            ));
+        }
     }
     let mut display = Display::new(&request.settings, quiet);
     loop {

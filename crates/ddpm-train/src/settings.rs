@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use ddpm_data::resize::Filter;
 use ddpm_data::{Color, Crop, DataSpec, Keep, Pictures};
 use ddpm_image::PixelMap;
-use ddpm_unet::{PrecisionName, UNetConfig};
+use ddpm_unet::{PrecisionName, UNetConfig, Use};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -847,7 +847,10 @@ impl Settings {
                 d.cover.get_or_insert(size);
             }
         }
-        self.train.precision = self.train.precision.on_this_processor().into();
+        self.train.precision = match (self.train.precision, self.unplanned()) {
+            (PrecisionName::Auto, Some(_)) => PrecisionName::F32,
+            (precision, _) => precision.on_this_processor().into(),
+        };
         let mirror = || {
             self.model
                 .down_block_types
@@ -933,12 +936,26 @@ impl Settings {
             let problem = "is for networks that are trained by a plan: plain, attention and convolution blocks with SiLU";
             return Err(wrong("train.gradient_checkpointing", problem.into()));
         }
+        if let (PrecisionName::Bf16, Some(why)) = (self.train.precision, self.unplanned()) {
+            let problem =
+                format!("is bf16, but the network has {why}, for which there is only f32");
+            return Err(wrong("train.precision", problem));
+        }
         config.check_image(height, width).map_err(|e| {
             wrong(
                 "model.block_out_channels",
                 format!("does not fit the images of {}: {e}", self.data.name),
             )
         })
+    }
+
+    /// What of the network makes its training go operation by operation instead of by plan, in words
+    /// ([`UNetConfig::unplanned`]); none where it goes by plan, or where the settings make no network.
+    pub fn unplanned(&self) -> Option<String> {
+        let halvings = self.model.block_out_channels.len().saturating_sub(1);
+        let side = 1usize.checked_shl(halvings.try_into().ok()?)?;
+        let config = self.unet_config(3, side, side).ok()?;
+        config.unplanned(Use::Training { averages: 0 }).ok()?
     }
 
     /// The network's configuration for images of this shape.

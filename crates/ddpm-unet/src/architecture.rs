@@ -190,6 +190,11 @@ pub(crate) struct Norm {
 }
 
 impl Architecture {
+    /// The width of the time embedding.
+    pub(crate) fn time_width(&self) -> usize {
+        self.parameters[self.time_mlp[1].bias].shape[0]
+    }
+
     /// Lays the network out, in the order of diffusers' constructor: input, time, class, way down, middle, way up,
     /// output. The settings need not have been checked, except for their lists.
     pub(crate) fn new(settings: &UNetSettings) -> Self {

@@ -2,8 +2,31 @@
 
 use candle_core::{DType, Tensor};
 
-use crate::architecture::{ClassInput, Parameter};
-use crate::{Error, Result};
+use crate::architecture::{Architecture, ClassInput};
+use crate::{Error, Result, UNetConfig};
+
+/// How a class-conditional network is told the class of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClassKind {
+    /// By a number below this one (`num_class_embeds`): [`Classes::Indices`].
+    Below(usize),
+    /// By any number (`class_embed_type` "timestep"): [`Classes::Numbers`].
+    Number,
+    /// By as many numbers as the time embedding is wide (`class_embed_type` "identity"): [`Classes::Vectors`].
+    Vector(usize),
+}
+
+impl UNetConfig {
+    /// How the network is told classes; `None` for an unconditional one.
+    pub fn class_kind(&self) -> Option<ClassKind> {
+        let network = Architecture::new(self.settings());
+        Some(match network.class.as_ref()? {
+            ClassInput::Table(at) => ClassKind::Below(network.parameters[*at].shape[0]),
+            ClassInput::Timestep(_) => ClassKind::Number,
+            ClassInput::Identity => ClassKind::Vector(network.time_width()),
+        })
+    }
+}
 
 /// The classes of a batch, one for each image, in the form that the network takes.
 #[derive(Debug, Clone)]
@@ -18,13 +41,13 @@ pub enum Classes {
 
 impl Classes {
     /// Whether a network with these parameters can be told them.
-    pub(crate) fn check(&self, input: Option<&ClassInput>, parameters: &[Parameter]) -> Result<()> {
-        let Some(input) = input else {
+    pub(crate) fn check(&self, network: &Architecture) -> Result<()> {
+        let Some(input) = &network.class else {
             return self.refused("none: the network is not class-conditional".to_owned());
         };
         match (input, self) {
             (ClassInput::Table(at), Classes::Indices(indices)) => {
-                let classes = parameters[*at].shape[0];
+                let classes = network.parameters[*at].shape[0];
                 match indices.iter().find(|&&index| index >= classes) {
                     None => Ok(()),
                     Some(_) => self.refused(format!("numbers below {classes}")),
@@ -41,10 +64,7 @@ impl Classes {
                 }
             }
             (ClassInput::Identity, Classes::Vectors(vectors)) => {
-                let width = parameters
-                    .iter()
-                    .find(|parameter| parameter.name == "time_embedding.linear_2.bias")
-                    .map_or(0, |parameter| parameter.shape[0]);
+                let width = network.time_width();
                 match vectors.dims() {
                     [_, w] if *w == width && vectors.dtype() == DType::F32 => Ok(()),
                     _ => self.refused(format!("F32 [batch, {width}]")),

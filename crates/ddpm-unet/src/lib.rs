@@ -63,7 +63,7 @@ mod unet;
 mod walk;
 
 pub use block::{Block, BlockOutput, ResnetChange};
-pub use classes::Classes;
+pub use classes::{ClassKind, Classes};
 pub use config::{
     ClassEmbedType, DIFFUSERS_VERSION, DownBlock, DownsamplePadding, Nonlinearity, Resampling,
     SampleSize, TimeEmbeddingType, TimeScaleShift, UNetConfig, UNetSettings, UpBlock,

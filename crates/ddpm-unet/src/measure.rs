@@ -32,7 +32,7 @@ pub(crate) fn measured(
         class: network.class.map(|class| {
             let width = match class {
                 ClassInput::Timestep(_) => time_input_width(settings),
-                _ => network.parameters[network.time_mlp[1].bias].shape[0],
+                _ => network.time_width(),
             };
             measure.value(&[batch, width])
         }),

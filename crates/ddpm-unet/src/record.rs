@@ -2,9 +2,65 @@
 
 use ddpm_kernels::{Activation, Conv2d, Graph, Value};
 
-use crate::architecture::{Architecture, Change, Conv, Linear, Norm, TimeInput, time_input_width};
+use crate::architecture::{
+    Architecture, Change, Conv, Linear, Norm, Resample, TimeInput, time_input_width,
+};
 use crate::walk::{self, Operations, Told};
-use crate::{Error, Nonlinearity, Result, UNetConfig};
+use crate::{DownBlock, Error, Nonlinearity, Result, TimeEmbeddingType, UNetConfig, UNetSettings};
+
+impl UNetConfig {
+    /// Why the CPU computes this network without a plan: through candle's graph, operation by operation, slower, and in f32
+    /// in whatever [`Precision`](crate::Precision). The words name the settings; `None` where it goes by plan.
+    ///
+    /// # Errors
+    /// When a plan cannot be made for another reason than what it can hold.
+    pub fn unplanned(&self, used: crate::Use) -> Result<Option<String>> {
+        let network = Architecture::new(self.settings());
+        let (evaluated, trained) = planned(self, &network)?;
+        let goes = match used {
+            crate::Use::Sampling => evaluated,
+            crate::Use::Training { .. } => trained,
+        };
+        Ok((!goes).then(|| lacking(self.settings(), &network, used)))
+    }
+}
+
+/// The settings that a plan cannot hold.
+fn lacking(settings: &UNetSettings, network: &Architecture, used: crate::Use) -> String {
+    let mut reasons: Vec<String> = Vec::new();
+    let mut lacks = |what: String| {
+        if !reasons.contains(&what) {
+            reasons.push(what);
+        }
+    };
+    for (level, kind) in network.down.iter().zip(&settings.down_block_types) {
+        match &level.resample {
+            Some(Resample::Resnet(_)) if *kind == DownBlock::AttnDown => {
+                lacks("`downsample_type` \"resnet\"".to_owned());
+            }
+            Some(Resample::Resnet(_) | Resample::SkipDown { .. }) => lacks(kind.name().to_owned()),
+            _ => {}
+        }
+    }
+    for (level, kind) in network.up.iter().zip(&settings.up_block_types) {
+        if let Some(Resample::SkipUp { .. }) = &level.resample {
+            lacks(kind.name().to_owned());
+        }
+    }
+    if settings.act_fn != Nonlinearity::Silu {
+        lacks(format!("`act_fn` {:?}", settings.act_fn).to_lowercase());
+    }
+    if used != crate::Use::Sampling {
+        if network.class.is_some() {
+            lacks("classes".to_owned());
+        }
+        if settings.time_embedding_type != TimeEmbeddingType::Positional {
+            let kind = settings.time_embedding_type;
+            lacks(format!("`time_embedding_type` {kind:?}").to_lowercase());
+        }
+    }
+    reasons.join(", ")
+}
 
 /// Whether the network has a plan: for evaluation, and for training.
 ///
@@ -12,8 +68,11 @@ use crate::{Error, Nonlinearity, Result, UNetConfig};
 pub(crate) fn planned(config: &UNetConfig, network: &Architecture) -> Result<(bool, bool)> {
     let side = config.size_factor();
     match record(config, network, [1, side, side], How::default()) {
-        // The vectors of learned times get no gradient by a plan, and frequencies have none.
-        Ok(_) => Ok((true, matches!(network.time, TimeInput::Positional))),
+        // The vectors of learned times and of classes get no gradient by a plan, and frequencies have none.
+        Ok(_) => {
+            let positional = matches!(network.time, TimeInput::Positional);
+            Ok((true, positional && network.class.is_none()))
+        }
         Err(Error::Unplanned(_)) => Ok((false, false)),
         Err(error) => Err(error),
     }
@@ -46,12 +105,15 @@ pub(crate) fn record(
         record.0.recompute();
     }
     let x = record.0.images(settings.in_channels, height, width);
-    if network.class.is_some() {
-        return Err(Error::Unplanned("classes"));
-    }
-    let time = record.0.vectors(time_input_width(settings));
-    let told = Told { time, class: None };
-    let output = walk::unet(network, &mut record, x, &told)?;
+    let output = if network.class.is_some() {
+        // A plan has one input of vectors: here the embedding of time and class, made before (`UNet::embedded`).
+        let embedding = record.0.vectors(network.time_width());
+        walk::unet_with(network, &mut record, x, &embedding)?
+    } else {
+        let time = record.0.vectors(time_input_width(settings));
+        let told = Told { time, class: None };
+        walk::unet(network, &mut record, x, &told)?
+    };
     Ok((record.0, output))
 }
 

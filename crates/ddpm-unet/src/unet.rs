@@ -86,7 +86,7 @@ impl UNet {
     /// # Errors
     /// A network without classes, or of another kind; a class that it does not have.
     pub fn with_classes(&self, classes: Classes) -> Result<Self> {
-        classes.check(self.network.class.as_ref(), &self.network.parameters)?;
+        classes.check(&self.network)?;
         Ok(Self {
             classes: Some(classes),
             ..self.clone()
@@ -324,11 +324,24 @@ impl UNet {
         }))
     }
 
+    /// The vectors that a plan begins with: of the time, or where there are classes the finished embedding of both.
+    fn embedded(&self, told: Told<Tensor>) -> Result<Tensor> {
+        if told.class.is_none() {
+            return Ok(told.time);
+        }
+        let mut compute = Compute {
+            weights: &self.weights,
+            dropout: None,
+        };
+        walk::time_embedding(&self.network, &mut compute, &told)
+    }
+
     fn evaluate(&self, x_t: &Tensor, time: &[f64], dropout: Option<Dropout<'_>>) -> Result<Tensor> {
         let (x, told) = self.prepared(x_t, time)?;
         let tracked = x.track_op() || self.weights.iter().any(Tensor::track_op);
         let output = if self.planned.0 && x.device().is_cpu() && !tracked && dropout.is_none() {
-            self.engine.forward(&self.inputs(&x, &told.time))?
+            self.engine
+                .forward(&self.inputs(&x, &self.embedded(told)?))?
         } else {
             let mut compute = Compute {
                 weights: &self.weights,

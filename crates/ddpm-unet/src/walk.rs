@@ -84,6 +84,16 @@ pub(crate) fn unet<O: Operations>(
     told: &Told<O::Value>,
 ) -> Result<O::Value> {
     let time = time_embedding(network, ops, told)?;
+    unet_with(network, ops, x, &time)
+}
+
+/// The network after its time embedding `[B, D]`.
+pub(crate) fn unet_with<O: Operations>(
+    network: &Architecture,
+    ops: &mut O,
+    x: O::Value,
+    time: &O::Value,
+) -> Result<O::Value> {
     let act = network.act_fn;
     let mut h = ops.conv2d(&x, &network.conv_in)?;
     // The image beside the states: given on the way down, put together on the way up.
@@ -91,14 +101,14 @@ pub(crate) fn unet<O: Operations>(
 
     let mut skips = vec![h.clone()];
     for level in &network.down {
-        h = down(level, ops, h, (&time, act), &mut skips, &mut image)?;
+        h = down(level, ops, h, (time, act), &mut skips, &mut image)?;
     }
     if let Some(block) = &network.mid {
-        h = mid(block, ops, h, (&time, act))?;
+        h = mid(block, ops, h, (time, act))?;
     }
     image = None;
     for level in &network.up {
-        h = up(level, ops, h, (&time, act), &mut skips, &mut image)?;
+        h = up(level, ops, h, (time, act), &mut skips, &mut image)?;
     }
     ops.begin_block();
     h = ops.group_norm(&h, &network.norm_out, Activation::Silu)?;
@@ -111,7 +121,7 @@ pub(crate) fn unet<O: Operations>(
 
 /// Two linear maps with SiLU between, plus the class; the activation at the end is what every residual block would
 /// begin with.
-fn time_embedding<O: Operations>(
+pub(crate) fn time_embedding<O: Operations>(
     network: &Architecture,
     ops: &mut O,
     told: &Told<O::Value>,

@@ -6,6 +6,7 @@ use ddpm_train::{
     Decay, Layer, Objective, PRESETS, Preset, Settings, Trainer, on_threads, sample, scheduler,
     settings::ScheduleKind,
 };
+use ddpm_unet::Precision;
 
 use crate::{TINY, tiny};
 
@@ -533,4 +534,29 @@ fn a_network_without_a_plan_trains() {
     let losses: Vec<f64> = (0..30).map(|_| trainer.step().unwrap().loss).collect();
     let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
     assert!(mean(&losses[20..]) < mean(&losses[..10]), "{losses:?}");
+}
+
+/// Networks that no plan can hold train in f32 whatever the processor, and are not promised bf16.
+#[test]
+fn bf16_is_for_networks_that_go_by_plan() {
+    let with = |model: &str| {
+        let layers = [
+            Layer::from_text("tiny", TINY).unwrap(),
+            Layer::from_text("more", model).unwrap(),
+        ];
+        Settings::from_layers(&layers).unwrap().resolved()
+    };
+    let plain = with("train = { precision = \"bf16\" }");
+    assert_eq!(plain.unplanned(), None);
+    plain.check_data(100, (1, 8, 8)).unwrap();
+    let gelu = "model = { act_fn = \"gelu\" }\n";
+    let auto = with(&format!("{gelu}train = {{ precision = \"auto\" }}"));
+    assert_eq!(auto.unplanned().unwrap(), "`act_fn` gelu");
+    assert_eq!(auto.train.precision.on_this_processor(), Precision::F32);
+    auto.check_data(100, (1, 8, 8)).unwrap();
+    let asked = with(&format!("{gelu}train = {{ precision = \"bf16\" }}"));
+    assert_eq!(
+        asked.check_data(100, (1, 8, 8)).unwrap_err().to_string(),
+        "`train.precision` is bf16, but the network has `act_fn` gelu, for which there is only f32"
+    );
 }

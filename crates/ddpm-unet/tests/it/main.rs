@@ -15,4 +15,5 @@ mod initialisation;
 mod inputs;
 mod learn;
 mod memory;
+mod plan;
 mod weights;
