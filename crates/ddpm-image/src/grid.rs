@@ -27,9 +27,15 @@ pub const SHEET_SIDE: usize = 32;
 /// # Errors
 /// As [`grid`].
 pub fn sheet(pictures: &[Picture]) -> Result<Picture> {
-    let times = enlargement(pictures);
-    let enlarged: Vec<Picture> = pictures.iter().map(|p| p.enlarged(times)).collect();
-    grid(&enlarged)
+    grid(&enlarged(pictures))
+}
+
+/// [`grid_with_columns`] for people: enlarged as a [`sheet`].
+///
+/// # Errors
+/// As [`grid_with_columns`].
+pub fn sheet_with_columns(pictures: &[Picture], columns: usize) -> Result<Picture> {
+    grid_with_columns(&enlarged(pictures), columns)
 }
 
 /// The pictures in reading order on a sheet of so many columns, or fewer if there are fewer.
@@ -105,6 +111,11 @@ pub fn strip(moments: &[Vec<Picture>]) -> Result<Picture> {
     }
     let reading_order = (0..rows).flat_map(|row| moments.iter().map(move |moment| &moment[row]));
     grid_with_columns(&reading_order.cloned().collect::<Vec<_>>(), moments.len())
+}
+
+fn enlarged(pictures: &[Picture]) -> Vec<Picture> {
+    let times = enlargement(pictures);
+    pictures.iter().map(|p| p.enlarged(times)).collect()
 }
 
 /// How often pictures of this size are to be enlarged to be looked at.
@@ -225,6 +236,9 @@ mod tests {
             let expected = (width * times + 4, height * times + 4);
             assert_eq!((made.width(), made.height()), expected, "{width}x{height}");
         }
+        let three = vec![level(10, 3, 1, 9); 3];
+        let made = sheet_with_columns(&three, 2).unwrap();
+        assert_eq!((made.width(), made.height()), (2 * 32 + 2, 2 * 11 + 2));
         let picture = Picture::new(2, 1, 3, vec![1, 2, 3, 4, 5, 6]).unwrap();
         let row = [1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6];
         assert_eq!(picture.enlarged(2).pixels(), [row, row].concat());

@@ -6,7 +6,7 @@
 //! | samples | bytes | [`PixelMap::to_u8`] |
 //! | samples | pictures | [`Picture::from_tensor`] |
 //! | pictures | one sheet, ceil(√N) wide | [`grid`], [`grid_with_columns`] |
-//! | tiny pictures | the same, enlarged until they can be seen | [`sheet`] |
+//! | tiny pictures | the same, enlarged until they can be seen | [`sheet`], [`sheet_with_columns`] |
 //! | pictures of several moments | time from left to right | [`strip`] |
 //! | pictures of any sizes | a row | [`beside`] |
 //! | the same with words | what is what | [`captioned_strip`], [`captioned_grid`] |
@@ -58,7 +58,8 @@ pub use error::{Error, Result};
 pub use film::{Film, Moment};
 pub use gif_file::{Timing, encode_gif, write_gif};
 pub use grid::{
-    GRID_BACKGROUND, GRID_PADDING, SHEET_SIDE, beside, grid, grid_with_columns, sheet, strip,
+    GRID_BACKGROUND, GRID_PADDING, SHEET_SIDE, beside, grid, grid_with_columns, sheet,
+    sheet_with_columns, strip,
 };
 pub use picture::Picture;
 pub use pixel_map::PixelMap;

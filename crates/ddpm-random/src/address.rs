@@ -44,11 +44,13 @@ pub enum Stream {
     HeldOut = 8,
     /// Where a training image is cropped; image: its index, step: the epoch.
     Crop = 9,
+    /// The class of a sampled image, where nobody chose it; image: its index, step: 0.
+    SampleClass = 10,
 }
 
 impl Stream {
     /// Every stream, in the order of its number.
-    pub const ALL: [Stream; 10] = [
+    pub const ALL: [Stream; 11] = [
         Stream::Initialisation,
         Stream::Timestep,
         Stream::TrainingNoise,
@@ -59,6 +61,7 @@ impl Stream {
         Stream::SampleStep,
         Stream::HeldOut,
         Stream::Crop,
+        Stream::SampleClass,
     ];
 }
 
@@ -144,7 +147,7 @@ mod tests {
     #[test]
     fn the_numbers_of_the_streams_do_not_change() {
         let numbers = Stream::ALL.map(|stream| stream as u8);
-        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
     }
 
     #[test]

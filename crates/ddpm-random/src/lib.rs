@@ -53,6 +53,7 @@
 //! | 7 [`SampleStep`](Stream::SampleStep) | a sampler's noise, [`SampleNoise`] | sample | draws before it |
 //! | 8 [`HeldOut`](Stream::HeldOut) | the held-out loss | index in the data | 0 for t, 1 for eps |
 //! | 9 [`Crop`](Stream::Crop) | where a training image is cropped | index in the data | epoch |
+//! | 10 [`SampleClass`](Stream::SampleClass) | the class of a sampled image that nobody chose one for | sample | 0 |
 //!
 //! # The numbers
 //!

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Parser, ValueEnum};
 use ddpm_core::Spacing;
@@ -24,6 +25,8 @@ use ddpm_unet::PrecisionName;
   ddpm-sample --model FOLDER --rng torch --seed 0        the images that diffusers makes of FOLDER and this seed
   ddpm-sample --num 16 --out walk.gif                    how 16 images appear from noise
   ddpm-sample --num 8 --strip                            the same as a strip, one row an image
+  ddpm-sample --inpaint old.png --mask keep.png --num 4  four ways to fill the black part of keep.png
+  ddpm-sample --invert old.png --out x.safetensors       the noise that --noise x.safetensors --sampler ddim makes old.png of
   ddpm-sample --model runs/mine --inspect                what a model is
   ddpm-sample --model ema.pt --arch image_size=64 num_heads=4 ... --save-model DIR   another program's file as a folder
 
@@ -87,6 +90,26 @@ pub struct Flags {
     #[arg(long, value_name = "X")]
     pub eta: Option<f64>,
 
+    /// Class of the images, 0 on, of a model that knows classes; all: each in turn, a column of the grid [default: drawn by the seed]
+    #[arg(long, value_name = "N|all")]
+    pub class: Option<ClassChoice>,
+
+    /// Paint the black part of --mask in this image anew, by RePaint: FILE.png, or FILE.safetensors (samples, f32 [N,C,H,W])
+    #[arg(long, value_name = "IMAGE", requires = "mask", conflicts_with_all = ["sampler", "timesteps", "sigmas", "order", "levels", "spacing"])]
+    pub inpaint: Option<PathBuf>,
+
+    /// White where --inpaint is kept, black where it is painted: FILE.png, or FILE.safetensors (mask, 1 is white, [1,1,H,W] or one an image)
+    #[arg(long, value_name = "IMAGE", requires = "inpaint")]
+    pub mask: Option<PathBuf>,
+
+    /// RePaint goes back up by LENGTH steps, so that each stretch is walked COUNT times [default: 10,10]
+    #[arg(long, value_name = "LENGTH,COUNT", requires = "inpaint")]
+    pub jumps: Option<Jumps>,
+
+    /// Go the way of ddim back, from this image to the noise that makes it: --out FILE.safetensors is for --noise
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["inpaint", "noise", "rng", "seed", "sampler", "eta", "order", "levels", "sigmas", "strip"])]
+    pub invert: Option<PathBuf>,
+
     /// Threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub threads: Option<u64>,
@@ -100,7 +123,7 @@ pub struct Flags {
     )]
     pub precision: PrecisionName,
 
-    /// FILE.png (a grid), FILE.gif (the walk from noise to it), FILE.npz (arr_0, u8 NHWC), FILE.safetensors (samples, f32 NCHW), or DIR/ (one PNG an image)
+    /// FILE.png (a grid), FILE.gif (the walk from noise to it), FILE.npz (arr_0, u8 NHWC; arr_1, the classes), FILE.safetensors (samples, f32 NCHW), or DIR/ (one PNG an image)
     #[arg(long, value_name = "PATH", default_value = "samples.png")]
     pub out: PathBuf,
 
@@ -119,21 +142,88 @@ pub struct Flags {
     )]
     pub rng: Rng,
 
-    /// Start from this file's tensor noise, f32 [N,C,H,W]; its step_noise, f32 [S,N,C,H,W], is used in drawing order
+    /// Start from this file's tensor noise, f32 [N,C,H,W]; its step_noise, f32 [S,N,C,H,W], is used in drawing order, its classes are those of the images
     #[arg(long, value_name = "FILE.safetensors")]
     pub noise: Option<PathBuf>,
 
     /// Write the model as a new diffusers folder and stop
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["num", "batch_size", "seed", "sampler", "steps", "timesteps", "sigmas", "order", "levels", "spacing", "eta", "precision", "out", "strip", "rng", "noise", "inspect"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["num", "batch_size", "seed", "sampler", "steps", "timesteps", "sigmas", "order", "levels", "spacing", "eta", "class", "inpaint", "mask", "jumps", "invert", "precision", "out", "strip", "rng", "noise", "inspect"])]
     pub save_model: Option<PathBuf>,
 
     /// Print what the model is and stop
-    #[arg(long, conflicts_with_all = ["weights", "num", "batch_size", "seed", "sampler", "steps", "timesteps", "sigmas", "order", "levels", "spacing", "eta", "threads", "precision", "out", "strip", "rng", "noise"])]
+    #[arg(long, conflicts_with_all = ["weights", "num", "batch_size", "seed", "sampler", "steps", "timesteps", "sigmas", "order", "levels", "spacing", "eta", "class", "inpaint", "mask", "jumps", "invert", "threads", "precision", "out", "strip", "rng", "noise"])]
     pub inspect: bool,
 
     /// No progress, only errors
     #[arg(long)]
     pub quiet: bool,
+}
+
+/// `--class`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClassChoice {
+    /// Each in turn.
+    All,
+    /// One.
+    Number(u64),
+}
+
+impl FromStr for ClassChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse()) {
+            ("all", _) => Ok(Self::All),
+            (_, Ok(number)) => Ok(Self::Number(number)),
+            _ => Err("expected a whole number of at least 0, or `all`".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for ClassChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Number(number) => write!(f, "{number}"),
+        }
+    }
+}
+
+/// `--jumps`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Jumps {
+    /// Steps of a jump.
+    pub length: usize,
+    /// How often each stretch is walked.
+    pub count: usize,
+}
+
+impl Default for Jumps {
+    /// As diffusers' `RePaintPipeline`.
+    fn default() -> Self {
+        Self {
+            length: 10,
+            count: 10,
+        }
+    }
+}
+
+impl FromStr for Jumps {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.split_once(',').map(|(l, c)| (l.parse(), c.parse()));
+        match numbers {
+            Some((Ok(length), Ok(count))) if length > 0 && count > 0 => Ok(Self { length, count }),
+            _ => Err("expected two whole numbers of at least 1, as 10,10".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Jumps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},{}", self.length, self.count)
+    }
 }
 
 /// How noise levels fall.

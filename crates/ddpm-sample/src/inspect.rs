@@ -2,7 +2,7 @@
 
 use ddpm_checkpoint::{Model, Weights};
 use ddpm_samplers::{Clip, SchedulerConfig, StepVariance};
-use ddpm_unet::{SampleSize, UNetConfig};
+use ddpm_unet::{ClassKind, SampleSize, UNetConfig, Use};
 
 use crate::Failure;
 use crate::request::clip;
@@ -42,7 +42,7 @@ fn network(unet: &UNetConfig) -> Vec<(&'static str, String)> {
             true => format!("{channels} with attention"),
         })
         .collect();
-    vec![
+    let mut lines = vec![
         (
             "images",
             format!("{} channels, {size}", settings.in_channels),
@@ -56,7 +56,19 @@ fn network(unet: &UNetConfig) -> Vec<(&'static str, String)> {
             ),
         ),
         ("parameters", grouped(unet.parameter_count())),
-    ]
+    ];
+    lines.extend(classes(unet).map(|text| ("classes", text)));
+    let unplanned = unet.unplanned(Use::Sampling).ok().flatten();
+    lines.extend(unplanned.map(|why| ("plan", format!("none on the CPU, because of {why}"))));
+    lines
+}
+
+fn classes(unet: &UNetConfig) -> Option<String> {
+    Some(match unet.class_kind()? {
+        ClassKind::Below(classes) => format!("{}, 0 to {}", classes, classes.saturating_sub(1)),
+        ClassKind::Number => "any number".to_owned(),
+        ClassKind::Vector(width) => format!("vectors of {width} numbers"),
+    })
 }
 
 fn diffusion(model: &Model) -> anyhow::Result<Vec<(&'static str, String)>> {

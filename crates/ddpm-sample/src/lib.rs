@@ -4,7 +4,9 @@
 //! |---|---|
 //! | what was typed | [`flags`] |
 //! | held against the model, the noise file and the place for the result | [`request`] |
-//! | the sampler and its steps, of the flags or of the model | `scheduler` |
+//! | the sampler and its steps, of the flags or of the model | `scheduler`, `way` |
+//! | the class of each image | `classes` |
+//! | images to begin from, masks | `pictures` |
 //! | x_T to x_0, batch by batch | `walk` |
 //! | its moments, for animation and strip | `camera` |
 //! | grid, strip, animation, single files, npz or safetensors, whole or not at all | `output` |
@@ -22,13 +24,16 @@ pub mod flags;
 pub mod request;
 
 mod camera;
+mod classes;
 mod inspect;
 mod noise_file;
 mod npz;
 mod output;
+mod pictures;
 mod progress;
 mod scheduler;
 mod walk;
+mod way;
 
 use std::time::Instant;
 

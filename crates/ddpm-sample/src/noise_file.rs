@@ -1,9 +1,9 @@
-//! Noise from a file: x_T for every image, and optionally the noise of every step.
+//! Noise from a file: x_T for every image, and optionally the noise of every step and the classes.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use ddpm_checkpoint::TensorFile;
 
 /// The noise that a walk is to use instead of its own.
@@ -14,10 +14,12 @@ pub(crate) struct NoiseFile {
     pub(crate) noise: Tensor,
     /// Noise in drawing order, `[S, N, C, H, W]`.
     pub(crate) step_noise: Option<Tensor>,
+    /// The class of each image as numbers, `[N]`, or as vectors, `[N, D]`.
+    pub(crate) classes: Option<Tensor>,
 }
 
 impl NoiseFile {
-    /// Reads `noise` and, if there, `step_noise`.
+    /// Reads `noise` and, if there, `step_noise` and `classes`.
     ///
     /// # Errors
     /// When the file cannot be read, holds other tensors, or the two shapes do not belong together.
@@ -26,10 +28,10 @@ impl NoiseFile {
         let names = file.names();
         if let Some(other) = names
             .iter()
-            .find(|name| !["noise", "step_noise"].contains(&name.as_str()))
+            .find(|name| !["noise", "step_noise", "classes"].contains(&name.as_str()))
         {
             bail!(
-                "{}: tensor `{other}` is neither `noise` nor `step_noise`",
+                "{}: tensor `{other}` is none of `noise`, `step_noise` and `classes`",
                 path.display()
             );
         }
@@ -65,10 +67,23 @@ impl NoiseFile {
                     .join(", ")
             );
         }
+        let classes = if names.iter().any(|name| name == "classes") {
+            let classes = file.read("classes")?.to_dtype(DType::F32)?;
+            ensure!(
+                classes.dims().first() == Some(&images),
+                "{}: `classes` is {:?}, expected one for each of {images} images",
+                path.display(),
+                classes.dims()
+            );
+            Some(classes)
+        } else {
+            None
+        };
         Ok(Self {
             path: path.to_owned(),
             noise,
             step_noise,
+            classes,
         })
     }
 

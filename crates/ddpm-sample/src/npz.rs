@@ -1,4 +1,4 @@
-//! NumPy's `.npz` with one array of bytes: an uncompressed zip archive around one `.npy` file.
+//! NumPy's `.npz`: an uncompressed zip archive around one `.npy` file an array.
 //!
 //! Written here because candle's writer forgets the errors of a full disk, and stops at 4 GiB.
 
@@ -6,26 +6,48 @@ use std::fs::File;
 use std::io::{BufWriter, Result, Write};
 use std::path::Path;
 
-/// Writes `NAME.npy`, u8 of this shape in C order, as the only entry of an archive.
+/// An array in C order.
+pub(crate) struct Array<'a> {
+    pub(crate) name: &'a str,
+    /// NumPy's word for its numbers: `|u1` bytes, `<i8` eight bytes, the lowest first.
+    pub(crate) kind: &'a str,
+    pub(crate) shape: &'a [usize],
+    pub(crate) bytes: &'a [u8],
+}
+
+/// Writes each array as `NAME.npy`, in order.
 ///
 /// # Errors
 /// Whatever the file system says; the file is synced when this returns.
-pub(crate) fn write_npz(path: &Path, name: &str, shape: &[usize], bytes: &[u8]) -> Result<()> {
-    let head = npy_head(shape);
-    let entry = Entry::new(format!("{name}.npy"), &[&head, bytes]);
+pub(crate) fn write_npz(path: &Path, arrays: &[Array<'_>]) -> Result<()> {
     let mut file = BufWriter::new(File::create(path)?);
-    for part in [&entry.local_header(), &head, bytes, &entry.directory()] {
-        file.write_all(part)?;
+    let (mut directory, mut at) = (Vec::new(), 0);
+    for array in arrays {
+        let head = npy_head(array);
+        let entry = Entry::new(format!("{}.npy", array.name), at, &[&head, array.bytes]);
+        let local = entry.local_header();
+        for part in [&local, &head, array.bytes] {
+            file.write_all(part)?;
+        }
+        at += local.len() as u64 + entry.size;
+        directory.extend(entry.listed());
     }
+    file.write_all(&directory)?;
+    file.write_all(&end(arrays.len(), at, directory.len()))?;
     file.into_inner()?.sync_all()
 }
 
 /// The header of NumPy's format 1.0, padded so that the data starts at a multiple of 64.
-fn npy_head(shape: &[usize]) -> Vec<u8> {
-    let sides: String = shape.iter().map(|side| format!("{side}, ")).collect();
+fn npy_head(array: &Array<'_>) -> Vec<u8> {
+    let sides: String = array.shape.iter().map(|side| format!("{side}, ")).collect();
+    // A tuple of one keeps its comma.
+    let sides = match array.shape {
+        [side] => format!("{side},"),
+        _ => sides.trim_end_matches(", ").to_owned(),
+    };
     let mut text = format!(
-        "{{'descr': '|u1', 'fortran_order': False, 'shape': ({}), }}",
-        sides.trim_end()
+        "{{'descr': '{}', 'fortran_order': False, 'shape': ({sides}), }}",
+        array.kind
     );
     while (10 + text.len() + 1) % 64 != 0 {
         text.push(' ');
@@ -38,6 +60,8 @@ fn npy_head(shape: &[usize]) -> Vec<u8> {
 /// One stored file, told with the 64-bit fields of zip ("zip64") whatever its size.
 struct Entry {
     name: String,
+    /// Where its local header is.
+    at: u64,
     crc: u32,
     size: u64,
 }
@@ -50,11 +74,12 @@ const VERSION: u16 = 45;
 const DATE: u16 = (1 << 5) | 1;
 
 impl Entry {
-    fn new(name: String, parts: &[&[u8]]) -> Self {
+    fn new(name: String, at: u64, parts: &[&[u8]]) -> Self {
         let mut crc = flate2::Crc::new();
         parts.iter().for_each(|part| crc.update(part));
         Self {
             name,
+            at,
             crc: crc.sum(),
             size: parts.iter().map(|part| part.len() as u64).sum(),
         }
@@ -73,9 +98,8 @@ impl Entry {
         out.0
     }
 
-    /// What stands after the data: the archive's list of entries, and where that list is, in 64 and in 32 bits.
-    fn directory(&self) -> Vec<u8> {
-        let start = self.local_header().len() as u64 + self.size;
+    /// What the archive's list of entries says of it.
+    fn listed(&self) -> Vec<u8> {
         let mut out = Bytes::signed(b"PK\x01\x02");
         out.u16(VERSION).u16(VERSION);
         self.described(&mut out, 28);
@@ -86,28 +110,7 @@ impl Entry {
             .u16(24)
             .u64(self.size)
             .u64(self.size)
-            .u64(0);
-        let length = out.0.len() as u64;
-        out.0.extend(b"PK\x06\x06");
-        out.u64(44)
-            .u16(VERSION)
-            .u16(VERSION)
-            .u32(0)
-            .u32(0)
-            .u64(1)
-            .u64(1)
-            .u64(length)
-            .u64(start);
-        out.0.extend(b"PK\x06\x07");
-        out.u32(0).u64(start + length).u32(1);
-        out.0.extend(b"PK\x05\x06");
-        out.u16(0)
-            .u16(0)
-            .u16(1)
-            .u16(1)
-            .u32(length as u32)
-            .u32(ELSEWHERE)
-            .u16(0);
+            .u64(self.at);
         out.0
     }
 
@@ -122,6 +125,32 @@ impl Entry {
             .u32(ELSEWHERE);
         out.u16(self.name.len() as u16).u16(extra);
     }
+}
+
+/// Where the list of so many entries is, `at` with this length, in 64 and in 32 bits.
+fn end(entries: usize, at: u64, length: usize) -> Vec<u8> {
+    let (entries, length) = (entries as u64, length as u64);
+    let mut out = Bytes::signed(b"PK\x06\x06");
+    out.u64(44)
+        .u16(VERSION)
+        .u16(VERSION)
+        .u32(0)
+        .u32(0)
+        .u64(entries)
+        .u64(entries)
+        .u64(length)
+        .u64(at);
+    out.0.extend(b"PK\x06\x07");
+    out.u32(0).u64(at + length).u32(1);
+    out.0.extend(b"PK\x05\x06");
+    out.u16(0)
+        .u16(0)
+        .u16(entries as u16)
+        .u16(entries as u16)
+        .u32(length as u32)
+        .u32(ELSEWHERE)
+        .u16(0);
+    out.0
 }
 
 /// Little-endian fields, one after the other.

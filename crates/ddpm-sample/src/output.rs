@@ -5,15 +5,20 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::Tensor;
-use ddpm_image::{Film, Picture, PixelMap, Timing, encode_gif, encode_png, sheet, write_png};
+use candle_core::{Device, Tensor};
+use ddpm_image::{
+    Film, Picture, PixelMap, Timing, encode_gif, encode_png, sheet, sheet_with_columns, write_png,
+};
 
-use crate::npz::write_npz;
+use crate::classes::Labels;
+use crate::npz::{Array, write_npz};
 
 /// A claimed place for the result. Dropped without [`Output::write`], it leaves no trace.
 #[derive(Debug)]
 pub(crate) struct Output {
     kind: Kind,
+    /// What a file of tensors calls them.
+    tensor: &'static str,
     /// What the user will find.
     place: PathBuf,
     /// The hidden file or folder that is filled first.
@@ -47,12 +52,14 @@ impl Output {
     ///
     /// # Errors
     /// A folder that is missing or not writable, a result folder with files in it.
-    pub(crate) fn claim(place: &Path, kind: Kind) -> Result<Self> {
-        if kind == Kind::Folder {
-            Self::claim_folder(place)
+    pub(crate) fn claim(place: &Path, kind: Kind, tensor: &'static str) -> Result<Self> {
+        let mut output = if kind == Kind::Folder {
+            Self::claim_folder(place)?
         } else {
-            Self::claim_file(place, kind)
-        }
+            Self::claim_file(place, kind)?
+        };
+        output.tensor = tensor;
+        Ok(output)
     }
 
     /// The film that the walk is to be shown to, where the result is made of its moments.
@@ -74,7 +81,7 @@ impl Output {
         samples: &Tensor,
         film: Option<&Film>,
         map: &PixelMap,
-        story: &Story,
+        (story, labels): (&Story, Option<&Labels>),
     ) -> Result<PathBuf> {
         let what = || format!("cannot write the images to {}", self.place.display());
         if let Some(film) = film {
@@ -91,14 +98,16 @@ impl Output {
         }
         match self.kind {
             Kind::Grid | Kind::Strip | Kind::Animation => {
-                let picture = sheet(&Picture::from_tensor(samples, map)?)?;
+                let pictures = Picture::from_tensor(samples, map)?;
+                let picture = match labels.and_then(|labels| labels.columns) {
+                    Some(columns) => sheet_with_columns(&pictures, columns)?,
+                    None => sheet(&pictures)?,
+                };
                 fs::write(&self.draft, encode_png(&picture, story)?).with_context(what)?;
                 self.publish().with_context(what)?;
             }
             Kind::Npz => {
-                let (n, c, h, w) = samples.dims4()?;
-                write_npz(&self.draft, "arr_0", &[n, h, w, c], &map.to_u8(samples)?)
-                    .with_context(what)?;
+                write_arrays(&self.draft, samples, map, labels).with_context(what)?;
                 self.publish().with_context(what)?;
             }
             Kind::Safetensors => {
@@ -106,12 +115,19 @@ impl Output {
                     .iter()
                     .map(|(key, text)| ((*key).to_owned(), text.clone()))
                     .collect();
-                let tensors = [("samples".to_owned(), samples.clone())];
+                let mut tensors = vec![(self.tensor.to_owned(), samples.clone())];
+                if let Some(numbers) = labels.and_then(Labels::numbers) {
+                    let count = numbers.len();
+                    let classes = Tensor::from_vec(numbers, count, &Device::Cpu)?;
+                    tensors.push(("classes".to_owned(), classes));
+                }
                 ddpm_checkpoint::write_tensors(&self.draft, "the images", &tensors, &metadata)
                     .with_context(what)?;
                 self.publish().with_context(what)?;
             }
-            Kind::Folder => self.write_folder(samples, map, story).with_context(what)?,
+            Kind::Folder => self
+                .write_folder(samples, map, (story, labels))
+                .with_context(what)?,
         }
         Ok(self.place.clone())
     }
@@ -134,6 +150,7 @@ impl Output {
         File::create(&draft).with_context(|| format!("cannot write {}", place.display()))?;
         Ok(Self {
             kind,
+            tensor: "samples",
             place: place.to_owned(),
             draft,
             made_folder: false,
@@ -170,6 +187,7 @@ impl Output {
         let draft = place.join(format!(".{}.tmp", std::process::id()));
         let output = Self {
             kind: Kind::Folder,
+            tensor: "samples",
             place: place.to_owned(),
             draft,
             made_folder,
@@ -179,12 +197,22 @@ impl Output {
     }
 
     /// 000000.png on, each with its own number in the story: all into the hidden folder, then moved up.
-    fn write_folder(&self, samples: &Tensor, map: &PixelMap, story: &Story) -> Result<()> {
+    fn write_folder(
+        &self,
+        samples: &Tensor,
+        map: &PixelMap,
+        (story, labels): (&Story, Option<&Labels>),
+    ) -> Result<()> {
         let pictures = Picture::from_tensor(samples, map)?;
+        let classes = labels.and_then(Labels::numbers).unwrap_or_default();
         let name = |index: usize| format!("{index:06}.png");
         for (index, picture) in pictures.iter().enumerate() {
             let mut story = story.clone();
             story.push(("image", index.to_string()));
+            if let Some(class) = classes.get(index) {
+                story.retain(|(key, _)| *key != "class");
+                story.push(("class", class.to_string()));
+            }
             write_png(self.draft.join(name(index)), picture, &story)?;
         }
         for index in 0..pictures.len() {
@@ -230,6 +258,35 @@ impl Kind {
             _ => None,
         }
     }
+}
+
+/// `arr_0` the images, `arr_1` their classes.
+fn write_arrays(
+    path: &Path,
+    samples: &Tensor,
+    map: &PixelMap,
+    labels: Option<&Labels>,
+) -> Result<()> {
+    let (n, c, h, w) = samples.dims4()?;
+    let (shape, bytes) = ([n, h, w, c], map.to_u8(samples)?);
+    let mut arrays = vec![Array {
+        name: "arr_0",
+        kind: "|u1",
+        shape: &shape,
+        bytes: &bytes,
+    }];
+    let classes = labels.and_then(Labels::numbers);
+    let classes: Option<Vec<u8>> =
+        classes.map(|numbers| numbers.iter().flat_map(|n| n.to_le_bytes()).collect());
+    if let Some(bytes) = &classes {
+        arrays.push(Array {
+            name: "arr_1",
+            kind: "<i8",
+            shape: &shape[..1],
+            bytes,
+        });
+    }
+    Ok(write_npz(path, &arrays)?)
 }
 
 fn parent_of(place: &Path) -> &Path {

@@ -8,19 +8,26 @@ use ddpm_checkpoint::{
     Arch, Error, Model, check_new, find_shipped, resolve_model, resolve_model_as,
 };
 use ddpm_image::{Film, PixelMap};
-use ddpm_samplers::{Clip, Sampler, SamplerKind};
-use ddpm_unet::{SampleSize, UNet, UNetConfig};
+use ddpm_samplers::{Clip, SamplerKind, SchedulerClass};
+use ddpm_unet::{Precision, PrecisionName, SampleSize, UNet, UNetConfig, Use};
 
+use crate::classes::Labels;
 use crate::flags::Rng;
 use crate::noise_file::NoiseFile;
 use crate::output::{Kind, Output, Story};
-use crate::scheduler::{Chosen, choose, clip_of};
+use crate::pictures::{check, read_images, read_mask};
+use crate::scheduler::{Chosen, choose, clip_of, note, paint};
+use crate::way::Way;
 use crate::{Failure, Flags, PROGRAM};
 
 /// Everything that sampling needs, checked: nothing that can be found out beforehand fails after it.
 pub struct Request {
     pub(crate) network: UNet,
-    pub(crate) sampler: Sampler,
+    pub(crate) way: Way,
+    /// The classes of a network that knows some.
+    pub(crate) labels: Option<Labels>,
+    /// The images that noise is to be found for.
+    pub(crate) inverted: Option<Tensor>,
     pub(crate) images: usize,
     pub(crate) batch_size: usize,
     pub(crate) shape: (usize, usize, usize),
@@ -41,35 +48,67 @@ impl Request {
     /// [`Failure::Usage`] for flags that contradict each other or the model, [`Failure::Failed`] for files.
     pub fn new(flags: Flags) -> Result<Self, Failure> {
         check_flags(&flags)?;
-        let kind = kind(&flags.out, flags.strip)?;
+        let kind = kind(&flags)?;
         let model = find_model(&flags)?;
         let pixels = pixels(&model)?;
         pixels
             .check(model.unet.settings().in_channels)
             .context("the model's pixel map does not fit its network")?;
+        let precision = precision(&flags, &model.unet)?;
         let noise = flags.noise.as_deref().map(NoiseFile::read).transpose()?;
+        let given = Given::read(&flags, &pixels)?;
+        let images = images(&flags, &model.unet, noise.as_ref(), given.as_ref())?;
+        let shape = image_shape(&model.unet, noise.as_ref(), given.as_ref())?;
+        if let Some(given) = &given {
+            given.check(images, shape)?;
+        }
+        let labels = Labels::choose(&flags, model.unet.class_kind(), noise.as_ref(), images)?;
+        let (inverted, painted) = match given {
+            Some(Given {
+                images,
+                known: None,
+                ..
+            }) => (Some(images.0), None),
+            Some(Given {
+                images,
+                known: Some(known),
+            }) => (None, Some((images.0, known.0))),
+            None => (None, None),
+        };
         let step_noise = noise.as_ref().is_some_and(|file| file.step_noise.is_some());
-        let chosen = choose(&flags, &model, &pixels, step_noise)?;
-        let draws = chosen.sampler.draws();
-        let notes = notes(&model, draws, noise.as_ref());
-        let images = images(&flags, noise.as_ref())?;
+        let chosen = match painted {
+            Some(painted) => paint(&flags, &model, &pixels, painted)?,
+            None => choose(&flags, &model, &pixels, step_noise)?,
+        };
+        let draws = chosen.way.draws();
+        let mut notes = notes(&model, draws, noise.as_ref());
+        notes.extend(note(&flags, &model));
+        let drawn = labels.as_ref().and_then(|labels| labels.note);
+        notes.extend(drawn.map(str::to_owned));
+        notes.extend(unplanned(&flags, &model.unet)?);
         check_seed(&flags, draws, noise.as_ref())?;
-        let shape = image_shape(&model.unet, noise.as_ref())?;
         if let Some(noise) = &noise {
             noise.check_shape(shape)?;
             noise.check_draws(draws)?;
         }
-        let output = Output::claim(&flags.out, kind)?;
+        let name = if inverted.is_some() {
+            "noise"
+        } else {
+            "samples"
+        };
+        let output = Output::claim(&flags.out, kind, name)?;
         let pipeline = model.load(&flags.weights).map_err(anyhow::Error::from)?;
         let network = UNet::new(&pipeline.unet, &pipeline.weights)
             .map_err(anyhow::Error::from)?
-            .in_precision(flags.precision.on_this_processor())
+            .in_precision(precision)
             .frozen();
-        let story = story(&flags, &model, &chosen);
+        let story = story(&flags, &model, &chosen, labels.as_ref());
         let (batch_size, seed) = (flags.batch_size as usize, flags.seed.unwrap_or(0));
         Ok(Self {
             network,
-            sampler: chosen.sampler,
+            way: chosen.way,
+            labels,
+            inverted,
             images,
             batch_size,
             shape,
@@ -85,7 +124,7 @@ impl Request {
 
     /// Steps per image.
     pub fn steps(&self) -> usize {
-        self.sampler.steps()
+        self.way.steps()
     }
 
     /// `3x32x32`: channels, height, width.
@@ -106,7 +145,12 @@ impl Request {
     pub fn write(self, samples: &Tensor, film: Option<&Film>) -> anyhow::Result<String> {
         Ok(self
             .output
-            .write(samples, film, &self.pixels, &self.story)?
+            .write(
+                samples,
+                film,
+                &self.pixels,
+                (&self.story, self.labels.as_ref()),
+            )?
             .display()
             .to_string())
     }
@@ -183,8 +227,13 @@ fn check_flags(flags: &Flags) -> Result<(), Failure> {
 }
 
 /// The kind of result, by its name and whether it is to be a strip.
-fn kind(place: &Path, strip: bool) -> Result<Kind, Failure> {
+fn kind(flags: &Flags) -> Result<Kind, Failure> {
+    let (place, strip) = (&flags.out, flags.strip);
     match Kind::of(place) {
+        Some(kind) if flags.invert.is_some() && kind != Kind::Safetensors => Err(usage(format!(
+            "--invert makes noise, which goes into --out FILE.safetensors, not {}",
+            place.display()
+        ))),
         Some(Kind::Grid) if strip => Ok(Kind::Strip),
         Some(_) if strip => Err(usage(format!(
             "--strip would be ignored: it is for --out FILE.png, not {}",
@@ -195,6 +244,71 @@ fn kind(place: &Path, strip: bool) -> Result<Kind, Failure> {
             "--out {} is none of FILE.png, FILE.gif, FILE.npz, FILE.safetensors and DIR/ (a folder, with its slash)",
             place.display()
         ))),
+    }
+}
+
+/// What the network is to compute in.
+fn precision(flags: &Flags, unet: &UNetConfig) -> Result<Precision, Failure> {
+    if flags.precision == PrecisionName::Bf16 {
+        let why = unet.unplanned(Use::Sampling).map_err(anyhow::Error::from)?;
+        if let Some(why) = why {
+            return Err(usage(format!(
+                "--precision bf16 cannot be had: this network has {why}, for which there is only f32"
+            )));
+        }
+    }
+    Ok(flags.precision.on_this_processor())
+}
+
+/// What there is to say of a network that goes another way than the fast one.
+fn unplanned(flags: &Flags, unet: &UNetConfig) -> anyhow::Result<Option<String>> {
+    let in_f32 = match flags.precision {
+        PrecisionName::Auto => ", and in f32",
+        _ => "",
+    };
+    let why = unet.unplanned(Use::Sampling)?;
+    Ok(why.map(|why| {
+        format!("the network has {why}: it goes operation by operation, slower than others of its size{in_f32}")
+    }))
+}
+
+/// Images that the walk is about, and where they are known; each with its file.
+struct Given<'a> {
+    images: (Tensor, &'a Path),
+    /// For RePaint; without it the images are to be inverted.
+    known: Option<(Tensor, &'a Path)>,
+}
+
+impl<'a> Given<'a> {
+    fn read(flags: &'a Flags, pixels: &PixelMap) -> anyhow::Result<Option<Self>> {
+        let Some(path) = flags.inpaint.as_deref().or(flags.invert.as_deref()) else {
+            return Ok(None);
+        };
+        let known = flags.mask.as_deref();
+        let known = known.map(|mask| Ok::<_, anyhow::Error>((read_mask(mask)?, mask)));
+        Ok(Some(Self {
+            images: (read_images(path, pixels)?, path),
+            known: known.transpose()?,
+        }))
+    }
+
+    /// Each must be one for all images, or one for each.
+    fn check(&self, images: usize, shape: (usize, usize, usize)) -> anyhow::Result<()> {
+        let (tensor, path) = &self.images;
+        check(path, tensor, images, shape, false)?;
+        match &self.known {
+            Some((tensor, path)) => check(path, tensor, images, shape, true),
+            None => Ok(()),
+        }
+    }
+
+    /// How many images the files are for: 1 is for any number, but for images to be inverted.
+    fn count(&self) -> anyhow::Result<usize> {
+        let known = self
+            .known
+            .as_ref()
+            .map_or(Ok(1), |(known, _)| known.dim(0))?;
+        Ok(self.images.0.dim(0)?.max(known))
     }
 }
 
@@ -228,21 +342,44 @@ fn pixels(model: &Model) -> anyhow::Result<PixelMap> {
         .as_ref()
         .and_then(|run| run.get("run")?.get("pixels"));
     let Some(said) = said else {
-        return Ok(PixelMap::default());
+        return match (model.run.is_none(), model.scheduler.class()) {
+            // diffusers' ScoreSdeVePipeline clamps to 0..1, and that is its image.
+            (true, SchedulerClass::ScoreSdeVe) => {
+                let channels = model.unet.settings().in_channels;
+                let zero_to_one = PixelMap::per_channel(vec![0.0; channels], vec![1.0; channels]);
+                Ok(zero_to_one?)
+            }
+            _ => Ok(PixelMap::default()),
+        };
     };
     said.clone()
         .try_into()
         .with_context(|| format!("{}: run.pixels", model.folder.join("run.toml").display()))
 }
 
-fn images(flags: &Flags, noise: Option<&NoiseFile>) -> Result<usize, Failure> {
-    let there = noise.map(|noise| noise.noise.dims()[0]);
-    match (flags.num, there) {
-        (Some(asked), Some(there)) if asked as usize != there => Err(usage(format!(
-            "--num is {asked}, but --noise holds the noise of {there} images"
+fn images(
+    flags: &Flags,
+    unet: &UNetConfig,
+    noise: Option<&NoiseFile>,
+    given: Option<&Given<'_>>,
+) -> Result<usize, Failure> {
+    let asked = flags.num.map(|asked| asked as usize);
+    let given = given.map(Given::count).transpose()?;
+    let (there, what) = match (noise, given) {
+        (Some(noise), _) => (noise.noise.dims()[0], "--noise holds the noise of"),
+        (None, Some(1)) if flags.inpaint.is_some() => return Ok(asked.unwrap_or(1)),
+        (None, Some(given)) if flags.inpaint.is_some() => (given, "--inpaint and --mask hold"),
+        (None, Some(given)) => (given, "--invert holds"),
+        (None, None) => {
+            let usual = Labels::usual_number(flags, unet.class_kind(), 64);
+            return Ok(asked.unwrap_or(usual));
+        }
+    };
+    match asked {
+        Some(asked) if asked != there => Err(usage(format!(
+            "--num is {asked}, but {what} {there} images"
         ))),
-        (_, Some(there)) => Ok(there),
-        (asked, None) => Ok(asked.unwrap_or(64) as usize),
+        _ => Ok(there),
     }
 }
 
@@ -250,11 +387,14 @@ fn images(flags: &Flags, noise: Option<&NoiseFile>) -> Result<usize, Failure> {
 fn image_shape(
     unet: &UNetConfig,
     noise: Option<&NoiseFile>,
+    given: Option<&Given<'_>>,
 ) -> Result<(usize, usize, usize), Failure> {
-    let (h, w) = match (unet.settings().sample_size, noise) {
+    let given = given.map(|given| &given.images.0);
+    let like = noise.map(|file| &file.noise).or(given);
+    let (h, w) = match (unet.settings().sample_size, like) {
         (Some(SampleSize::Square(side)), _) => (side, side),
         (Some(SampleSize::Rectangle(h, w)), _) => (h, w),
-        (None, Some(noise)) => (noise.noise.dims()[2], noise.noise.dims()[3]),
+        (None, Some(like)) => (like.dims()[2], like.dims()[3]),
         (None, None) => {
             return Err(usage(
                 "the model does not say how large its images are (`sample_size`); give --noise, whose shape says it",
@@ -283,22 +423,37 @@ fn notes(model: &Model, draws: usize, noise: Option<&NoiseFile>) -> Vec<String> 
     skipped.chain(unused).collect()
 }
 
-fn story(flags: &Flags, model: &Model, chosen: &Chosen) -> Story {
+fn story(flags: &Flags, model: &Model, chosen: &Chosen, labels: Option<&Labels>) -> Story {
     let mut story = vec![
         ("Software", PROGRAM.to_owned()),
         ("model", model.folder.display().to_string()),
         ("weights", flags.weights.to_string()),
-        ("sampler", chosen.kind.to_string()),
-        ("steps", chosen.sampler.steps().to_string()),
+        ("sampler", chosen.name.clone()),
+        ("steps", chosen.steps.to_string()),
     ];
     if let Some(step) = model.step() {
         story.push(("training step", step.to_string()));
     }
-    if let Sampler::Ddim(_, settings) = &chosen.sampler {
-        story.push(("eta", settings.eta.to_string()));
+    if let Some(eta) = chosen.eta {
+        story.push(("eta", eta.to_string()));
+    }
+    if let Some(labels) = labels {
+        story.push(("class", labels.how.clone()));
+    }
+    let files = [
+        ("inpainted", &flags.inpaint),
+        ("mask", &flags.mask),
+        ("inverted", &flags.invert),
+    ];
+    for (key, file) in files {
+        story.extend(file.iter().map(|file| (key, file.display().to_string())));
+    }
+    if flags.inpaint.is_some() {
+        story.push(("jumps", flags.jumps.unwrap_or_default().to_string()));
     }
     match &flags.noise {
         Some(noise) => story.push(("noise", noise.display().to_string())),
+        None if flags.invert.is_some() => {}
         None => story.push(("seed", flags.seed.unwrap_or(0).to_string())),
     }
     if flags.rng == Rng::Torch {

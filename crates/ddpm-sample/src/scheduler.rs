@@ -1,18 +1,23 @@
 //! Which sampler walks, and over which steps: flags held against the model's own scheduler.
 
+use candle_core::Tensor;
 use ddpm_checkpoint::Model;
 use ddpm_image::PixelMap;
 use ddpm_samplers::{
-    Choice, Clip, Manner, Sampler, SamplerKind, SchedulerClass, SchedulerConfig, Steps,
+    Choice, Clip, Manner, RePaintSettings, Sampler, SamplerKind, SchedulerClass, SchedulerConfig,
+    Steps,
 };
 
 use crate::flags::{CurveName, Rng, SpacingName};
+use crate::way::{Painting, Way};
 use crate::{Failure, Flags};
 
-/// The sampler, and its name.
+/// The walk, the name of its sampler, its steps and where it has one its eta.
 pub(crate) struct Chosen {
-    pub(crate) sampler: Sampler,
-    pub(crate) kind: SamplerKind,
+    pub(crate) way: Way,
+    pub(crate) name: String,
+    pub(crate) steps: usize,
+    pub(crate) eta: Option<f64>,
 }
 
 /// The sampler that the flags ask for, or else the model's own; `step_noise` says whether a file brings the noise of the steps.
@@ -26,7 +31,6 @@ pub(crate) fn choose(
     step_noise: bool,
 ) -> Result<Chosen, Failure> {
     let config = config(flags, model, step_noise)?;
-    let kind = config.kind();
     check(flags, &config)?;
     let choice = Choice {
         steps: steps(flags, &config)?,
@@ -35,7 +39,75 @@ pub(crate) fn choose(
         clip: clip_of(pixels, model)?,
     };
     let sampler = config.sampler(&choice).map_err(refused)?;
-    Ok(Chosen { sampler, kind })
+    Ok(Chosen {
+        steps: sampler.steps(),
+        eta: match &sampler {
+            Sampler::Ddim(_, settings) => Some(settings.eta),
+            _ => None,
+        },
+        name: match flags.invert {
+            Some(_) => "ddim, inverted".to_owned(),
+            None => config.kind().to_string(),
+        },
+        way: Way::Sampler(sampler),
+    })
+}
+
+/// As many steps as diffusers' `RePaintPipeline` takes.
+const PAINTING_STEPS: usize = 250;
+
+/// RePaint in this image, of which the part is kept where `known` is 1.
+///
+/// # Errors
+/// [`Failure::Usage`] for more steps than there are, an eta that is none, a model that was not trained on steps.
+pub(crate) fn paint(
+    flags: &Flags,
+    model: &Model,
+    pixels: &PixelMap,
+    (image, known): (Tensor, Tensor),
+) -> Result<Chosen, Failure> {
+    let config = model.scheduler.switched(SchedulerClass::RePaint);
+    let config = config.map_err(refused)?;
+    check_eta(flags.eta)?;
+    let steps = number(flags.steps, PAINTING_STEPS, config.steps())?;
+    let choice = Choice {
+        steps: Steps::Number(steps),
+        eta: flags.eta.unwrap_or(0.0),
+        manner: manner(flags, model),
+        clip: clip_of(pixels, model)?,
+    };
+    let jumps = flags.jumps.unwrap_or_default();
+    let settings = RePaintSettings {
+        image,
+        known,
+        eta: choice.eta,
+        jump_length: jumps.length,
+        jump_count: jumps.count,
+    };
+    let process = config.whole_process(&choice).map_err(refused)?;
+    Ok(Chosen {
+        way: Way::RePaint(Painting {
+            process,
+            steps,
+            settings,
+        }),
+        name: "repaint".to_owned(),
+        steps,
+        eta: Some(choice.eta),
+    })
+}
+
+/// What becomes of a folder whose scheduler cannot walk from noise alone.
+pub(crate) fn note(flags: &Flags, model: &Model) -> Option<String> {
+    let class = model.scheduler.class();
+    let way = match class {
+        SchedulerClass::RePaint => "paints in an image (--inpaint)",
+        SchedulerClass::DdimInverse => "goes from an image to noise (--invert)",
+        _ => return None,
+    };
+    let chosen = [&flags.inpaint, &flags.invert].iter().any(|f| f.is_some());
+    (flags.sampler.is_none() && !chosen)
+        .then(|| format!("the model's {class} {way}; new images are made by ddim"))
 }
 
 /// Others' folders get diffusers' images, number for number; ours, what the papers say.
@@ -62,6 +134,19 @@ fn config(flags: &Flags, model: &Model, step_noise: bool) -> Result<SchedulerCon
     let own = &model.scheduler;
     // A pipeline of diffusers runs the scheduler of its folder, be it the slow one; so does one whose noise is given.
     let as_it_is = flags.rng == Rng::Torch || (step_noise && model.run.is_none());
+    if flags.invert.is_some() {
+        let config = own.switched(SchedulerClass::DdimInverse).map_err(refused)?;
+        return match flags.spacing {
+            Some(spacing) => config.with_spacing(spacing.spacing()).map_err(refused),
+            None => Ok(config),
+        };
+    }
+    if let (true, None, Some(flag)) = (as_it_is, flags.sampler, image_of(own.class())) {
+        return Err(usage(format!(
+            "the model's {} needs an image: give {flag}, or another --sampler",
+            own.class()
+        )));
+    }
     let config = match (flags.sampler, own.class()) {
         (Some(kind), _) if kind == own.kind() => Ok(own.clone()),
         (Some(kind), _) => own.with_kind(kind),
@@ -129,17 +214,12 @@ fn needs(config: &SchedulerConfig, key: &str, flag: &str) -> Result<(), Failure>
 /// Flags that this sampler would ignore.
 fn check(flags: &Flags, config: &SchedulerConfig) -> Result<(), Failure> {
     let kind = config.kind();
-    match flags.eta {
-        Some(_) if kind != SamplerKind::Ddim => {
-            return Err(usage(format!(
-                "--eta belongs to the sampler ddim; {kind} would ignore it"
-            )));
-        }
-        Some(eta) if !(0.0..=1.0).contains(&eta) => {
-            return Err(usage(format!("--eta is {eta}; it goes from 0 to 1")));
-        }
-        _ => {}
+    if flags.eta.is_some() && kind != SamplerKind::Ddim {
+        return Err(usage(format!(
+            "--eta belongs to the sampler ddim; {kind} would ignore it"
+        )));
     }
+    check_eta(flags.eta)?;
     let spread = [
         SpacingName::Leading,
         SpacingName::Linspace,
@@ -164,6 +244,22 @@ fn check(flags: &Flags, config: &SchedulerConfig) -> Result<(), Failure> {
     Ok(())
 }
 
+fn check_eta(eta: Option<f64>) -> Result<(), Failure> {
+    match eta.filter(|eta| !(0.0..=1.0).contains(eta)) {
+        Some(eta) => Err(usage(format!("--eta is {eta}; it goes from 0 to 1"))),
+        None => Ok(()),
+    }
+}
+
+/// The flag that brings the image that a scheduler cannot do without.
+fn image_of(class: SchedulerClass) -> Option<&'static str> {
+    match class {
+        SchedulerClass::RePaint => Some("--inpaint IMAGE --mask IMAGE"),
+        SchedulerClass::DdimInverse => Some("--invert IMAGE"),
+        _ => None,
+    }
+}
+
 fn steps(flags: &Flags, config: &SchedulerConfig) -> Result<Steps, Failure> {
     if let Some(times) = &flags.timesteps {
         return Ok(Steps::Times(times.clone()));
@@ -172,15 +268,18 @@ fn steps(flags: &Flags, config: &SchedulerConfig) -> Result<Steps, Failure> {
         return Ok(Steps::Sigmas(sigmas.clone()));
     }
     let all = config.steps();
-    let steps = match flags.steps {
-        Some(steps) => usize::try_from(steps).unwrap_or(usize::MAX),
-        None => config.kind().usual_steps(all),
-    };
-    match steps > all {
-        true => Err(usage(format!(
+    let usual = config.kind().usual_steps(all);
+    number(flags.steps, usual, all).map(Steps::Number)
+}
+
+/// So many of `all` steps, or as many as usual.
+fn number(asked: Option<u64>, usual: usize, all: usize) -> Result<usize, Failure> {
+    match asked.map(|steps| usize::try_from(steps).unwrap_or(usize::MAX)) {
+        None => Ok(usual.min(all)),
+        Some(steps) if steps > all => Err(usage(format!(
             "--steps is {steps}, but the model's schedule has only {all} steps"
         ))),
-        false => Ok(Steps::Number(steps)),
+        Some(steps) => Ok(steps),
     }
 }
 

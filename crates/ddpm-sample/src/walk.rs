@@ -41,8 +41,16 @@ pub(crate) fn sample(
                 own.as_mut()
             }
         };
+        let told;
+        let network = match &request.labels {
+            Some(labels) => {
+                told = labels.tell(&request.network, first, images)?;
+                &told
+            }
+            None => &request.network,
+        };
         let mut x = x_t.clone();
-        for step in request.sampler.walk(&request.network, &x_t, noise) {
+        for step in request.way.walk(network, &x_t, noise, first)? {
             let step = step.context("sampling failed")?;
             camera.see(&step, &x)?;
             x = step.x;
@@ -69,10 +77,14 @@ fn start_of_torch(
     Ok(torch.normal(&[images, c, h, w], &Device::Cpu)?)
 }
 
-/// x_T of images `first..first + images`.
+/// Where the walk of the images `first..first + images` begins: x_T, or the images to be inverted.
 fn start(request: &Request, first: usize, images: usize) -> anyhow::Result<Tensor> {
-    match &request.noise {
-        Some(file) => Ok(file.noise.narrow(0, first, images)?.contiguous()?),
+    let given = match (&request.inverted, &request.noise) {
+        (Some(images), _) => Some(images),
+        (None, file) => file.as_ref().map(|file| &file.noise),
+    };
+    match given {
+        Some(given) => Ok(given.narrow(0, first, images)?.contiguous()?),
         None => Ok(sample_start(
             request.seed,
             first as u64,

@@ -7,6 +7,7 @@
 )]
 
 mod arch;
+mod classes;
 mod film;
 mod foreign;
 mod help;
@@ -15,6 +16,7 @@ mod inspect;
 mod interruption;
 mod mistakes;
 mod noise;
+mod paint;
 mod samplers;
 mod torch;
 

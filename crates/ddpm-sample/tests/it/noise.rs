@@ -102,7 +102,7 @@ fn wrong_shapes_are_named() {
     check(
         &[("x", zeros(&[1]))],
         "",
-        "error: noise.safetensors: tensor `x` is neither `noise` nor `step_noise`",
+        "error: noise.safetensors: tensor `x` is none of `noise`, `step_noise` and `classes`",
     );
     check(
         &[("step_noise", zeros(&[1, 2, 3, 4, 6]))],
