@@ -52,6 +52,8 @@ impl Format {
         let is_index = path.to_string_lossy().ends_with(".json");
         let refused = |what: &str| Err(Error::unsupported(path, what));
         match start.as_slice() {
+            // The length of its header may begin as a pickle does.
+            [_, _, _, _, 0, 0, 0, 0, b'{', ..] => Ok(Self::Safetensors),
             [b'P', b'K', 3, 4, ..] | [0x80, ..] => Ok(Self::Torch),
             [b'{', ..] if is_index => Ok(Self::Index),
             _ if start.starts_with(b"version https://git-lfs") => refused(
@@ -60,7 +62,6 @@ impl Format {
             [b'<', ..] => refused("it is a page of the web, not the file that was to be fetched"),
             [] => refused("it is empty"),
             _ if path.extension().is_some_and(|e| e == "safetensors") => Ok(Self::Safetensors),
-            [_, _, _, _, _, _, _, _, b'{', ..] => Ok(Self::Safetensors),
             _ => refused(
                 "it is no file of tensors; read are safetensors and what torch.save writes (.bin, .pt, .pth, .ckpt)",
             ),
@@ -92,5 +93,29 @@ impl Tensors for TensorFile {
 
     fn read_f32(&mut self, name: &str) -> Result<Tensor> {
         self.read_f32(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of safetensors begins with the length of its header, whose lowest byte may be any.
+    #[test]
+    fn a_header_of_any_length_is_one_of_safetensors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights.safetensors");
+        for length in (0x08..0x4_00u64).step_by(8) {
+            let mut bytes = length.to_le_bytes().to_vec();
+            bytes.extend(format!("{:1$}", "{}", length as usize).bytes());
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(Format::of(&path).unwrap(), Format::Safetensors, "{length}");
+        }
+        std::fs::write(
+            &path,
+            [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20],
+        )
+        .unwrap();
+        assert_eq!(Format::of(&path).unwrap(), Format::Torch);
     }
 }

@@ -955,7 +955,11 @@ impl Settings {
         let halvings = self.model.block_out_channels.len().saturating_sub(1);
         let side = 1usize.checked_shl(halvings.try_into().ok()?)?;
         let config = self.unet_config(3, side, side).ok()?;
-        config.unplanned(Use::Training { averages: 0 }).ok()?
+        let training = Use::Training {
+            averages: 0,
+            recompute: false,
+        };
+        config.unplanned(training).ok()?
     }
 
     /// The network's configuration for images of this shape.

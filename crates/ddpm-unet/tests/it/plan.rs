@@ -8,7 +8,10 @@ use ddpm_unet::{
 
 use crate::formula::{formula, golden_config, max_difference};
 
-const TRAINING: Use = Use::Training { averages: 1 };
+const TRAINING: Use = Use::Training {
+    averages: 1,
+    recompute: false,
+};
 
 #[test]
 fn what_a_plan_cannot_hold_is_named() {
