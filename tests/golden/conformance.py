@@ -7,7 +7,9 @@
 2. Every model given with --model, a folder that this program wrote, in diffusers: it loads as a pipeline; diffusers walks by
    every scheduler class, in its own numbers, and saves a folder with that scheduler; this program walks by what it reads
    there, from the same x_T and, where noise is drawn, the same noise of every step.
-3. The same folder by `--rng torch` and by diffusers' pipeline with one CPU generator: the same pixels from the same seed.
+3. The same folder by `--rng torch` and by diffusers' pipeline with one CPU generator: the same pixels from the same seed;
+   DDIMPipeline with eta 0 and 1, DDPMPipeline, RePaintPipeline (--inpaint), DDIMInverseScheduler (--invert).
+4. Networks that know classes, sampled by both, and a random score network by ScoreSdeVePipeline.
 
 Prints the greatest difference of each pair; exit status 1 if one is above 1e-4. A walk that is so chaotic that diffusers is
 about as far from itself, when x_T changes by one unit in the last place, proves nothing: it is marked so, and no fault.
@@ -25,7 +27,7 @@ from unittest.mock import patch
 import diffusers
 import numpy as np
 import torch
-from diffusers import DDPMPipeline
+from diffusers import DDIMInverseScheduler, DDPMPipeline, RePaintPipeline, RePaintScheduler, ScoreSdeVePipeline, ScoreSdeVeScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 
 import unet_sweep
@@ -78,7 +80,7 @@ class Noise:
 
 
 @torch.no_grad()
-def walk(scheduler, unet, x, steps):
+def walk(scheduler, unet, x, steps, classes=None):
     """A pipeline's loop: images, and the noise that was drawn."""
     noise, module = Noise(), inspect.getmodule(type(scheduler))
     scheduler.set_timesteps(steps)
@@ -86,7 +88,7 @@ def walk(scheduler, unet, x, steps):
     patched = patch.object(module, "randn_tensor", noise) if hasattr(module, "randn_tensor") else patch.dict({})
     with patched:
         for t in scheduler.timesteps:
-            output = unet(scheduler.scale_model_input(x, t), t).sample
+            output = unet(scheduler.scale_model_input(x, t), t, classes).sample
             x = scheduler.step(output, t, x).prev_sample
     return x, noise.drawn
 
@@ -102,7 +104,8 @@ def ours(program, model, tensors, flags):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             return done.stderr.strip().replace("\n", " ")
-        return load_file(f"{folder}/out.safetensors")["samples"]
+        made = load_file(f"{folder}/out.safetensors")
+        return made["noise"] if "noise" in made else made["samples"]
 
 
 class Table:
@@ -171,13 +174,13 @@ def schedulers(table, program, model):
             table.row(what, (theirs - result).abs().max().item(), (theirs - nudged).abs().max().item())
 
 
-def save(folder, unet, scheduler):
+def save(folder, unet, scheduler, pipeline="DDPMPipeline"):
     unet.save_pretrained(f"{folder}/unet")
     scheduler.save_pretrained(f"{folder}/scheduler")
     name = type(scheduler).__name__
     (pathlib.Path(folder) / "model_index.json").write_text(
-        '{"_class_name": "DDPMPipeline", "_diffusers_version": "%s", "scheduler": ["diffusers", "%s"], '
-        '"unet": ["diffusers", "UNet2DModel"]}' % (diffusers.__version__, name)
+        '{"_class_name": "%s", "_diffusers_version": "%s", "scheduler": ["diffusers", "%s"], '
+        '"unet": ["diffusers", "UNet2DModel"]}' % (pipeline, diffusers.__version__, name)
     )
 
 
@@ -188,25 +191,115 @@ def seeds(table, program, model):
     if "--rng" not in help_text:
         return table.said("--rng torch", "not supported")
     pipeline = DDPMPipeline.from_pretrained(model)
-    for name, steps in (("DDPMScheduler", 60), ("DDIMScheduler", STEPS)):
+    for name, steps, eta in (("DDPMScheduler", 60, None), ("DDIMScheduler", STEPS, 0.0), ("DDIMScheduler", STEPS, 1.0)):
         scheduler = getattr(diffusers, name).from_config(pipeline.scheduler.config)
         kind = getattr(diffusers, name.replace("Scheduler", "Pipeline"))
         pipe = kind(unet=pipeline.unet, scheduler=scheduler)
         pipe.set_progress_bar_config(disable=True)
         # The fast pipelines give images in [0, 1]; x_0 as computed is held to them after the same clamp.
         generator = torch.Generator().manual_seed(17)
-        more = {"eta": 0.0} if name == "DDIMScheduler" else {}
+        more = {} if eta is None else {"eta": eta}
         theirs = pipe(batch_size=IMAGES, num_inference_steps=steps, generator=generator, output_type="np", **more).images
         with tempfile.TemporaryDirectory() as folder:
             save(folder, pipeline.unet, scheduler)
             flags = ["--rng", "torch", "--seed", "17", "--num", str(IMAGES), "--batch-size", str(IMAGES), "--steps", str(steps)]
-            result = ours(program, folder, None, flags)
-        what = f"{kind.__name__}, {steps} steps"
-        if isinstance(result, str):
-            table.said(what, result)
-            continue
-        images = (result / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-        table.row(what, float(np.abs(images - theirs).max()))
+            result = ours(program, folder, None, flags + ([] if eta is None else ["--eta", str(eta)]))
+        what = f"{kind.__name__}, {steps} steps" + ("" if eta is None else f", eta {eta:g}")
+        compare_images(table, what, theirs, result)
+
+
+def images_in(table, program, model):
+    """RePaintPipeline with one generator, and DDIM's way back, of images that diffusers made."""
+    print(f"\n{model}: images in (--inpaint, --invert)")
+    pipeline = DDPMPipeline.from_pretrained(model)
+    unet = pipeline.unet
+    size = unet.config.sample_size
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    x = torch.randn(2, unet.config.in_channels, height, width, generator=torch.Generator().manual_seed(3))
+    image, _ = walk(diffusers.DDIMScheduler.from_config(pipeline.scheduler.config), unet, x, STEPS)
+    image = image.clamp(-1, 1)
+    mask = (torch.arange(width) < width // 2).float().expand(1, 1, height, width).contiguous()
+    painter = RePaintScheduler.from_config(pipeline.scheduler.config)
+    pipe = RePaintPipeline(unet=unet, scheduler=painter)
+    pipe.set_progress_bar_config(disable=True)
+    how = dict(num_inference_steps=25, eta=0.5, jump_length=5, jump_n_sample=3)
+    theirs = pipe(image, mask, generator=torch.Generator().manual_seed(17), output_type="np", **how).images
+    with tempfile.TemporaryDirectory() as folder:
+        save(folder, unet, painter, "RePaintPipeline")
+        save_file({"samples": image}, f"{folder}/image.safetensors")
+        save_file({"mask": mask}, f"{folder}/mask.safetensors")
+        flags = ["--inpaint", f"{folder}/image.safetensors", "--mask", f"{folder}/mask.safetensors", "--steps", "25", "--eta", "0.5", "--jumps", "5,3"]
+        result = ours(program, folder, None, flags + ["--rng", "torch", "--seed", "17", "--batch-size", "2"])
+        compare_images(table, "RePaintPipeline, 25 steps, jumps 5,3, eta 0.5", theirs, result)
+        inverse = DDIMInverseScheduler.from_config(pipeline.scheduler.config)
+        back, _ = walk(inverse, unet, image, STEPS)
+        save(folder, unet, inverse)
+        result = ours(program, folder, None, ["--invert", f"{folder}/image.safetensors", "--steps", str(STEPS)])
+    if isinstance(result, str):
+        return table.said("DDIMInverseScheduler", result)
+    table.row(f"DDIMInverseScheduler, {STEPS} steps", (back - result).abs().max().item())
+
+
+def compare_images(table, what, theirs, result):
+    """Pixels in [0, 1] of a pipeline beside x_0 as computed."""
+    if isinstance(result, str):
+        return table.said(what, result)
+    images = (result / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    table.row(what, float(np.abs(images - theirs).max()))
+
+
+def untrained(seed, **more):
+    """A small random network."""
+    torch.manual_seed(seed)
+    blocks = dict(block_out_channels=(16, 32), down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"))
+    return UNet2DModel(**{"sample_size": 8, "in_channels": 3, "out_channels": 3, "norm_num_groups": 8, "layers_per_block": 1, **blocks, **more}).eval()
+
+
+def classes(table, program):
+    """Networks that know classes: as numbers below a number, as numbers, as vectors."""
+    print("\nRandom networks that know classes, DDIM and DDPM, by both from one x_T")
+    x = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    kinds = [
+        ("num_class_embeds 5", dict(num_class_embeds=5), torch.tensor([3, 3, 3]), ["--class", "3"]),
+        ("num_class_embeds 3, each in turn", dict(num_class_embeds=3), torch.tensor([0, 1, 2]), ["--class", "all"]),
+        ("class_embed_type timestep", dict(class_embed_type="timestep"), torch.tensor([7, 7, 7]), ["--class", "7"]),
+        ("class_embed_type identity", dict(class_embed_type="identity"), torch.randn(3, 64), []),
+        ("scale_shift, resnet blocks", dict(num_class_embeds=5, resnet_time_scale_shift="scale_shift", upsample_type="resnet",
+         down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D")), torch.tensor([1, 1, 1]), ["--class", "1"]),
+    ]
+    for seed, (what, more, labels, flags) in enumerate(kinds):
+        unet = untrained(seed, **more)
+        for name, asks in (("DDIMScheduler", []), ("DDPMScheduler", ["--sampler", "ddpm"])):
+            # Velocities: noise predicted by a random network is divided by next to nothing at first.
+            scheduler = getattr(diffusers, name)(prediction_type="v_prediction")
+            theirs, drawn = walk(scheduler, unet, x, 20, labels)
+            nudged, _ = walk(scheduler, unet, torch.nextafter(x, torch.tensor(9.0)), 20, labels)
+            tensors = {"noise": x} | ({"step_noise": torch.stack(drawn)} if drawn else {}) | ({} if flags else {"classes": labels.float()})
+            with tempfile.TemporaryDirectory() as folder:
+                save(folder, unet, scheduler)
+                result = ours(program, folder, tensors, ["--steps", "20", *flags, *asks])
+            if isinstance(result, str):
+                table.said(f"{what}, {name}", result)
+            else:
+                table.row(f"{what}, {name}", (theirs - result).abs().max().item(), (theirs - nudged).abs().max().item())
+
+
+def scores(table, program):
+    """ScoreSdeVePipeline with one generator, of a random network that is told sigma."""
+    print("\nA random score network: the same pixels from the same seed (--rng torch)")
+    blocks = dict(down_block_types=("SkipDownBlock2D", "AttnSkipDownBlock2D"), up_block_types=("AttnSkipUpBlock2D", "SkipUpBlock2D"))
+    unet = untrained(9, time_embedding_type="fourier", **blocks, norm_num_groups=None, block_out_channels=(32, 32))
+    for more in ({"sigma_max": 20.0}, {"correct_steps": 0, "sigma_max": 50.0}):
+        scheduler = ScoreSdeVeScheduler(num_train_timesteps=2000, **more)
+        pipe = ScoreSdeVePipeline(unet=unet, scheduler=scheduler)
+        pipe.set_progress_bar_config(disable=True)
+        theirs = pipe(batch_size=2, num_inference_steps=STEPS, generator=torch.Generator().manual_seed(17), output_type="np").images
+        with tempfile.TemporaryDirectory() as folder:
+            save(folder, unet, scheduler, "ScoreSdeVePipeline")
+            result = ours(program, folder, None, ["--rng", "torch", "--seed", "17", "--num", "2", "--batch-size", "2", "--steps", str(STEPS)])
+        what = f"ScoreSdeVePipeline, {STEPS} steps" + "".join(f", {key} {value}" for key, value in more.items())
+        # Its pixels are x_0 itself.
+        compare_images(table, what, theirs, result if isinstance(result, str) else result * 2 - 1)
 
 
 def main():
@@ -223,6 +316,9 @@ def main():
     for model in flags.model:
         schedulers(table, flags.sample, model)
         seeds(table, flags.sample, model)
+        images_in(table, flags.sample, model)
+    classes(table, flags.sample)
+    scores(table, flags.sample)
     print(f"\n{table.failed} wrong" if table.failed else "\nall the same")
     return min(table.failed, 1)
 

@@ -83,14 +83,11 @@ fn compare(flags: Flags) -> Result<ExitCode> {
         Some(python) => python,
         None => environment(root)?,
     };
-    for words in [
-        "build --release --package ddpm-sample",
-        "build --release --package ddpm-unet --example compare",
-    ] {
-        let status = cargo().args(words.split(' ')).current_dir(root).status();
-        if !status.context("cannot start cargo")?.success() {
-            bail!("cargo {words} failed");
-        }
+    // Both at once: built one by one, what they share would be built twice, with other features.
+    let words = "build --release --package ddpm-sample --bin ddpm-sample --package ddpm-unet --example compare";
+    let status = cargo().args(words.split(' ')).current_dir(root).status();
+    if !status.context("cannot start cargo")?.success() {
+        bail!("cargo {words} failed");
     }
     // One that is not absolute is relative to where cargo was started.
     let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
