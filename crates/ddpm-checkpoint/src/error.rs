@@ -94,6 +94,14 @@ pub enum Error {
         /// What does not fit.
         reason: String,
     },
+    /// A model of the Hugging Face Hub is not in the cache, or cannot be fetched.
+    #[error("model `{name}` of the Hugging Face Hub: {reason}")]
+    Hub {
+        /// What was asked for.
+        name: String,
+        /// What is in the way.
+        reason: String,
+    },
     /// A file of another program does not tell all that its network needs.
     #[error("{} holds {layout}, which does not say {}; give --arch {}", .path.display(), .keys.join(", "), .example.join(" "))]
     Unsaid {

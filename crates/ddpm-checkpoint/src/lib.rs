@@ -17,6 +17,7 @@
 
 mod error;
 mod foreign;
+mod hub;
 mod model;
 mod pickle;
 mod pipeline;
@@ -32,7 +33,10 @@ mod durable;
 pub use durable::{make_folder, sync_folder};
 pub use error::{Error, Result};
 pub use foreign::{Arch, ForeignFile, Layout};
-pub use model::{Model, Weights, find_shipped, resolve_model, resolve_model_as};
+pub use hub::{Hub, HubModel, HubName, Tell};
+pub use model::{
+    Model, Weights, find_shipped, resolve_model, resolve_model_as, resolve_model_with,
+};
 pub use pipeline::{Pipeline, check_new};
 pub use run_folder::{
     Checkpoint, Newest, Skipped, TrainState, checkpoints_folder, keep_last, list_checkpoints,

@@ -13,7 +13,7 @@ use crate::run_folder::{
     STATE, Skipped, checkpoints_folder, ema_rates, newest_whole, read_run_toml, step_of,
 };
 use crate::tensor_file::TensorFile;
-use crate::{Arch, Error, ForeignFile, Pipeline, Result};
+use crate::{Arch, Error, ForeignFile, Hub, HubModel, HubName, Pipeline, Result, Tell};
 
 /// A model folder that was found, with what is known about it before its weights are read.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ pub struct Model {
     pub skipped: Vec<Skipped>,
     /// What was said of a file of another program, if that is what `folder` is.
     pub foreign: Option<Arch>,
+    /// Where it comes from, if it is one of the Hub.
+    pub hub: Option<HubModel>,
 }
 
 /// Which weights of a model.
@@ -64,6 +66,23 @@ pub fn resolve_model(path: &Path) -> Result<Model> {
 /// # Errors
 /// As [`resolve_model`] and [`ForeignFile::convert`]; facts about a folder, which tells all itself.
 pub fn resolve_model_as(path: &Path, arch: &Arch) -> Result<Model> {
+    resolve_model_with(path, arch, &mut |_, _, _| ())
+}
+
+/// As [`resolve_model_as`], where the path may also be the name of a model of the Hugging Face Hub, as long as no folder
+/// here has the name of its owner; `tell` is told what comes of it.
+///
+/// # Errors
+/// As [`resolve_model_as`] and [`HubName::resolve`].
+pub fn resolve_model_with(path: &Path, arch: &Arch, tell: Tell<'_>) -> Result<Model> {
+    if let Some(name) = HubName::of_no_path(path) {
+        let hub = name.resolve(&Hub::of_environment()?, tell)?;
+        let model = resolve_model_with(&hub.folder, arch, tell)?;
+        return Ok(Model {
+            hub: Some(hub),
+            ..model
+        });
+    }
     if path.is_file() {
         return Model::of_file(path, arch);
     }
@@ -130,6 +149,7 @@ impl Model {
             run,
             skipped,
             foreign: None,
+            hub: None,
         })
     }
 
@@ -146,6 +166,7 @@ impl Model {
             has_raw: file.has_raw(),
             skipped: Vec::new(),
             foreign: Some(arch.clone()),
+            hub: None,
         })
     }
 

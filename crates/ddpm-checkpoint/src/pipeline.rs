@@ -184,6 +184,17 @@ pub(crate) const NOTE: &str = "not-a-diffusers-pipeline.md";
 pub(crate) const UNET_CONFIG: &str = "unet/config.json";
 pub(crate) const SCHEDULER_CONFIG: &str = "scheduler/scheduler_config.json";
 pub(crate) const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
+/// The files that a model may have besides its weights, in folders or flat: all that is read of one.
+#[cfg(feature = "hub")]
+pub(crate) const BESIDE: [&str; 7] = [
+    INDEX,
+    NOTE,
+    "run.toml",
+    UNET_CONFIG,
+    SCHEDULER_CONFIG,
+    "config.json",
+    "scheduler_config.json",
+];
 
 /// Where the three parts of a model folder are.
 #[derive(Debug)]
@@ -371,33 +382,18 @@ pub(crate) fn not_a_model(folder: &Path, found: &'static str) -> Error {
     }
 }
 
-/// The weights of a network's folder: whole or in shards, safetensors before pickles, and else a variant of those.
+/// The weights in a network's folder.
 fn find_weights(network: &Path) -> Result<PathBuf> {
-    let candidates = KINDS.map(|(ending, _)| network.join(format!("{STEM}{ending}")));
-    if let Some(path) = candidates.iter().find(|path| path.is_file()) {
-        return Ok(path.clone());
-    }
-    let mut variants = variants(network)?;
-    for usual in ["fp16", "bf16"] {
-        if let Some(path) = variants.remove(usual) {
-            return Ok(path);
-        }
-    }
-    let names: Vec<String> = variants.keys().cloned().collect();
-    match (variants.into_values().next(), names.len()) {
-        (Some(path), 1) => Ok(path),
-        (None, _) => Err(Error::Missing {
-            path: candidates[0].clone(),
+    let entries = fs::read_dir(network).map_err(Error::read(network))?;
+    let files: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    match choose_weights(&files, &network.display().to_string())? {
+        Some(file) => Ok(network.join(file)),
+        None => Err(Error::Missing {
+            path: network.join(format!("{STEM}{}", KINDS[0].0)),
             why: "it holds the network's weights",
         }),
-        _ => {
-            let reason = format!(
-                "there are only variants of the weights: {}; keep one of them, or rename it to {STEM}{}",
-                names.join(", "),
-                KINDS[0].0
-            );
-            Err(Error::unsupported(network, reason))
-        }
     }
 }
 
@@ -411,25 +407,41 @@ const KINDS: [(&str, (&str, &str)); 4] = [
     (".bin.index.json", (".bin.index.", ".json")),
 ];
 
-/// The variants of the weights in a folder, by name: `diffusion_pytorch_model.VARIANT.safetensors` and the like.
-fn variants(network: &Path) -> Result<BTreeMap<String, PathBuf>> {
-    let mut found = BTreeMap::new();
-    let entries = fs::read_dir(network).map_err(Error::read(network))?;
-    let files: Vec<String> = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .collect();
+/// Of the files of a network's folder, the one that is read as its weights: whole or in shards, safetensors before
+/// pickles, and else a variant of those.
+///
+/// # Errors
+/// There are several variants and nothing else; `place` is what the error calls the folder.
+pub(crate) fn choose_weights(files: &[String], place: &str) -> Result<Option<String>> {
+    let plain = KINDS.map(|(ending, _)| format!("{STEM}{ending}"));
+    if let Some(file) = plain.into_iter().find(|file| files.contains(file)) {
+        return Ok(Some(file));
+    }
+    let mut variants = BTreeMap::new();
     for (_, (before, after)) in KINDS {
-        for file in &files {
+        for file in files {
             let rest = file.strip_prefix(STEM).and_then(|r| r.strip_prefix(before));
             let variant = rest.and_then(|rest| rest.strip_suffix(after)).unwrap_or("");
             // Shards have a number, and are found by their index.
             if !variant.is_empty() && !variant.contains(['.', '-']) {
-                let path = network.join(file);
-                found.entry(variant.to_owned()).or_insert(path);
+                variants.entry(variant.to_owned()).or_insert(file.clone());
             }
         }
     }
-    Ok(found)
+    let usual = ["fp16", "bf16"];
+    if let Some(file) = usual.into_iter().find_map(|usual| variants.remove(usual)) {
+        return Ok(Some(file));
+    }
+    if variants.len() > 1 {
+        let names: Vec<String> = variants.into_keys().collect();
+        let reason = format!(
+            "there are only variants of the weights: {}; keep one of them, or rename it to {STEM}{}",
+            names.join(", "),
+            KINDS[0].0
+        );
+        return Err(Error::unsupported(Path::new(place), reason));
+    }
+    Ok(variants.into_values().next())
 }
 
 /// Refuses every pipeline that is not an unconditional one in pixel space.

@@ -114,6 +114,15 @@ impl Tensors for Shards {
     }
 }
 
+/// The files that an index names.
+///
+/// # Errors
+/// As [`Shards::open`] of the index itself.
+#[cfg(feature = "hub")]
+pub(crate) fn shards_of(index: &Path) -> Result<BTreeSet<String>> {
+    Ok(read_index(index)?.into_values().collect())
+}
+
 /// Files of one model: each is open at once.
 const MOST_SHARDS: usize = 200;
 

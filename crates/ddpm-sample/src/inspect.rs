@@ -10,6 +10,7 @@ use crate::request::clip;
 /// One line a property: network, schedule, training, weights.
 pub(crate) fn inspect(model: &Model) -> Result<String, Failure> {
     let mut lines = vec![("model", model.folder.display().to_string())];
+    lines.extend(model.hub.iter().map(|hub| ("hub", hub.to_string())));
     lines.extend(network(&model.unet));
     lines.extend(diffusion(model)?);
     lines.extend(training(model));

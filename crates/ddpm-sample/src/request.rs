@@ -1,11 +1,12 @@
 //! What is to be done: flags held against the model, the noise file and the place for the result.
 
+use std::io::{Write, stderr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use candle_core::Tensor;
 use ddpm_checkpoint::{
-    Arch, Error, Model, check_new, find_shipped, resolve_model, resolve_model_as,
+    Arch, Error, Model, check_new, find_shipped, resolve_model, resolve_model_with,
 };
 use ddpm_image::{Film, PixelMap};
 use ddpm_samplers::{Clip, SamplerKind, SchedulerClass};
@@ -160,7 +161,9 @@ impl Request {
 pub(crate) fn find_model(flags: &Flags) -> Result<Model, Failure> {
     let model = match &flags.model {
         Some(path) => match Arch::new(&flags.arch) {
-            Ok(arch) => resolve_model_as(path, &arch),
+            Ok(arch) => resolve_model_with(path, &arch, &mut |file, have, size| {
+                tell_fetched(flags.quiet, file, have, size);
+            }),
             Err(error) => Err(error),
         },
         None => resolve_model(&shipped_model()?),
@@ -169,6 +172,14 @@ pub(crate) fn find_model(flags: &Flags) -> Result<Model, Failure> {
         Error::Unsaid { .. } | Error::ArchText(_) => usage(error.to_string()),
         error => Failure::Failed(error.into()),
     })
+}
+
+/// Says how much of a file of the Hub has come.
+fn tell_fetched(quiet: bool, file: &str, have: u64, size: u64) {
+    if !quiet {
+        let line = format!("fetching {file}: {} of {} kB", have / 1000, size / 1000);
+        drop(writeln!(stderr(), "{line}"));
+    }
 }
 
 /// Writes the chosen weights of the model as a diffusers folder; returns what was done.
@@ -420,13 +431,20 @@ fn notes(model: &Model, draws: usize, noise: Option<&NoiseFile>) -> Vec<String> 
     let unused = noise
         .filter(|noise| draws == 0 && noise.step_noise.is_some())
         .map(|_| "this walk draws no noise; step_noise is not used".to_owned());
-    skipped.chain(unused).collect()
+    let hub = model.hub.iter().map(ToString::to_string);
+    hub.chain(skipped).chain(unused).collect()
 }
 
 fn story(flags: &Flags, model: &Model, chosen: &Chosen, labels: Option<&Labels>) -> Story {
     let mut story = vec![
         ("Software", PROGRAM.to_owned()),
-        ("model", model.folder.display().to_string()),
+        (
+            "model",
+            model
+                .hub
+                .as_ref()
+                .map_or_else(|| model.folder.display().to_string(), ToString::to_string),
+        ),
         ("weights", flags.weights.to_string()),
         ("sampler", chosen.name.clone()),
         ("steps", chosen.steps.to_string()),

@@ -10,6 +10,9 @@ mod broken;
 mod disk;
 mod foreign;
 mod hostile;
+#[cfg(feature = "hub")]
+mod hub;
+mod hub_cache;
 mod layouts;
 mod round_trip;
 mod run_folder;
