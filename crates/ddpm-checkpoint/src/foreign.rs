@@ -184,7 +184,13 @@ impl ForeignFile {
                 ordered.push((name, tensor.reshape(shape)?));
             }
         }
-        Ok(Pipeline::new(unet, ordered, conversion.scheduler))
+        let classes = unet.settings().num_class_embeds.is_some();
+        let mut pipeline = Pipeline::new(unet, ordered, conversion.scheduler);
+        if classes {
+            let said = "the network is told a class, which no pipeline of diffusers does";
+            pipeline.beyond_diffusers.push(said.to_owned());
+        }
+        Ok(pipeline)
     }
 
     /// The network and its diffusion without its numbers, as [`ForeignFile::convert`] would have them.

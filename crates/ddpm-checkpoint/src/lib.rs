@@ -8,6 +8,7 @@
 //!   scheduler/scheduler_config.json               the noise schedule and what the network predicts
 //!   train_state.safetensors                       raw weights, Adam's moments, every average, counters
 //!   run.toml                                      all settings
+//!   README.md                                     the page that the Hub shows, with metadata and settings
 //! ```
 //!
 //! A checkpoint is written into a hidden sibling, synced and renamed: it is whole or not there. Reading trusts
@@ -15,6 +16,7 @@
 //!
 //! Models that diffusers cannot express have `not-a-diffusers-pipeline.md` in place of `model_index.json`.
 
+mod card;
 mod error;
 mod foreign;
 mod hub;
@@ -30,6 +32,7 @@ mod torch_file;
 
 mod durable;
 
+pub use card::Card;
 pub use durable::{make_folder, sync_folder};
 pub use error::{Error, Result};
 pub use foreign::{Arch, ForeignFile, Layout};

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::durable;
 use crate::tensor_file::write_tensors;
 use crate::tensors::{Tensors, open_tensors};
-use crate::{Error, Result};
+use crate::{Card, Error, Result};
 
 /// Everything that sampling needs: the network, its weights and the diffusion it was trained for.
 #[derive(Debug, Clone)]
@@ -64,7 +64,7 @@ impl Pipeline {
         Ok(self)
     }
 
-    /// Writes a diffusers folder, whole or not at all.
+    /// Writes a diffusers folder, whole or not at all, with a page (`README.md`) that the Hub can read.
     ///
     /// # Errors
     /// When the folder already holds something, the weights are not the network's, or a file cannot be written; the
@@ -73,12 +73,26 @@ impl Pipeline {
         self.save_with(folder, &[])
     }
 
+    /// The page of the model.
+    pub(crate) fn write_card(&self, folder: &Path, card: &Card<'_>) -> Result<()> {
+        let text = card.text(self);
+        durable::write_file(&folder.join(CARD), "the model's page", text.as_bytes())
+    }
+
     /// As [`Pipeline::save`], with other files beside the model: the settings it was trained with, a picture, a page.
     /// Each is a name without folders, and its bytes.
     pub fn save_with(&self, folder: &Path, beside: &[(&str, &[u8])]) -> Result<()> {
         check_new(folder)?;
         durable::replace_folder(folder, "the model", |draft| {
             self.write_files(draft)?;
+            if beside.iter().all(|(name, _)| *name != CARD) {
+                let title = folder.file_name().map(|name| name.display().to_string());
+                let card = Card {
+                    title: title.unwrap_or_default(),
+                    ..Card::default()
+                };
+                self.write_card(draft, &card)?;
+            }
             let mut files = beside.iter();
             files.try_for_each(|(name, bytes)| durable::write_file(&draft.join(name), name, bytes))
         })
@@ -155,7 +169,7 @@ impl Pipeline {
     }
 
     /// Why diffusers cannot run this model: what its owner says, its network and its scheduler.
-    fn reasons(&self) -> BTreeSet<&str> {
+    pub(crate) fn reasons(&self) -> BTreeSet<&str> {
         self.beyond_diffusers
             .iter()
             .map(String::as_str)
@@ -179,6 +193,8 @@ pub fn check_new(folder: &Path) -> Result<()> {
 
 /// The index of a pipeline.
 pub(crate) const INDEX: &str = "model_index.json";
+/// The page of a model.
+pub(crate) const CARD: &str = "README.md";
 /// The sentence-by-sentence account of what diffusers cannot express, in place of the index.
 pub(crate) const NOTE: &str = "not-a-diffusers-pipeline.md";
 pub(crate) const UNET_CONFIG: &str = "unet/config.json";

@@ -9,7 +9,7 @@ use candle_core::Tensor;
 use crate::durable;
 use crate::pipeline::{INDEX, NOTE, Parts, check_shapes, read_text};
 use crate::tensor_file::{TensorFile, write_tensors};
-use crate::{Error, Pipeline, Result};
+use crate::{Card, Error, Pipeline, Result};
 
 /// What training needs besides the model, to go on as if it had never stopped.
 #[derive(Debug, Clone, Default)]
@@ -69,6 +69,7 @@ pub fn write_checkpoint(
     let folder = checkpoints_folder(run).join(format!("step-{step:08}"));
     durable::replace_folder(&folder, "the checkpoint", |draft| {
         pipeline.write_files(draft)?;
+        pipeline.write_card(draft, &card(run, step, run_toml))?;
         write_tensors(
             &draft.join(STATE),
             "the training state",
@@ -82,6 +83,21 @@ pub fn write_checkpoint(
         )
     })?;
     Ok(folder)
+}
+
+/// The page of a checkpoint: the run's name, its data, its settings.
+fn card<'a>(run: &Path, step: u64, run_toml: &'a str) -> Card<'a> {
+    let name = run.file_name().map(|name| name.display().to_string());
+    let settings: Option<toml::Table> = run_toml.parse().ok();
+    let data =
+        settings.and_then(|table| Some(table.get("data")?.get("name")?.as_str()?.to_owned()));
+    Card {
+        title: name.unwrap_or_default(),
+        data,
+        rows: vec![("training", format!("{step} steps"))],
+        settings: Some(run_toml),
+        ..Card::default()
+    }
 }
 
 /// All checkpoints of a run, whole or not, oldest first; none if the run has no such folder.

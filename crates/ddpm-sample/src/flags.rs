@@ -33,7 +33,7 @@ use ddpm_unet::PrecisionName;
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."
 )]
 pub struct Flags {
-    /// A run folder (its newest whole checkpoint), a checkpoint, a diffusers folder, or another program's file (.pt, .ckpt, ...) [default: the shipped checkpoints/fashion-mnist, or checkpoints/digits]
+    /// A run folder (its newest whole checkpoint), a checkpoint, a diffusers folder, another program's file (.pt, .ckpt, ...), or OWNER/NAME[@REVISION] of the Hugging Face Hub [default: the shipped checkpoints/fashion-mnist, or checkpoints/digits]
     #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
 

@@ -1,10 +1,9 @@
 //! A model to ship out of a run: its averaged weights as a diffusers folder, with recipe, measured result and picture.
 
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
-use ddpm_checkpoint::{Model, Pipeline, Weights, check_new, resolve_model};
+use ddpm_checkpoint::{Card, Model, Pipeline, Weights, check_new, resolve_model};
 use ddpm_image::PixelMap;
 use ddpm_unet::{SampleSize, UNet};
 
@@ -68,7 +67,10 @@ pub fn export(run: &Path, folder: &Path, weights: &Weights, stored: Stored) -> R
     };
     let shape = image_shape(&model)?;
     let picture = picture_bytes(&objective, &network, &settings.samples, &pixels, shape)?;
-    let page = page(&Told {
+    let run_toml = model.folder.join("run.toml");
+    let run_toml =
+        std::fs::read_to_string(&run_toml).map_err(|e| Error::io("read", &run_toml, e))?;
+    let told = Told {
         name: folder
             .file_name()
             .map_or_else(String::new, |name| name.display().to_string()),
@@ -79,12 +81,10 @@ pub fn export(run: &Path, folder: &Path, weights: &Weights, stored: Stored) -> R
         stored,
         exported: &exported,
         parameters: pipeline.unet.parameter_count(),
-        shape,
-    });
-    let run_toml = model.folder.join("run.toml");
-    let run_toml = std::fs::read(&run_toml).map_err(|e| Error::io("read", &run_toml, e))?;
+    };
+    let page = card(&told, &run_toml).text(&pipeline);
     let beside: [(&str, &[u8]); 3] = [
-        ("run.toml", &run_toml),
+        ("run.toml", run_toml.as_bytes()),
         ("samples.png", &picture),
         ("README.md", page.as_bytes()),
     ];
@@ -156,12 +156,11 @@ struct Told<'a> {
     stored: Stored,
     exported: &'a Exported,
     parameters: usize,
-    shape: (usize, usize, usize),
 }
 
-/// The page beside the model: recipe and measured result.
-fn page(told: &Told<'_>) -> String {
-    let (settings, (channels, height, width)) = (told.settings, told.shape);
+/// The page beside the model: recipe, measured result, settings.
+fn card<'a>(told: &Told<'_>, run_toml: &'a str) -> Card<'a> {
+    let settings = told.settings;
     let count = |name: &str| told.model.counters.get(name).map_or("?", String::as_str);
     let recipe = match &told.preset {
         Some(preset) => format!("`cargo xtask train {preset}`, with the settings in `run.toml`"),
@@ -188,7 +187,7 @@ fn page(told: &Told<'_>) -> String {
     };
     let minutes = count("seconds").parse().unwrap_or(f64::NAN) / 60.0;
     let samples = &settings.samples;
-    let rows = [
+    let rows = vec![
         ("recipe", recipe),
         (
             "program",
@@ -220,14 +219,16 @@ fn page(told: &Told<'_>) -> String {
             ),
         ),
     ];
-    let mut text = format!(
-        "# {}\n\nA model of {channels}x{height}x{width} images (channels, height, width). A diffusers folder: \
-         `DDPMPipeline.from_pretrained(\"{}\")` opens it.\n\n| | |\n|---|---|\n",
-        told.name, told.name
-    );
-    for (what, is) in rows {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "| {what} | {is} |");
+    let loss = told.exported.held_out_loss.as_ref().ok();
+    Card {
+        title: told.name.clone(),
+        data: Some(settings.data.name.clone()),
+        metrics: loss
+            .map(|&loss| ("held-out loss", loss))
+            .into_iter()
+            .collect(),
+        picture: Some("samples.png"),
+        rows,
+        settings: Some(run_toml),
     }
-    text
 }

@@ -1,7 +1,7 @@
 //! What is written is read back, bit for bit, and the same thing is written as the same bytes.
 
 use ddpm_checkpoint::{
-    Pipeline, Weights, read_run_toml, read_train_state, resolve_model, write_checkpoint,
+    Card, Pipeline, Weights, read_run_toml, read_train_state, resolve_model, write_checkpoint,
 };
 
 use crate::{RUN_TOML, assert_same, message, tiny_pipeline, tiny_state};
@@ -134,4 +134,61 @@ fn what_diffusers_cannot_express_is_no_pipeline_of_diffusers() {
         .unwrap();
     assert_eq!(read.beyond_diffusers, pipeline.beyond_diffusers);
     assert_same(&read.weights, &pipeline.weights);
+}
+
+/// What the Hub reads of a page is between two lines of dashes; Python's `ModelCard` reads this text.
+#[test]
+fn a_folder_has_a_page_that_the_hub_can_read() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny_pipeline(0)
+        .save(&folder.path().join("clouds"))
+        .unwrap();
+    let page = std::fs::read_to_string(folder.path().join("clouds/README.md")).unwrap();
+    assert_eq!(
+        page,
+        "---\nlibrary_name: diffusers\npipeline_tag: unconditional-image-generation\ntags:\n- ddpm\n- diffusers\n\
+         - unconditional-image-generation\n---\n\n# clouds\n\nA model of 3x4x6 images (channels, height, width). A \
+         diffusers folder: `DDPMPipeline.from_pretrained(\"clouds\")` opens it.\n\n| | |\n|---|---|\n| network | \
+         UNet2DModel, 6763 parameters |\n| scheduler | DDPMScheduler |\n"
+    );
+
+    let card = Card {
+        title: "a \"title\": of words".to_owned(),
+        data: Some("folder:pictures".to_owned()),
+        metrics: vec![("held-out loss", 0.125), ("broken", f64::NAN)],
+        picture: Some("samples.png"),
+        rows: vec![("training", "one | two\nthree".to_owned())],
+        settings: Some("[data]\nname = \"x\"\n"),
+    };
+    let mut pipeline = tiny_pipeline(0);
+    pipeline.beyond_diffusers = vec!["pixels are normalised per channel".to_owned()];
+    let page = card.text(&pipeline);
+    for part in [
+        "datasets:\n- \"folder:pictures\"\n",
+        "model-index:\n- name: \"a \\\"title\\\": of words\"\n  results:\n",
+        "    metrics:\n    - type: \"held-out-loss\"\n      name: \"held-out loss\"\n      value: 0.125\n---\n",
+        "no pipeline of diffusers makes its images: pixels are normalised per channel.\n",
+        "![images of this model](samples.png)\n",
+        "| training | one   two three |\n",
+        "## Settings\n\n```toml\n[data]\nname = \"x\"\n```\n",
+    ] {
+        assert!(page.contains(part), "{part}\n{page}");
+    }
+}
+
+#[test]
+fn a_checkpoint_has_a_page_with_its_runs_name_and_settings() {
+    let run = tempfile::tempdir().unwrap();
+    let run = run.path().join("clouds");
+    let run_toml = "[data]\nname = \"digits\"\n";
+    let folder = write_checkpoint(&run, 7, &tiny_pipeline(0), &tiny_state(), run_toml).unwrap();
+    let page = std::fs::read_to_string(folder.join("README.md")).unwrap();
+    for part in [
+        "# clouds\n",
+        "datasets:\n- \"digits\"\n",
+        "| training | 7 steps |",
+        "name = \"digits\"",
+    ] {
+        assert!(page.contains(part), "{part}\n{page}");
+    }
 }

@@ -104,3 +104,48 @@ fn what_is_missing_or_in_vain_is_wrong_usage() {
         "which UNet2DModel cannot express",
     );
 }
+
+#[test]
+fn a_model_of_the_hub_comes_from_the_cache_and_says_its_revision() {
+    let house = House::new();
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let repository = house.path("cache/models--someone--tiny");
+    crate::pipeline()
+        .save(&repository.join("snapshots").join(commit))
+        .unwrap();
+    std::fs::create_dir_all(repository.join("refs")).unwrap();
+    std::fs::write(repository.join("refs/main"), commit).unwrap();
+    let run = |words: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ddpm-sample"));
+        command
+            .current_dir(house.folder.path())
+            .env("HF_HUB_CACHE", "cache")
+            .env("HF_HUB_OFFLINE", "1")
+            .args(words.split_whitespace());
+        command.output().unwrap()
+    };
+    let output = run("--model someone/tiny --num 1 --steps 2");
+    check_done(&output);
+    let told = String::from_utf8(output.stderr).unwrap();
+    let expected =
+        format!("note: someone/tiny, revision {commit} as the cache has it: HF_HUB_OFFLINE is set");
+    assert!(told.contains(&expected), "{told}");
+    let output = run("--model someone/tiny --inspect");
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(told.contains(&format!("revision {commit}")), "{told}");
+    let output = run("--model someone/else@v2");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap().trim(),
+        "error: model `someone/else@v2` of the Hugging Face Hub: it is not in the cache cache/models--someone--else, and \
+         HF_HUB_OFFLINE is set"
+    );
+    // A folder here with the owner's name: a path that is not there.
+    std::fs::create_dir(house.path("runs")).unwrap();
+    let output = run("--model runs/mien");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        told.contains("runs/mien is not a model folder: there is nothing"),
+        "{told}"
+    );
+}
