@@ -190,7 +190,19 @@ pub(crate) fn save_model(flags: &Flags, folder: &Path) -> Result<String, Failure
     check_new(folder).map_err(anyhow::Error::from)?;
     let model = find_model(flags)?;
     let pipeline = model.load(&flags.weights).map_err(anyhow::Error::from)?;
-    pipeline.save(folder).map_err(anyhow::Error::from)?;
+    // The settings say how pixels are to be mapped.
+    let settings = match &model.run {
+        Some(_) => std::fs::read(model.folder.join("run.toml")).context("cannot read run.toml")?,
+        None => Vec::new(),
+    };
+    let beside = [("run.toml", settings.as_slice())];
+    let beside = if settings.is_empty() {
+        &beside[..0]
+    } else {
+        &beside[..]
+    };
+    let saved = pipeline.save_with(folder, beside);
+    saved.map_err(anyhow::Error::from)?;
     let (folder, parameters) = (folder.display(), pipeline.unet.parameter_count());
     Ok(format!(
         "{folder}: a diffusers folder, {parameters} parameters"

@@ -21,10 +21,9 @@ const TOLD: u64 = 8 << 20;
 
 pub(super) fn resolve(name: &HubName, hub: &Hub, tell: Tell<'_>) -> Result<HubModel> {
     // A commit never changes.
-    if is_hash(&name.revision) && name.revision.len() == 40 {
-        if let Some(found) = hub.find(name) {
-            return Ok(found);
-        }
+    let pinned = is_hash(&name.revision) && name.revision.len() == 40;
+    if let Some(found) = hub.find(name).filter(|_| pinned) {
+        return Ok(found);
     }
     let client = Client::new(&hub.endpoint, hub.token.clone());
     let listing = match client.listing(&name.repository, &name.revision) {

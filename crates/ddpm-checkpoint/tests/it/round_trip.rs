@@ -149,7 +149,7 @@ fn a_folder_has_a_page_that_the_hub_can_read() {
         "---\nlibrary_name: diffusers\npipeline_tag: unconditional-image-generation\ntags:\n- ddpm\n- diffusers\n\
          - unconditional-image-generation\n---\n\n# clouds\n\nA model of 3x4x6 images (channels, height, width). A \
          diffusers folder: `DDPMPipeline.from_pretrained(\"clouds\")` opens it.\n\n| | |\n|---|---|\n| network | \
-         UNet2DModel, 6763 parameters |\n| scheduler | DDPMScheduler |\n"
+         UNet2DModel, 11767 parameters |\n| scheduler | DDPMScheduler |\n"
     );
 
     let card = Card {

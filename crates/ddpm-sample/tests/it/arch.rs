@@ -43,6 +43,13 @@ fn a_file_gives_the_images_of_the_folder_it_is_written_as() {
     assert_eq!(of_file.dims(), [2, 3, 8, 12]);
     assert_eq!(bits(&of_file), bits(&of_folder));
 
+    // A run's settings go along.
+    says(&house, "--model run --weights raw --save-model raw");
+    assert!(house.path("raw/run.toml").is_file());
+    let raw = house.samples_of("--model raw --num 2 --steps 3");
+    let same = house.samples_of("--model run --weights raw --num 2 --steps 3");
+    assert_eq!(bits(&raw), bits(&same));
+
     let told = says(
         &house,
         &format!("--model {} {HO} --inspect", file.display()),
