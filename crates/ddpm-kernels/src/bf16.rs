@@ -1,7 +1,9 @@
 //! Numbers of sixteen bits, eight of them for the exponent: what the processor's matrix units multiply.
 
 use crate::source::Data;
+use crate::vector::Vector;
 
+pub(crate) mod attention;
 pub(crate) mod correlate;
 pub(crate) mod dot;
 pub(crate) mod gather;
@@ -24,6 +26,28 @@ pub(crate) trait Element: Copy + Default + Send + Sync + 'static {
     /// Numbers that are stored so, if these are.
     fn of(data: Data<'_>) -> Option<&[Self]>;
     fn data(numbers: &[Self]) -> Data<'_>;
+    /// Sixteen numbers.
+    ///
+    /// # Safety
+    /// The vector's contract.
+    #[allow(unsafe_code)] // the levels' instructions
+    unsafe fn load<V: Vector>(from: *const Self) -> V;
+    /// As [`Element::load`].
+    ///
+    /// # Safety
+    /// The vector's contract.
+    #[allow(unsafe_code)] // as above
+    unsafe fn store<V: Vector>(vector: V, to: *mut Self);
+    /// Sixteen numbers as bf16.
+    ///
+    /// # Safety
+    /// The vector's contract.
+    #[inline(always)]
+    #[allow(unsafe_code)] // as above
+    unsafe fn copy<V: Vector>(from: *const Self, to: *mut Bf16) {
+        // SAFETY: the caller's promise.
+        unsafe { Self::load::<V>(from).store_halves(to) }
+    }
 }
 
 impl Element for f32 {
@@ -44,6 +68,18 @@ impl Element for f32 {
     fn data(numbers: &[Self]) -> Data<'_> {
         Data::Floats(numbers)
     }
+    #[inline(always)]
+    #[allow(unsafe_code)] // the caller's promise; so in all of these
+    unsafe fn load<V: Vector>(from: *const Self) -> V {
+        // SAFETY: as above.
+        unsafe { V::load(from) }
+    }
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    unsafe fn store<V: Vector>(vector: V, to: *mut Self) {
+        // SAFETY: as above.
+        unsafe { vector.store(to) }
+    }
 }
 
 impl Element for Bf16 {
@@ -52,19 +88,23 @@ impl Element for Bf16 {
         f32::from_bits(u32::from(self.0) << 16)
     }
 
-    /// To the nearest, ties to even. A NaN stays one; what is below the smallest normal number becomes zero, as the
-    /// matrix units read it.
+    /// To the nearest, ties to even. A NaN stays one; what is below the smallest normal number becomes a zero of its
+    /// sign, as the matrix units read it. AVX512-BF16's instruction gives the same bits.
     #[inline(always)]
     fn narrow(x: f32) -> Self {
         let bits = x.to_bits();
-        let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1))) >> 16;
-        let rounded = if x.is_nan() { 0x7fc0 } else { rounded };
-        let rounded = if x.abs() < f32::MIN_POSITIVE {
-            0
+        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+        let rounded = if x.is_nan() {
+            bits | 0x40_0000
         } else {
             rounded
         };
-        Bf16(rounded as u16)
+        let rounded = if x.abs() < f32::MIN_POSITIVE {
+            bits & 0x8000_0000
+        } else {
+            rounded
+        };
+        Bf16((rounded >> 16) as u16)
     }
     fn of(data: Data<'_>) -> Option<&[Self]> {
         match data {
@@ -74,6 +114,27 @@ impl Element for Bf16 {
     }
     fn data(numbers: &[Self]) -> Data<'_> {
         Data::Halves(numbers)
+    }
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    unsafe fn load<V: Vector>(from: *const Self) -> V {
+        // SAFETY: as above.
+        unsafe { V::load_halves(from) }
+    }
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    unsafe fn store<V: Vector>(vector: V, to: *mut Self) {
+        // SAFETY: as above.
+        unsafe { vector.store_halves(to) }
+    }
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    unsafe fn copy<V: Vector>(from: *const Self, to: *mut Bf16) {
+        // SAFETY: as above.
+        unsafe {
+            to.cast::<[Bf16; 16]>()
+                .write_unaligned(from.cast::<[Bf16; 16]>().read_unaligned())
+        }
     }
 }
 

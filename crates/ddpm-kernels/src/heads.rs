@@ -6,10 +6,10 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::aligned::with_scratch;
-use crate::bf16::{Bf16, Element};
+use crate::bf16::{Bf16, Element, attention};
 use crate::packing::{Slabs, split_row};
 use crate::processor::Level;
-use crate::simd::{exp, largest, per_processor, sum_of};
+use crate::simd::{exp, largest, per_processor, per_vector, sum_of};
 use crate::source::Data;
 use crate::storage::Shared;
 use crate::tile::{LANES, Outer, Product, most_pixels, multiply_tile, outer_shape, outer_tile};
@@ -58,6 +58,12 @@ pub(crate) struct ViewMut<'a> {
     pub(crate) image: usize,
 }
 
+impl View<'_> {
+    fn is_half(&self) -> bool {
+        matches!(self.data, Data::Halves(_))
+    }
+}
+
 /// Memory for numbers of one kind.
 #[derive(Clone, Copy)]
 pub(crate) enum Memory<'a> {
@@ -79,7 +85,13 @@ pub(crate) unsafe fn attend(
 ) {
     let level = Level::current();
     let all = shape.batch * shape.heads;
+    let halves = [q, k, v].iter().all(View::is_half);
     let tiles: Vec<Range<usize>> = shape.tiles().collect();
+    let count = if halves {
+        shape.queries.div_ceil(attention::STRIP)
+    } else {
+        tiles.len()
+    };
     let threads = rayon::current_num_threads();
     // Every part of a head lays out its keys and values again.
     let parts = if threads == 1 {
@@ -87,14 +99,19 @@ pub(crate) unsafe fn attend(
     } else {
         (2 * threads).div_ceil(all)
     };
-    let parts = parts.clamp(1, tiles.len());
+    let parts = parts.clamp(1, count);
     (0..all * parts)
         .into_par_iter()
         .with_max_len(1)
         .for_each(|task| {
             let (head, part) = (task / parts, task % parts);
-            let tiles = &tiles[part * tiles.len() / parts..(part + 1) * tiles.len() / parts];
-            Head::new(shape, level, head).forward(tiles, (q, k, v), out);
+            let some = part * count / parts..(part + 1) * count / parts;
+            let head = Head::new(shape, level, head);
+            if halves {
+                attention::forward(&head, some, (q, k, v), out);
+            } else {
+                head.forward(&tiles[some], (q, k, v), out);
+            }
         });
 }
 
@@ -114,11 +131,17 @@ pub(crate) unsafe fn attend_backward(
     dv: ViewMut<'_>,
 ) {
     let level = Level::current();
+    let halves = [q, k, v, d_out].iter().all(View::is_half);
     (0..shape.batch * shape.heads)
         .into_par_iter()
         .with_max_len(1)
         .for_each(|head| {
-            Head::new(shape, level, head).backward((q, k, v), d_out, (dq, dk, dv));
+            let head = Head::new(shape, level, head);
+            if halves {
+                attention::backward(&head, (q, k, v), d_out, (dq, dk, dv));
+            } else {
+                head.backward((q, k, v), d_out, (dq, dk, dv));
+            }
         });
 }
 
@@ -142,10 +165,10 @@ impl Heads {
 }
 
 /// One head of one image.
-struct Head<'a> {
-    shape: &'a Heads,
+pub(crate) struct Head<'a> {
+    pub(crate) shape: &'a Heads,
     level: Level,
-    image: usize,
+    pub(crate) image: usize,
     head: usize,
 }
 
@@ -305,7 +328,7 @@ impl<'a> Head<'a> {
     }
 
     /// Where a block of this head's channels lies: up to two runs of lanes.
-    fn runs(
+    pub(crate) fn runs(
         &self,
         order: Order,
         (rows, size): (usize, usize),
@@ -456,7 +479,7 @@ impl<'a> Head<'a> {
 
     /// Copies some rows from pieces of sixteen channels to where they belong; `piece` says where each begins, and how far
     /// its rows are apart.
-    fn write(
+    pub(crate) fn write(
         &self,
         to: ViewMut<'_>,
         (rows, size): (usize, usize),
@@ -564,13 +587,13 @@ impl<'a> Head<'a> {
 
 /// Lanes of one block that lie side by side in every row of a tensor.
 #[derive(Clone, Copy)]
-struct Run {
-    /// The first row's, and the floats from one row to the next.
-    start: usize,
-    stride: usize,
+pub(crate) struct Run {
+    /// The first row's, and the numbers from one row to the next.
+    pub(crate) start: usize,
+    pub(crate) stride: usize,
     /// The first lane and how many there are.
-    lane: usize,
-    count: usize,
+    pub(crate) lane: usize,
+    pub(crate) count: usize,
 }
 
 impl Run {
@@ -616,16 +639,21 @@ impl Run {
         to: &Shared<'_, E>,
         place: usize,
     ) {
+        if rows == 0 {
+            return;
+        }
+        let to = to.at(place, (rows - 1) * self.stride + self.count);
+        if self.count == LANES {
+            let from = &from[..(rows - 1) * from_stride + LANES];
+            return write_rows(from, from_stride, rows, to, self.stride);
+        }
         for row in 0..rows {
             let from = &from[row * from_stride + self.lane..][..self.count];
-            let to = to.at(place + row * self.stride, self.count);
-            #[allow(unsafe_code)]
-            // SAFETY: `at` has seen that the lanes lie in memory, and they are this task's.
-            unsafe {
-                if let Some(from) = from.first_chunk::<LANES>() {
-                    to.cast::<[E; LANES]>().write_unaligned(from.map(E::narrow));
-                } else {
-                    (0..self.count).for_each(|i| to.add(i).write(E::narrow(from[i])));
+            for (i, &value) in from.iter().enumerate() {
+                #[allow(unsafe_code)]
+                // SAFETY: `at` has seen that the lanes lie in memory, and they are this task's.
+                unsafe {
+                    to.add(row * self.stride + i).write(E::narrow(value));
                 }
             }
         }
@@ -679,6 +707,34 @@ fn with_parts<const N: usize>(lengths: [usize; N], work: impl FnOnce([&mut [f32]
             part
         }));
     });
+}
+
+per_vector! {
+    /// Rows of LANES floats to where they belong; all of them lie in memory.
+    fn write_rows[E: Element](from: &[f32], from_row: usize, rows: usize, to: *mut E, to_row: usize);
+}
+
+mod body {
+    #![allow(unsafe_code)] // the levels' instructions
+    use super::*;
+    use crate::vector::Vector;
+
+    #[inline(always)]
+    pub(super) unsafe fn write_rows<V: Vector, E: Element>(
+        from: &[f32],
+        from_row: usize,
+        rows: usize,
+        to: *mut E,
+        to_row: usize,
+    ) {
+        for row in 0..rows {
+            // SAFETY: whoever calls has seen that all rows of both lie in memory.
+            unsafe {
+                let row_of = V::load(from.as_ptr().add(row * from_row));
+                E::store(row_of, to.add(row * to_row));
+            }
+        }
+    }
 }
 
 /// Less than this below the largest score a probability is zero: it is lost in any sum, and would soon be denormal.

@@ -4,10 +4,11 @@
 use rayon::prelude::*;
 
 use crate::bf16::Element;
-use crate::simd::{per_processor, silu_slope};
+use crate::simd::{per_processor, per_vector};
 use crate::source::Source;
 use crate::storage::Shared;
 use crate::tile::LANES;
+use crate::vector::Vector;
 
 /// Groups and the number under the root.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -206,18 +207,17 @@ impl Backward<'_> {
         sums: &mut [[f32; 2]],
     ) {
         let x = stored::<E>(self.x, image, block);
-        if self.silu {
-            let place = (image * self.x.blocks() + block) * 2 * LANES;
-            through_silu(g, x, &self.coefficients[place..][..2 * LANES]);
-        }
         let mut means = [0f32; LANES];
         let mut inverses = [0f32; LANES];
         for channel in self.channels(block) {
             [means[channel % LANES], inverses[channel % LANES]] =
                 self.statistics_of(image, channel);
         }
-        let of_g = lane_sums(g);
-        let of_g_x = lane_products(g, x, &means);
+        let place = (image * self.x.blocks() + block) * 2 * LANES;
+        let silu = self
+            .silu
+            .then_some(&self.coefficients[place..][..2 * LANES]);
+        let [of_g, of_g_x] = channel_gradients(g, x, &means, silu);
         for (lane, sums) in sums.iter_mut().enumerate() {
             *sums = [
                 of_g[lane] as f32,
@@ -332,43 +332,113 @@ per_processor! {
     fn lane_squares<E: Element>(x: &[E], mean: &[f32; LANES]) -> [f64; LANES] {
         lanes(x, x, |x, _, lane| (x - mean[lane]) * (x - mean[lane]))
     }
+}
 
-    /// Σ h (x - mean) of each lane.
-    fn lane_products<E: Element>(h: &[E], x: &[E], mean: &[f32; LANES]) -> [f64; LANES] {
-        lanes(h, x, |h, x, lane| h * (x - mean[lane]))
-    }
+per_vector! {
+    /// g = g silu'(x factor + offset) where there are coefficients; Σ g and Σ g (x - mean) of each lane.
+    fn channel_gradients[E: Element](
+        g: &mut [E],
+        x: &[E],
+        mean: &[f32; LANES],
+        coefficients: Option<&[f32]>,
+    ) -> [[f64; LANES]; 2];
 
-    /// g = g silu'(x factor + offset).
-    fn through_silu<E: Element>(g: &mut [E], x: &[E], coefficients: &[f32]) {
-        let (g, _) = g.as_chunks_mut::<LANES>();
-        let (x, _) = x.as_chunks::<LANES>();
-        let [factor, offset] = *coefficients.as_chunks::<LANES>().0 else { return };
-        for (g, x) in g.iter_mut().zip(x) {
-            for lane in 0..LANES {
-                let z = x[lane].widen() * factor[lane] + offset[lane];
-                g[lane] = E::narrow(g[lane].widen() * silu_slope(z));
+    /// dx = factor h + slope (x - mean) + shift, or that added to dx.
+    fn input_gradient[E: Element](
+        dx: &mut [E],
+        h: &[E],
+        x: &[E],
+        lines: &[[f32; LANES]; 4],
+        accumulate: bool,
+    );
+}
+
+mod body {
+    #![allow(unsafe_code)] // the levels' instructions
+    use super::*;
+
+    #[inline(always)]
+    pub(super) unsafe fn channel_gradients<V: Vector, E: Element>(
+        g: &mut [E],
+        x: &[E],
+        mean: &[f32; LANES],
+        coefficients: Option<&[f32]>,
+    ) -> [[f64; LANES]; 2] {
+        // SAFETY: whole pixels of both slices.
+        unsafe {
+            match coefficients {
+                Some(coefficients) => {
+                    let of = V::load(coefficients.as_ptr());
+                    let offset = V::load(coefficients[LANES..].as_ptr());
+                    sums::<V, E, true>(g, x, mean, (of, offset))
+                }
+                None => sums::<V, E, false>(g, x, mean, (V::zero(), V::zero())),
             }
         }
     }
 
-    /// dx = factor h + slope (x - mean) + shift, or that added to dx.
-    fn input_gradient<E: Element>(dx: &mut [E], h: &[E], x: &[E], lines: &[[f32; LANES]; 4], accumulate: bool) {
-        let (dx, _) = dx.as_chunks_mut::<LANES>();
-        let (h, _) = h.as_chunks::<LANES>();
-        let (x, _) = x.as_chunks::<LANES>();
-        let [factor, slope, mean, shift] = lines;
-        let value = |h: &[E; LANES], x: &[E; LANES], lane: usize| {
-            factor[lane] * h[lane].widen() + slope[lane] * (x[lane].widen() - mean[lane]) + shift[lane]
-        };
-        for ((dx, h), x) in dx.iter_mut().zip(h).zip(x) {
-            if accumulate {
-                for (lane, dx) in dx.iter_mut().enumerate() {
-                    *dx = E::narrow(dx.widen() + value(h, x, lane));
+    #[inline(always)]
+    unsafe fn sums<V: Vector, E: Element, const SILU: bool>(
+        g: &mut [E],
+        x: &[E],
+        mean: &[f32; LANES],
+        (factor, offset): (V, V),
+    ) -> [[f64; LANES]; 2] {
+        let mut totals = [[0f64; LANES]; 2];
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (mean, one) = (V::load(mean.as_ptr()), V::splat(1.0));
+            for (g, x) in g.chunks_mut(RUN * LANES).zip(x.chunks(RUN * LANES)) {
+                let mut sums = [V::zero(); 2];
+                for (g, x) in g.chunks_exact_mut(LANES).zip(x.chunks_exact(LANES)) {
+                    let x = E::load::<V>(x.as_ptr());
+                    let mut h = E::load::<V>(g.as_ptr());
+                    if SILU {
+                        let z = offset.fused(x, factor);
+                        let s = z.sigmoid();
+                        h = h.mul(s.mul(one.fused(z, one.sub(s))));
+                        E::store(h, g.as_mut_ptr());
+                        // What is summed is what is stored.
+                        h = E::load::<V>(g.as_ptr());
+                    }
+                    sums[0] = sums[0].add(h);
+                    sums[1] = sums[1].fused(h, x.sub(mean));
                 }
-            } else {
-                for (lane, dx) in dx.iter_mut().enumerate() {
-                    *dx = E::narrow(value(h, x, lane));
+                for (total, sum) in totals.iter_mut().zip(sums) {
+                    let mut lanes = [0f32; LANES];
+                    sum.store(lanes.as_mut_ptr());
+                    for (total, lane) in total.iter_mut().zip(lanes) {
+                        *total += f64::from(lane);
+                    }
                 }
+            }
+        }
+        totals
+    }
+
+    #[inline(always)]
+    pub(super) unsafe fn input_gradient<V: Vector, E: Element>(
+        dx: &mut [E],
+        h: &[E],
+        x: &[E],
+        lines: &[[f32; LANES]; 4],
+        accumulate: bool,
+    ) {
+        // SAFETY: whole pixels of all slices.
+        unsafe {
+            let [factor, slope, mean, shift] = lines.each_ref().map(|line| V::load(line.as_ptr()));
+            for ((dx, h), x) in dx
+                .chunks_exact_mut(LANES)
+                .zip(h.chunks_exact(LANES))
+                .zip(x.chunks_exact(LANES))
+            {
+                let from_mean = E::load::<V>(x.as_ptr()).sub(mean);
+                let mut value = shift.fused(slope, from_mean);
+                value = value.fused(factor, E::load::<V>(h.as_ptr()));
+                if accumulate {
+                    value = value.add(E::load::<V>(dx.as_ptr()));
+                }
+                E::store(value, dx.as_mut_ptr());
             }
         }
     }

@@ -1,11 +1,9 @@
 //! The inner loops of a normalisation over the pixels of one channel, at each level of the processor.
 #![allow(unsafe_code)] // the levels' instructions
 
-use crate::processor::Level;
+use crate::simd::per_vector;
 use crate::tile::LANES;
-#[cfg(target_arch = "x86_64")]
-use crate::vector::{Avx2, Avx512};
-use crate::vector::{Portable, Vector};
+use crate::vector::Vector;
 
 /// z = (x - mean) scale + shift.
 #[derive(Clone, Copy, Debug)]
@@ -15,44 +13,13 @@ pub(crate) struct Line {
     pub(crate) shift: f32,
 }
 
-macro_rules! levels {
-    ($(#[$meta:meta])* fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?) => {
-        $(#[$meta])*
-        pub(crate) fn $name($($argument: $type),*) $(-> $result)? {
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-            unsafe fn avx512($($argument: $type),*) $(-> $result)? {
-                // SAFETY: the level's instructions are there.
-                unsafe { body::$name::<Avx512>($($argument),*) }
-            }
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
-            unsafe fn avx2($($argument: $type),*) $(-> $result)? {
-                // SAFETY: as above.
-                unsafe { body::$name::<Avx2>($($argument),*) }
-            }
-            // SAFETY: a level is only ever chosen of those that the processor has.
-            unsafe {
-                match Level::current() {
-                    #[cfg(target_arch = "x86_64")]
-                    Level::Avx512 => avx512($($argument),*),
-                    #[cfg(target_arch = "x86_64")]
-                    Level::Avx2 => avx2($($argument),*),
-                    _ => body::$name::<Portable>($($argument),*),
-                }
-            }
-        }
-    };
-}
-
-levels!(
+per_vector! {
     /// y = silu(z), or z itself. `soon` is what is read next, a plane of as many pixels or none: it is fetched meanwhile.
-    fn normalised(y: &mut [f32], x: &[f32], line: Line, silu: bool, soon: &[f32])
-);
-levels!(
+    fn normalised(y: &mut [f32], x: &[f32], line: Line, silu: bool, soon: &[f32]);
+
     /// h = g silu'(z), or g itself; Σ h and Σ h (x - mean).
-    fn through_silu(h: &mut [f32], x: &[f32], g: &[f32], line: Line, silu: bool) -> [f64; 2]
-);
+    fn through_silu(h: &mut [f32], x: &[f32], g: &[f32], line: Line, silu: bool) -> [f64; 2];
+}
 
 /// Vectors summed in single precision before the sums go on in double.
 const RUN: usize = 64;
@@ -178,7 +145,7 @@ mod body {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::processor::pool;
+    use crate::processor::{Level, pool};
 
     const LINE: Line = Line {
         mean: 0.3,

@@ -38,6 +38,49 @@ macro_rules! per_processor {
 }
 pub(crate) use per_processor;
 
+/// Declares functions that run `body::name::<V, ...>`, compiled for each level of the processor, with the vectors of the one
+/// of the calling thread. Unlike [`per_processor`] a level rounds a product and a sum at once where it can.
+macro_rules! per_vector {
+    ($($(#[$meta:meta])* fn $name:ident $([$($generic:ident: $bound:path),+])? ($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)?;)*) => {$(
+        $(#[$meta])*
+        #[allow(unsafe_code)] // the levels' instructions
+        pub(crate) fn $name $(<$($generic: $bound),+>)? ($($argument: $type),*) $(-> $result)? {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+            unsafe fn avx512_bf16 $(<$($generic: $bound),+>)? ($($argument: $type),*) $(-> $result)? {
+                // SAFETY: the level's instructions are there.
+                unsafe { body::$name::<$crate::vector::Avx512Bf16 $($(, $generic)+)?>($($argument),*) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            unsafe fn avx512 $(<$($generic: $bound),+>)? ($($argument: $type),*) $(-> $result)? {
+                // SAFETY: as above.
+                unsafe { body::$name::<$crate::vector::Avx512 $($(, $generic)+)?>($($argument),*) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            unsafe fn avx2 $(<$($generic: $bound),+>)? ($($argument: $type),*) $(-> $result)? {
+                // SAFETY: as above.
+                unsafe { body::$name::<$crate::vector::Avx2 $($(, $generic)+)?>($($argument),*) }
+            }
+            // SAFETY: a level is only ever chosen of those that the processor has; so are the products.
+            unsafe {
+                use $crate::processor::{Level, Products};
+                match (Level::current(), Products::current()) {
+                    #[cfg(target_arch = "x86_64")]
+                    (Level::Avx512, Products::Emulated) => avx512 $(::<$($generic),+>)? ($($argument),*),
+                    #[cfg(target_arch = "x86_64")]
+                    (Level::Avx512, _) => avx512_bf16 $(::<$($generic),+>)? ($($argument),*),
+                    #[cfg(target_arch = "x86_64")]
+                    (Level::Avx2, _) => avx2 $(::<$($generic),+>)? ($($argument),*),
+                    _ => body::$name::<$crate::vector::Portable $($(, $generic)+)?>($($argument),*),
+                }
+            }
+        }
+    )*};
+}
+pub(crate) use per_vector;
+
 /// Running sums kept side by side.
 const LANES: usize = 16;
 /// Elements summed in single precision before the sums go on in double.

@@ -9,9 +9,10 @@ use super::packing::{PAIR, Packed};
 use super::{Bf16, Element, halves_mut};
 use crate::aligned::with_scratch;
 use crate::correlate::{Addend, Bias, Output, Task, cut, shares};
-use crate::simd::per_processor;
+use crate::simd::per_vector;
 use crate::source::{Gathered, Layout, Source, Window};
 use crate::tile::LANES;
+use crate::vector::Vector;
 
 /// y = (w * x + bias + plus) scale, products in bf16 and sums in f32.
 pub(crate) struct Correlation<'a, E> {
@@ -65,12 +66,13 @@ impl<E: Element> Correlation<'_, E> {
                 x,
             );
             let session = Session::new();
+            let taps: Vec<usize> = layout.taps.iter().map(|tap| 2 * tap).collect();
             let runs = self.runs(task, &layout, output);
             for pair in task.slabs.clone() {
                 for (index, image) in task.images.clone().enumerate() {
                     for run in &runs {
                         let x = &x[2 * (index * layout.image + run.from)..];
-                        self.multiply(&session, (image, pair), x, &layout, run, output);
+                        self.multiply(&session, (image, pair), x, (&layout, &taps), run, output);
                     }
                 }
             }
@@ -110,11 +112,10 @@ impl<E: Element> Correlation<'_, E> {
         session: &Session,
         (image, pair): (usize, usize),
         x: &[Bf16],
-        layout: &Gathered,
+        (layout, taps): (&Gathered, &[usize]),
         run: &Run,
         output: Output<'_, E>,
     ) {
-        let taps: Vec<usize> = layout.taps.iter().map(|tap| 2 * tap).collect();
         let columns = self.weights.columns(pair);
         let tiles = self.weights.tiles(pair);
         let mut sums = Sums([0.0; 4 * SQUARE]);
@@ -125,7 +126,7 @@ impl<E: Element> Correlation<'_, E> {
                 a_row: DEPTH,
                 a_chunk: 2 * layout.block,
                 chunks: self.weights.chunks(),
-                taps: &taps,
+                taps,
                 b: tiles.as_ptr(),
                 b_step: columns * super::dot::TILE,
                 b_column: super::dot::TILE,
@@ -162,12 +163,9 @@ impl<E: Element> Correlation<'_, E> {
             of.first_chunk().unwrap_or(&[0.0; LANES])
         });
         let start = output.start + image * output.image + block * output.block;
-        let last = places
-            .iter()
-            .copied()
-            .filter(|&place| place != NOWHERE)
-            .max()
-            .unwrap_or(0);
+        // Places rise, and NOWHERE is none.
+        let last = places.iter().rfind(|&&place| place != NOWHERE);
+        let last = last.copied().unwrap_or(0);
         let channels = LANES.min(self.weights.outputs - block * LANES);
         let finish = Finish {
             bias,
@@ -240,32 +238,33 @@ impl<E: Element> Finish<'_, E> {
     }
 }
 
-per_processor! {
+per_vector! {
     /// Sixteen channels side by side.
-    fn write_block<E: Element>(sums: &[f32], places: &[usize], finish: &Finish<'_, E>) {
-        let (sums, _) = sums.as_chunks::<SIDE>();
-        for (sums, &place) in sums.iter().zip(places) {
-            if place == NOWHERE {
-                continue;
-            }
-            let mut y = [0f32; LANES];
-            for lane in 0..LANES {
-                y[lane] = sums[lane] + finish.bias[lane];
-            }
-            #[allow(unsafe_code)]
-            // SAFETY: whoever calls has seen that sixteen channels of the last place lie in memory, and they are this task's.
-            unsafe {
+    fn write_block[E: Element](sums: &[f32], places: &[usize], finish: &Finish<'_, E>);
+}
+
+mod body {
+    #![allow(unsafe_code)] // the levels' instructions
+    use super::*;
+
+    #[inline(always)]
+    pub(super) unsafe fn write_block<V: Vector, E: Element>(
+        sums: &[f32],
+        places: &[usize],
+        finish: &Finish<'_, E>,
+    ) {
+        // SAFETY: whoever calls has seen that sixteen channels of the last place lie in memory, and they are this task's.
+        unsafe {
+            let (bias, scale) = (V::load(finish.bias.as_ptr()), V::splat(finish.scale));
+            for (sums, &place) in sums.chunks_exact(SIDE).zip(places) {
+                if place == NOWHERE {
+                    continue;
+                }
+                let mut y = V::load(sums.as_ptr()).add(bias);
                 if !finish.plus.is_null() {
-                    let plus = finish.plus.add(place).cast::<[E; LANES]>().read_unaligned();
-                    for lane in 0..LANES {
-                        y[lane] += plus[lane].widen();
-                    }
+                    y = y.add(E::load::<V>(finish.plus.add(place)));
                 }
-                let mut to = [E::default(); LANES];
-                for lane in 0..LANES {
-                    to[lane] = E::narrow(y[lane] * finish.scale);
-                }
-                finish.y.add(place).cast::<[E; LANES]>().write_unaligned(to);
+                E::store(y.mul(scale), finish.y.add(place));
             }
         }
     }

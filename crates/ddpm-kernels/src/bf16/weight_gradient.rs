@@ -12,10 +12,11 @@ use super::dot::{DEPTH, SIDE, SQUARE, Session, Squares, TILE};
 use super::gather::Rows;
 use super::{Bf16, halves_mut};
 use crate::aligned::with_scratch;
-use crate::simd::per_processor;
+use crate::simd::{per_processor, per_vector};
 use crate::source::{Gathered, Source, Window};
 use crate::storage::Shared;
 use crate::tile::LANES;
+use crate::vector::Vector;
 use crate::weight_gradient::Target;
 
 /// dw\[o, i, tap\] = Σ over images and pixels of x\[pixel * stride + tap, i\] dy\[pixel, o\].
@@ -216,31 +217,6 @@ impl WeightGradient<'_> {
 }
 
 per_processor! {
-    /// Rows of LANES channels to LANES rows of positions, `stride` apart.
-    fn turn(rows: &[Bf16], to: *mut Bf16, stride: usize) {
-        let (rows, _) = rows.as_chunks::<LANES>();
-        let (tiles, rest) = rows.as_chunks::<LANES>();
-        for (index, tile) in tiles.iter().enumerate() {
-            for lane in 0..LANES {
-                let line = tile.map(|position| position[lane]);
-                #[allow(unsafe_code)]
-                // SAFETY: whoever calls has seen that all positions of all lanes lie in memory.
-                unsafe {
-                    to.add(lane * stride + index * LANES).cast::<[Bf16; LANES]>().write_unaligned(line);
-                }
-            }
-        }
-        for (position, row) in rest.iter().enumerate() {
-            for (lane, value) in row.iter().enumerate() {
-                #[allow(unsafe_code)]
-                // SAFETY: as above.
-                unsafe {
-                    to.add(lane * stride + tiles.len() * LANES + position).write(*value);
-                }
-            }
-        }
-    }
-
     /// Pixels of LANES channels to pairs of positions from `first` on.
     fn pair_up(pixels: &[Bf16], first: usize, to: &mut [Bf16]) {
         let (pixels, _) = pixels.as_chunks::<LANES>();
@@ -264,6 +240,33 @@ per_processor! {
             let to = &mut to[position / 2 + pairs.len()];
             for lane in 0..LANES {
                 to[2 * lane] = pixel[lane];
+            }
+        }
+    }
+}
+
+per_vector! {
+    /// Rows of LANES channels to LANES rows of positions, `stride` apart; all of them lie in memory.
+    fn turn(rows: &[Bf16], to: *mut Bf16, stride: usize);
+}
+
+mod body {
+    #![allow(unsafe_code)] // the levels' instructions
+    use super::*;
+
+    #[inline(always)]
+    pub(super) unsafe fn turn<V: Vector>(rows: &[Bf16], to: *mut Bf16, stride: usize) {
+        let tiles = rows.chunks_exact(LANES * LANES);
+        let (whole, rest) = (tiles.len() * LANES, tiles.remainder());
+        // SAFETY: whoever calls has seen that all positions of all lanes lie in memory.
+        unsafe {
+            for (index, tile) in tiles.enumerate() {
+                V::turn_halves(tile.as_ptr(), LANES, to.add(index * LANES), stride);
+            }
+            for (position, row) in rest.chunks_exact(LANES).enumerate() {
+                for (lane, value) in row.iter().enumerate() {
+                    to.add(lane * stride + whole + position).write(*value);
+                }
             }
         }
     }
