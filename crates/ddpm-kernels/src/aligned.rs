@@ -52,11 +52,24 @@ thread_local! {
 
 /// Lends `length` floats with whatever was in them; the thread keeps them for the next loan.
 pub(crate) fn with_scratch<R>(length: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    let mut scratch = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
+    let mut scratch = SCRATCH.with_borrow_mut(|kept| take(kept, length));
     if scratch.len() < length {
         scratch = Aligned::zeros(length);
     }
     let result = work(&mut scratch[..length]);
     SCRATCH.with_borrow_mut(|kept| kept.push(scratch));
     result
+}
+
+/// The shortest that suffices, or the longest: so that loans within loans soon find what they need.
+fn take(kept: &mut Vec<Aligned>, length: usize) -> Aligned {
+    let sufficient = |&index: &usize| kept[index].len() >= length;
+    let shortest = (0..kept.len())
+        .filter(sufficient)
+        .min_by_key(|&index| kept[index].len());
+    let longest = || (0..kept.len()).max_by_key(|&index| kept[index].len());
+    match shortest.or_else(longest) {
+        Some(index) => kept.swap_remove(index),
+        None => Aligned::default(),
+    }
 }

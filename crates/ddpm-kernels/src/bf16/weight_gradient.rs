@@ -28,8 +28,24 @@ pub(crate) struct WeightGradient<'a> {
     pub(crate) dy: &'a Source<'a>,
 }
 
-/// Numbers of both sides that are laid out at a time: they stay in the caches.
-const LAID_OUT: usize = 1 << 20;
+/// Numbers of both sides that a thread lays out at a time: half of its second-level cache.
+const LAID_OUT: usize = 1 << 19;
+/// Floats that the sums of all parts may have together, if there are more than two parts.
+const SUMS: usize = 1 << 20;
+
+/// How the work is cut. All of it comes from the shapes, because it decides the order of the sums.
+struct Plan {
+    layout: Gathered,
+    /// Parts of the batch: each lays out its own images and adds up its own sums, so that a thread that works on one part
+    /// reads nothing that another has just written.
+    parts: usize,
+    /// Images laid out at a time, their positions, and the positions that a tap reads beyond.
+    images: usize,
+    positions: usize,
+    room: usize,
+    /// Floats of a part's sums.
+    squares: usize,
+}
 
 impl WeightGradient<'_> {
     /// Computes the gradient, in parallel.
@@ -38,42 +54,61 @@ impl WeightGradient<'_> {
     /// Nothing else touches the target while this runs.
     #[allow(unsafe_code)] // the target is shared by the tasks
     pub(crate) unsafe fn run(&self, target: Target<'_>) {
+        let plan = self.plan();
+        with_scratch(plan.parts * plan.squares, |sums| {
+            sums.par_chunks_mut(plan.squares)
+                .with_max_len(1)
+                .enumerate()
+                .for_each(|(part, sums)| {
+                    let first = part * self.batch / plan.parts;
+                    let end = (part + 1) * self.batch / plan.parts;
+                    self.add_up(&plan, first..end, sums);
+                });
+            self.write(&plan, sums, target);
+        });
+    }
+
+    fn plan(&self) -> Plan {
         let (inputs, outputs) = (self.source.blocks(), self.dy.blocks());
         let layout = self.window.layout(1, self.window.height);
         let of_image = layout.image / LANES;
-        // A constant of the shapes, because it decides the order of the sums.
-        let images = (LAID_OUT / ((inputs + outputs) * LANES * of_image)).clamp(1, self.batch);
-        let positions = (images * of_image).next_multiple_of(DEPTH);
-        // A tap reads up to `room` positions beyond.
-        let room = layout
-            .taps
-            .iter()
-            .max()
-            .map_or(0, |tap| tap / LANES)
-            .next_multiple_of(DEPTH);
-        let (x_length, dy_length) = (
-            inputs * LANES * (positions + room),
-            outputs * LANES * positions,
-        );
-        let taps = self.window.offsets.len();
-        let squares = inputs * outputs * taps * SQUARE;
-        with_scratch((x_length + dy_length) / 2 + squares, |scratch| {
-            let (sums, laid_out) = scratch.split_at_mut(squares);
-            let (x, dy) = halves_mut(laid_out).split_at_mut(x_length);
-            for first in (0..self.batch).step_by(images) {
-                let some = first..(first + images).min(self.batch);
-                let used = (some.len() * of_image).next_multiple_of(DEPTH);
-                self.lay_out_inputs(&layout, some.clone(), positions + room, x);
-                self.lay_out_gradient(&layout, some, positions, dy);
+        let squares = inputs * outputs * self.window.offsets.len() * SQUARE;
+        let parts = (SUMS / squares).clamp(2, 8).min(self.batch);
+        let images = LAID_OUT / ((inputs + outputs) * LANES * of_image);
+        let images = images.clamp(1, self.batch.div_ceil(parts));
+        let furthest = layout.taps.iter().max();
+        Plan {
+            parts,
+            images,
+            positions: (images * of_image).next_multiple_of(DEPTH),
+            room: furthest
+                .map_or(0, |tap| tap / LANES)
+                .next_multiple_of(DEPTH),
+            squares,
+            layout,
+        }
+    }
+
+    /// The sums over some images.
+    fn add_up(&self, plan: &Plan, of: Range<usize>, sums: &mut [f32]) {
+        let stride = plan.positions + plan.room;
+        let x_length = self.source.blocks() * LANES * stride;
+        let dy_length = self.dy.blocks() * LANES * plan.positions;
+        with_scratch((x_length + dy_length) / 2, |scratch| {
+            let (x, dy) = halves_mut(scratch)[..x_length + dy_length].split_at_mut(x_length);
+            for first in of.clone().step_by(plan.images) {
+                let some = first..(first + plan.images).min(of.end);
+                let used = some.len() * plan.layout.image / LANES;
+                self.lay_out_inputs(&plan.layout, some.clone(), stride, x);
+                self.lay_out_gradient(&plan.layout, some, plan.positions, dy);
                 self.multiply(
-                    &layout,
-                    (x, positions + room),
-                    (dy, positions),
-                    (used, first > 0),
+                    &plan.layout,
+                    (x, stride),
+                    (dy, plan.positions),
+                    (used.next_multiple_of(DEPTH), first > of.start),
                     sums,
                 );
             }
-            self.write(sums, target);
         });
     }
 
@@ -193,8 +228,8 @@ impl WeightGradient<'_> {
             });
     }
 
-    /// Writes the sums where they belong.
-    fn write(&self, sums: &[f32], target: Target<'_>) {
+    /// Writes the sums of all parts, added up, where they belong.
+    fn write(&self, plan: &Plan, sums: &[f32], target: Target<'_>) {
         let (inputs, outputs) = (self.source.blocks(), self.dy.blocks());
         let taps = self.window.offsets.len();
         let level = crate::processor::Level::current();
@@ -202,10 +237,9 @@ impl WeightGradient<'_> {
             let mut of_taps = vec![0f32; taps * LANES];
             for input in 0..LANES.min(self.source.channels() - block * LANES) {
                 for output in 0..outputs {
-                    for (tap, to) in of_taps.chunks_mut(LANES).enumerate() {
-                        let square = ((tap * inputs + block) * outputs + output) * SQUARE;
-                        to.copy_from_slice(&sums[square + input * SIDE..][..SIDE]);
-                    }
+                    let first = (block * outputs + output) * SQUARE + input * SIDE;
+                    let strides = (inputs * outputs * SQUARE, plan.squares);
+                    add_parts(&sums[first..], strides, &mut of_taps);
                     let lanes = LANES.min(self.dy.channels() - output * LANES);
                     let start =
                         output * LANES * target.output + (block * LANES + input) * target.input;
@@ -248,6 +282,9 @@ per_processor! {
 per_vector! {
     /// Rows of LANES channels to LANES rows of positions, `stride` apart; all of them lie in memory.
     fn turn(rows: &[Bf16], to: *mut Bf16, stride: usize);
+
+    /// For each tap a row of sums, those of all parts added up; from one tap, and one part, to the next.
+    fn add_parts(sums: &[f32], strides: (usize, usize), to: &mut [f32]);
 }
 
 mod body {
@@ -267,6 +304,24 @@ mod body {
                 for (lane, value) in row.iter().enumerate() {
                     to.add(lane * stride + whole + position).write(*value);
                 }
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub(super) unsafe fn add_parts<V: Vector>(
+        sums: &[f32],
+        (tap, part): (usize, usize),
+        to: &mut [f32],
+    ) {
+        for (index, to) in to.chunks_exact_mut(LANES).enumerate() {
+            // SAFETY: a row of the slice each.
+            unsafe {
+                let mut total = V::zero();
+                for sums in sums[index * tap..].chunks(part) {
+                    total = total.add(V::load(sums[..SIDE].as_ptr()));
+                }
+                total.store(to.as_mut_ptr());
             }
         }
     }
