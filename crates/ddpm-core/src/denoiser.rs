@@ -46,3 +46,13 @@ pub trait NoiseSource {
         Ok(())
     }
 }
+
+/// The noise of a closure. A draw that is passed over does not reach it.
+impl<F> NoiseSource for F
+where
+    F: FnMut(usize, &Tensor) -> Result<Tensor>,
+{
+    fn draw(&mut self, draw: usize, like: &Tensor) -> Result<Tensor> {
+        self(draw, like)
+    }
+}

@@ -7,21 +7,17 @@
 //!
 //! # Any network, in ten lines
 //!
-//! The scheduler as diffusers wrote it, a network as a closure, and a sampler by name:
+//! The scheduler as diffusers wrote it, a network and its noise as closures, and a sampler by name; nothing else of this project:
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
-//! use ddpm_samplers::{Choice, SamplerKind, SchedulerConfig};
-//! # struct Silence;
-//! # impl ddpm_core::NoiseSource for Silence {
-//! #     fn draw(&mut self, _: usize, like: &Tensor) -> ddpm_core::Result<Tensor> { Ok(like.zeros_like()?) }
-//! # }
-//! # let mut noise = Silence;
+//! use ddpm_samplers::{Choice, SamplerKind, SchedulerConfig, ddpm_core::Result};
 //!
 //! let json = r#"{ "_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2" }"#; // scheduler_config.json
-//! let network = |x: &Tensor, _time: &[f64]| -> ddpm_core::Result<Tensor> { Ok((x * 0.5)?) }; // [B, C, H, W] -> the noise in it
+//! let network = |x: &Tensor, _time: &[f64]| -> Result<Tensor> { Ok((x * 0.5)?) }; // [B, C, H, W] -> the noise in it
+//! let mut noise = |_draw: usize, x: &Tensor| -> Result<Tensor> { Ok(x.randn_like(0., 1.)?) };
 //! let sampler = SchedulerConfig::from_json(json)?
-//!     .with_kind(SamplerKind::DpmPlusPlus)?
+//!     .with_kind(SamplerKind::EulerAncestral)?
 //!     .sampler(&Choice::steps(20))?;
 //! let mut x = Tensor::randn(0f32, 1., (2, 3, 8, 8), &Device::Cpu)?;
 //! for step in sampler.walk(&network, &x.clone(), &mut noise) {
@@ -152,6 +148,9 @@ mod sampler;
 mod config;
 
 mod error;
+
+/// The paper: what walks are handed ([`Denoiser`](ddpm_core::Denoiser), [`NoiseSource`](ddpm_core::NoiseSource)) and made of.
+pub use ddpm_core;
 
 pub use ancestral::{AncestralSettings, StepVariance, ancestral, ancestral_with};
 pub use class::SchedulerClass;
