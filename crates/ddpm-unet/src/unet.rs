@@ -112,7 +112,7 @@ impl UNet {
     }
 
     /// The same network on the same storage, computing in this precision. bf16 is for the CPU, where the network goes by
-    /// plan (evaluation of detached weights, [`UNet::learn`]); elsewhere all is f32.
+    /// plan (evaluation of detached weights, [`UNet::learn`]); elsewhere all is f32: [`UNetConfig::unplanned`] says why.
     pub fn in_precision(&self, precision: Precision) -> Self {
         Self {
             engine: self.engine.in_precision(precision),

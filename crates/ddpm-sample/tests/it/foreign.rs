@@ -1,12 +1,13 @@
 //! Folders that others saved get diffusers' images, ours get DDIM as it is in the paper.
 
 use candle_core::{Device, Tensor};
+use ddpm_checkpoint::Pipeline;
 use ddpm_core::NoiseSource;
 use ddpm_random::sample_start;
 use ddpm_samplers::{Choice, SamplerKind};
-use ddpm_unet::UNet;
+use ddpm_unet::{Nonlinearity, UNet, UNetConfig, UNetSettings};
 
-use crate::{House, bits, pipeline};
+use crate::{House, bits, check_done, pipeline};
 
 /// DDIM with eta = 0 draws nothing.
 struct NoNoise;
@@ -50,4 +51,41 @@ fn ddim_lands_as_in_diffusers_only_for_what_diffusers_saved() {
     };
     assert!(apart(30) > 1e-3, "{}", apart(30));
     assert!(apart(20) < 1e-4, "{}", apart(20));
+}
+
+/// What no plan holds goes operation by operation and in f32, which is said; bf16 cannot be had for it.
+#[test]
+fn networks_without_a_plan_are_named() {
+    let house = House::new();
+    let plain = pipeline();
+    let unet = UNetConfig::new(UNetSettings {
+        act_fn: Nonlinearity::Gelu,
+        ..plain.unet.settings().clone()
+    });
+    let model = Pipeline::new(unet.unwrap(), plain.weights, plain.scheduler);
+    model.save(&house.path("foreign")).unwrap();
+    let said = |flags: &str| {
+        let output = house.run(&format!("--model foreign --num 2 --steps 2 {flags}"));
+        check_done(&output);
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let note = "note: the network has `act_fn` gelu: it goes operation by operation, slower than others of its size";
+    assert!(said("").contains(&format!("{note}\n")), "{}", said(""));
+    let auto = said("--precision auto");
+    assert!(auto.contains(&format!("{note}, and in f32\n")), "{auto}");
+    let error = "error: --precision bf16 cannot be had: this network has `act_fn` gelu, for which there is only f32\n\nFor more information, try '--help'.";
+    house.check_error("--model foreign --precision bf16", 2, error);
+    let output = house.run("--model foreign --inspect");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = "plan        none on the CPU, because of `act_fn` gelu\n";
+    assert!(text.contains(line), "{text}");
+    // Those that have one say nothing of it, and may be asked for bf16.
+    plain_model_says_nothing(&house);
+}
+
+fn plain_model_says_nothing(house: &House) {
+    let output = house.run("--model run --num 2 --steps 2 --precision bf16");
+    check_done(&output);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!text.contains("operation by operation"), "{text}");
 }
