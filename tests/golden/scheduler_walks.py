@@ -205,6 +205,8 @@ BY_HAND = [
     (P, 1, None, dict(skip_prk_steps=True)),
     *[(E, 10, None, dict(interpolation_type="log_linear", **L1, **k)) for k in K],
     *[(M, 10, None, dict(use_lu_lambdas=True, **k)) for k in K],
+    (P, 20, None, dict(skip_prk_steps=True, beta_end=0.04)),
+    (E, 10, None, dict(interpolation_type="log_linear", timestep_type="continuous", **V)),
 ]
 VALUES = dict(
     num_train_timesteps=[1000, 1100, 500], beta_end=[0.02, 0.03], beta_start=[1e-4, 8.5e-4], beta_schedule=["linear", "scaled_linear", "squaredcos_cap_v2"],

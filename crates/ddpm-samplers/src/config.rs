@@ -416,10 +416,21 @@ impl SchedulerConfig {
         );
         let mut levels = match &choice.steps {
             Steps::Number(steps) => {
-                let options = LevelChoice {
+                let mut options = LevelChoice {
                     steps: *steps,
                     ..options
                 };
+                let told_log_sigma = Solver::Euler {
+                    told_log_sigma: true,
+                };
+                // diffusers steps from the last of these levels too where times are told as sigmas.
+                if spread.curve == Curve::LogLinear
+                    && self.solver == told_log_sigma
+                    && choice.manner == Manner::Diffusers
+                {
+                    options.curve = Curve::Exponential;
+                    options.steps += 1;
+                }
                 match self.class {
                     SchedulerClass::EdmEuler
                     | SchedulerClass::EdmDpmSolverMultistep

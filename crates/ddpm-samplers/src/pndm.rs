@@ -323,7 +323,7 @@ impl Ladder<'_> {
 /// The level of this alpha-bar; where there is no signal at all, as little as diffusers' solvers take for it.
 fn level(alpha_bar: f64) -> Level {
     const LEAST: f64 = 1.0 / 16_777_216.0;
-    let alpha_bar = alpha_bar.max(LEAST);
+    let alpha_bar = if alpha_bar == 0.0 { LEAST } else { alpha_bar };
     Level {
         signal: alpha_bar.sqrt(),
         noise: (1.0 - alpha_bar).sqrt(),

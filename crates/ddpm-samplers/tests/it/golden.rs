@@ -121,7 +121,7 @@ fn repainted(case: &Value, config: &SchedulerConfig, noise: &mut Counted) -> Ten
 #[test]
 fn walks_are_diffusers() {
     let cases: Vec<Value> = serde_json::from_str(include_str!("../golden/walks.json")).unwrap();
-    assert_eq!(cases.len(), 269);
+    assert_eq!(cases.len(), 271);
     let mut worst: BTreeMap<&str, f64> = BTreeMap::new();
     let mut wrong = Vec::new();
     for (number, case) in cases.iter().enumerate() {
