@@ -26,7 +26,7 @@ use ddpm_unet::PrecisionName;
   ddpm-sample --num 16 --out walk.gif                    how 16 images appear from noise
   ddpm-sample --num 8 --strip                            the same as a strip, one row an image
   ddpm-sample --inpaint old.png --mask keep.png --num 4  four ways to fill the black part of keep.png
-  ddpm-sample --invert old.png --out x.safetensors       the noise that --noise x.safetensors --sampler ddim makes old.png of
+  ddpm-sample --invert old.png --no-clip --out x.safetensors   the noise that --noise x.safetensors --sampler ddim --no-clip makes old.png of
   ddpm-sample --model runs/mine --inspect                what a model is
   ddpm-sample --model ema.pt --arch image_size=64 num_heads=4 ... --save-model DIR   another program's file as a folder
 
@@ -90,6 +90,10 @@ pub struct Flags {
     #[arg(long, value_name = "X")]
     pub eta: Option<f64>,
 
+    /// Do not clip what the network takes for the image; for --invert and the way back from its noise, which clipping spoils
+    #[arg(long)]
+    pub no_clip: bool,
+
     /// Class of the images, 0 on, of a model that knows classes; all: each in turn, a column of the grid [default: drawn by the seed]
     #[arg(long, value_name = "N|all")]
     pub class: Option<ClassChoice>,
@@ -147,11 +151,11 @@ pub struct Flags {
     pub noise: Option<PathBuf>,
 
     /// Write the model as a new diffusers folder and stop
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["num", "batch_size", "seed", "sampler", "steps", "timesteps", "sigmas", "order", "levels", "spacing", "eta", "class", "inpaint", "mask", "jumps", "invert", "precision", "out", "strip", "rng", "noise", "inspect"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["num", "batch_size", "seed", "sampler", "steps", "timesteps", "sigmas", "order", "levels", "spacing", "eta", "no_clip", "class", "inpaint", "mask", "jumps", "invert", "precision", "out", "strip", "rng", "noise", "inspect"])]
     pub save_model: Option<PathBuf>,
 
     /// Print what the model is and stop
-    #[arg(long, conflicts_with_all = ["weights", "num", "batch_size", "seed", "sampler", "steps", "timesteps", "sigmas", "order", "levels", "spacing", "eta", "class", "inpaint", "mask", "jumps", "invert", "threads", "precision", "out", "strip", "rng", "noise"])]
+    #[arg(long, conflicts_with_all = ["weights", "num", "batch_size", "seed", "sampler", "steps", "timesteps", "sigmas", "order", "levels", "spacing", "eta", "no_clip", "class", "inpaint", "mask", "jumps", "invert", "threads", "precision", "out", "strip", "rng", "noise"])]
     pub inspect: bool,
 
     /// No progress, only errors

@@ -36,7 +36,7 @@ pub(crate) fn choose(
         steps: steps(flags, &config)?,
         eta: flags.eta.unwrap_or(0.0),
         manner: manner(flags, model),
-        clip: clip_of(pixels, model)?,
+        clip: clip(flags, pixels, model)?,
     };
     let sampler = config.sampler(&choice).map_err(refused)?;
     Ok(Chosen {
@@ -74,7 +74,7 @@ pub(crate) fn paint(
         steps: Steps::Number(steps),
         eta: flags.eta.unwrap_or(0.0),
         manner: manner(flags, model),
-        clip: clip_of(pixels, model)?,
+        clip: clip(flags, pixels, model)?,
     };
     let jumps = flags.jumps.unwrap_or_default();
     let settings = RePaintSettings {
@@ -126,6 +126,13 @@ pub(crate) fn clip_of(pixels: &PixelMap, model: &Model) -> anyhow::Result<Option
             let channels = model.unet.settings().out_channels;
             Ok(Some(Clip::PerChannel(map.value_range(channels)?)))
         }
+    }
+}
+
+fn clip(flags: &Flags, pixels: &PixelMap, model: &Model) -> anyhow::Result<Option<Clip>> {
+    match flags.no_clip {
+        true => Ok(Some(Clip::None)),
+        false => clip_of(pixels, model),
     }
 }
 
@@ -220,6 +227,9 @@ fn check(flags: &Flags, config: &SchedulerConfig) -> Result<(), Failure> {
         )));
     }
     check_eta(flags.eta)?;
+    if flags.no_clip {
+        needs(config, "clip_sample", "--no-clip")?;
+    }
     let spread = [
         SpacingName::Leading,
         SpacingName::Linspace,

@@ -111,12 +111,9 @@ fn what_is_known_is_kept_and_the_rest_is_the_librarys_walk() {
 fn inverted_images_come_back() {
     let house = House::new();
     // What is clipped cannot be undone, and an untrained network leaves [-1, 1].
-    let mut pipeline = crate::pipeline();
-    pipeline.scheduler = pipeline.scheduler.with("clip_sample", false).unwrap();
-    pipeline.save(&house.path("free")).unwrap();
-    let made = house.samples_of("--model free --num 3 --steps 50");
+    let made = house.samples_of("--model run --num 3 --steps 50 --no-clip");
     save(&house, "made.safetensors", "samples", &made);
-    let steps = "--model free --steps 100";
+    let steps = "--model run --steps 100 --no-clip";
     let invert = format!("{steps} --invert made.safetensors --batch-size 2 --out x.safetensors");
     check_done(&house.run(&invert));
     let mut file = TensorFile::open(&house.path("x.safetensors")).unwrap();
@@ -126,7 +123,7 @@ fn inverted_images_come_back() {
     let again = house.samples_of(&format!("{steps} --noise x.safetensors"));
     let off = (&again - &made).unwrap().abs().unwrap();
     let worst: f32 = off.max_all().unwrap().to_scalar().unwrap();
-    let other = house.samples_of("--model free --num 3 --steps 100 --seed 5");
+    let other = house.samples_of("--model run --num 3 --steps 100 --seed 5 --no-clip");
     let apart = (other - &made).unwrap().abs().unwrap().mean_all().unwrap();
     let apart: f32 = apart.to_scalar().unwrap();
     println!("back within {worst}, others are {apart} apart");

@@ -87,6 +87,10 @@ fn what_a_sampler_would_ignore_is_wrong_usage() {
         "--spacing would be ignored: with --levels dpm++ goes between the ends of training",
     );
     usage(
+        "--sampler euler --no-clip",
+        "--no-clip would be ignored: the sampler euler has nothing of the kind",
+    );
+    usage(
         "--sampler unipc --eta 0.5",
         "--eta belongs to the sampler ddim; unipc would ignore it",
     );
