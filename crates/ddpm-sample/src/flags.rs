@@ -18,7 +18,7 @@ use ddpm_unet::PrecisionName;
     name = "ddpm-sample",
     version,
     after_help = "Examples:
-  ddpm-sample                                            64 digits in samples.png
+  ddpm-sample                                            64 pieces of clothing in samples.png
   ddpm-sample --model runs/mine --num 9 --seed 7         from the newest checkpoint of a run
   ddpm-sample --sampler ddpm --out images/               every step of the original walk, one PNG an image
   ddpm-sample --sampler dpm++ --steps 12                 as good in a quarter of the time

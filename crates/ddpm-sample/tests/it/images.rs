@@ -209,3 +209,17 @@ fn a_half_written_newer_checkpoint_is_passed_over_with_a_note() {
     let expected = "note: skipped a checkpoint that is not whole: run/checkpoints/step-00000009/model_index.json is missing";
     assert!(err.starts_with(expected), "{err}");
 }
+
+#[test]
+fn images_in_bf16_are_those_of_f32_but_for_the_grain_of_a_picture() {
+    let house = House::new();
+    let digits = concat!(env!("CARGO_MANIFEST_DIR"), "/../../checkpoints/digits");
+    let flags = format!("--model {digits} --num 16 --steps 20 --seed 3");
+    let f32 = house.samples_of(&format!("{flags} --precision f32"));
+    std::fs::remove_file(house.path("out.safetensors")).unwrap();
+    let bf16 = house.samples_of(&format!("{flags} --precision bf16"));
+    let apart = (f32 - bf16).unwrap().abs().unwrap().mean_all().unwrap();
+    let apart = apart.to_scalar::<f32>().unwrap();
+    // A picture knows 256 levels, from -1 to 1: 2/255 is the step from one to the next.
+    assert!(apart > 0.0 && apart < 2.0 / 255.0, "{apart}");
+}
