@@ -23,10 +23,11 @@ cargo xtask COMMAND
                               say where a data set is found, and fetch it if it is nowhere: verified by SHA-256, going
                               on with what has come before; no NAME: say it of all of them and fetch none, as with
                               --where (status 3: not found). URL: a folder of another server with the same files
-  bench [--python PYTHON] [--networks s,m] [--work train,evaluate] [--threads N] [--rounds N] [--quick]
-        [--peers eager,channels_last,compile,onnxruntime,openvino] [--no-start-up] [--out FILE]
-                              the program beside PyTorch, onnxruntime and OpenVINO on the same work, in turns:
-                              outputs compared first, then a page of ratios (status 1: outputs differ);
+  bench [--python PYTHON] [--networks s,m] [--work train,evaluate,operations] [--operations NAME,...]
+        [--precision f32|bf16] [--peers eager,channels_last,compile,onnxruntime,openvino] [--threads N] [--rounds N]
+        [--set-up SECONDS] [--quick] [--no-start-up] [--out FILE]
+                              the program beside PyTorch, torch.compile, onnxruntime and OpenVINO on the same work, in
+                              turns: outputs compared first, then a page of ratios (status 1: outputs differ);
                               PYTHON, python3 if not named, has the peers: pip install torch diffusers
                               onnx onnxscript onnxruntime openvino
   conformance [--python PYTHON] [--model FOLDER]... [--networks N] [--seed S]
@@ -70,6 +71,12 @@ fn run(arguments: &[String]) -> Result<anyhow::Result<ExitCode>, Usage> {
     let Some((command, rest)) = arguments.split_first() else {
         return Err(Usage("no command given".to_owned()));
     };
+    // What comes after `--` is for the program that is started.
+    let mut ours = rest.iter().take_while(|word| *word != "--");
+    if ours.any(|word| word == "--help" || word == "-h") {
+        print!("{HELP}");
+        return Ok(Ok(ExitCode::SUCCESS));
+    }
     match command.as_str() {
         "train" => Ok(cargo::become_cargo(&train::cargo_arguments(rest)?)),
         "data" => Ok(data::run(&data::typed(rest)?)),
@@ -101,6 +108,19 @@ mod tests {
         match run(&words(line)) {
             Err(Usage(message)) => assert_eq!(message, expected),
             Ok(_) => panic!("`{line}` was accepted"),
+        }
+    }
+
+    #[test]
+    fn help_is_had_of_every_command() {
+        for command in [
+            "help",
+            "--help",
+            "train --help",
+            "bench --quick -h",
+            "ci --help",
+        ] {
+            assert!(matches!(run(&words(command)), Ok(Ok(_))), "{command}");
         }
     }
 
