@@ -198,15 +198,16 @@ class OpenAi(nn.Module):
     def __init__(self, channels, out, width, mults, layers, attended, groups, heads, new_order=False, film=True, updown=False, classes=None, rescale=None):
         super().__init__()
         self.width, time, n, self.rescale = width, 4 * width, len(mults), rescale
+        first = int(width * mults[0])
         self.time_embed = nn.Sequential(nn.Linear(width, time), nn.SiLU(), nn.Linear(time, time))
         if classes:
             self.label_emb = nn.Embedding(classes, time)
         attention = lambda c: OpenAiAttention(c, groups, heads, new_order)
-        blocks, skips, c = [nn.Sequential(nn.Conv2d(channels, width, 3, padding=1))], [width], width
+        blocks, skips, c = [nn.Sequential(nn.Conv2d(channels, first, 3, padding=1))], [first], first
         for i, m in enumerate(mults):
             for _ in range(layers):
-                parts = [OpenAiResnet(c, width * m, time, groups, film)]
-                c = width * m
+                parts = [OpenAiResnet(c, int(width * m), time, groups, film)]
+                c = int(width * m)
                 blocks.append(nn.Sequential(*parts, *([attention(c)] if i in attended else [])))
                 skips.append(c)
             if i < n - 1:
@@ -218,15 +219,15 @@ class OpenAi(nn.Module):
         blocks = []
         for i in reversed(range(n)):
             for j in range(layers + 1):
-                parts = [OpenAiResnet(c + skips.pop(), width * mults[i], time, groups, film)]
-                c = width * mults[i]
+                parts = [OpenAiResnet(c + skips.pop(), int(width * mults[i]), time, groups, film)]
+                c = int(width * mults[i])
                 if i in attended:
                     parts.append(attention(c))
                 if i > 0 and j == layers:
                     parts.append(OpenAiResnet(c, c, time, groups, film, "up") if updown else Holder(conv=nn.Conv2d(c, c, 3, padding=1)))
                 blocks.append(nn.Sequential(*parts))
         self.output_blocks = nn.ModuleList(blocks)
-        self.out = nn.Sequential(nn.GroupNorm(groups, c, eps=1e-5), nn.SiLU(), nn.Conv2d(width, out, 3, padding=1))
+        self.out = nn.Sequential(nn.GroupNorm(groups, c, eps=1e-5), nn.SiLU(), nn.Conv2d(first, out, 3, padding=1))
 
     def forward(self, x, time, classes=None):
         time = time.float() * self.rescale if self.rescale else time
@@ -315,6 +316,13 @@ def layouts():
         guided = randomised(OpenAi(3, 6, 4, (1, 2), 1, {1}, 2, by(4), new_order=new, updown=True, classes=5), torch.float16)
         save(name, state(guided, torch.float16))
         answer(name, guided, (3, 8, 12), [999, 250], classes=torch.tensor([4, 1]))
+
+
+    # As its largest: the first level has half the channels that the time has numbers.
+    torch.manual_seed(10)
+    half = randomised(OpenAi(3, 6, 8, (0.5, 1), 1, {1}, 2, by(4), updown=True), torch.float16)
+    save("guided_half", state(half, torch.float16))
+    answer("guided_half", half, (3, 8, 12), [999, 250])
 
 
 def refused():

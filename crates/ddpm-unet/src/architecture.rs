@@ -714,7 +714,8 @@ impl<'a> Plan<'a> {
 pub(crate) fn time_input_width(settings: &UNetSettings) -> usize {
     let width = settings.block_out_channels[0];
     match settings.time_embedding_type {
-        TimeEmbeddingType::Positional | TimeEmbeddingType::Learned => width,
+        TimeEmbeddingType::Positional => settings.timestep_width.unwrap_or(width),
+        TimeEmbeddingType::Learned => width,
         TimeEmbeddingType::Fourier => 2 * width,
     }
 }

@@ -55,6 +55,7 @@ fn check_numbers(settings: &UNetSettings) -> Result<()> {
         ("layers_per_block", Some(settings.layers_per_block)),
         ("attention_head_dim", settings.attention_head_dim),
         ("attention_heads", settings.attention_heads),
+        ("timestep_width", settings.timestep_width),
         ("norm_num_groups", settings.norm_num_groups),
         ("attn_norm_num_groups", settings.attn_norm_num_groups),
         ("num_class_embeds", settings.num_class_embeds),
@@ -69,7 +70,8 @@ fn check_numbers(settings: &UNetSettings) -> Result<()> {
             ));
         }
     }
-    let half = settings.block_out_channels[0] / 2;
+    let told = settings.timestep_width;
+    let half = told.unwrap_or(settings.block_out_channels[0]) / 2;
     let positional = settings.time_embedding_type == TimeEmbeddingType::Positional;
     if positional && settings.freq_shift >= half {
         let supported = format!("whole numbers below {half}, half the first level's channels");
@@ -78,6 +80,10 @@ fn check_numbers(settings: &UNetSettings) -> Result<()> {
             &json!(settings.freq_shift),
             &supported,
         ));
+    }
+    if let (Some(width), false) = (told, positional) {
+        let supported = "null where `time_embedding_type` is not \"positional\"";
+        return Err(unsupported("timestep_width", &json!(width), supported));
     }
     if !(0.0..1.0).contains(&settings.dropout) {
         return Err(unsupported(

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 /// The version of diffusers whose files these are: written as `_diffusers_version`.
 pub const DIFFUSERS_VERSION: &str = "0.42.1";
 
-/// What a network looks like: the keys of diffusers' `UNet2DModel`, with diffusers' defaults, and three keys of ours.
+/// What a network looks like: the keys of diffusers' `UNet2DModel`, with diffusers' defaults, and four keys of ours.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UNetSettings {
     /// The size of the images that the network was made for: recorded for samplers, does not change the network.
@@ -80,6 +80,9 @@ pub struct UNetSettings {
     /// Ours: what times are multiplied by before their sinusoids (improved-diffusion tells t * 1000 / T). Written to a
     /// file only if it is not 1.
     pub timestep_scale: f64,
+    /// Ours: how many sinusoids tell the time, where they are not as many as the first level has channels
+    /// (guided-diffusion with a first `channel_mult` other than 1). Written to a file only if it is given.
+    pub timestep_width: Option<usize>,
 }
 
 /// The size of an image: a number for a square, or height and width.
@@ -237,6 +240,7 @@ impl Default for UNetSettings {
             rescale_residuals: false,
             attention_heads: None,
             timestep_scale: 1.0,
+            timestep_width: None,
         }
     }
 }
@@ -345,6 +349,10 @@ impl UNetConfig {
             (
                 settings.timestep_scale != 1.0,
                 "the network is told the time multiplied by a factor (`timestep_scale` in its configuration)",
+            ),
+            (
+                settings.timestep_width.is_some(),
+                "the network is told the time by a number of its own of sinusoids (`timestep_width` in its configuration)",
             ),
         ];
         let said = said.into_iter().filter(|(is, _)| *is);

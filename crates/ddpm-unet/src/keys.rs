@@ -64,6 +64,7 @@ impl UNetConfig {
             rescale_residuals: keys.truth(RESCALE_RESIDUALS, defaults.rescale_residuals)?,
             attention_heads: keys.whole_or_null(ATTENTION_HEADS, defaults.attention_heads)?,
             timestep_scale: keys.number(TIMESTEP_SCALE, defaults.timestep_scale)?,
+            timestep_width: keys.whole_or_null(TIMESTEP_WIDTH, defaults.timestep_width)?,
         };
         keys.finish()?;
         Self::new(settings)
@@ -146,12 +147,14 @@ impl UNetConfig {
             ),
         ];
         let (heads, scale) = (settings.attention_heads, settings.timestep_scale);
+        let width = settings.timestep_width;
         let ours = [
             settings
                 .rescale_residuals
                 .then_some((RESCALE_RESIDUALS, json!(true))),
             heads.map(|heads| (ATTENTION_HEADS, json!(heads))),
             (scale != 1.0).then_some((TIMESTEP_SCALE, json!(scale))),
+            width.map(|width| (TIMESTEP_WIDTH, json!(width))),
         ];
         pairs
             .into_iter()
@@ -209,6 +212,7 @@ impl UpBlock {
 const RESCALE_RESIDUALS: &str = "rescale_residuals";
 const ATTENTION_HEADS: &str = "attention_heads";
 const TIMESTEP_SCALE: &str = "timestep_scale";
+const TIMESTEP_WIDTH: &str = "timestep_width";
 const DOWN_BLOCKS: [(&str, DownBlock); 5] = [
     ("DownBlock2D", DownBlock::Down),
     ("AttnDownBlock2D", DownBlock::AttnDown),
@@ -271,7 +275,12 @@ impl Keys {
         let known = known.keys().filter(|key| !key.starts_with('_'));
         let known: Vec<&str> = known
             .map(String::as_str)
-            .chain([RESCALE_RESIDUALS, ATTENTION_HEADS, TIMESTEP_SCALE])
+            .chain([
+                RESCALE_RESIDUALS,
+                ATTENTION_HEADS,
+                TIMESTEP_SCALE,
+                TIMESTEP_WIDTH,
+            ])
             .collect();
         Err(Error::UnknownKey {
             key: key.clone(),

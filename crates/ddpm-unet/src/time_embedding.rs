@@ -53,8 +53,13 @@ pub(crate) struct Sinusoids {
 
 impl Sinusoids {
     pub(crate) fn new(settings: &UNetSettings) -> Self {
-        let width = settings.block_out_channels[0];
-        Self::of(width, settings.freq_shift, settings.flip_sin_to_cos)
+        Self::of(
+            settings
+                .timestep_width
+                .unwrap_or(settings.block_out_channels[0]),
+            settings.freq_shift,
+            settings.flip_sin_to_cos,
+        )
     }
 
     fn of(width: usize, freq_shift: usize, cosines_first: bool) -> Self {

@@ -51,16 +51,9 @@ pub(super) fn convert(shapes: &Shapes<'_>, arch: &Arch) -> Result<Conversion> {
         false => None,
     };
     let told = shapes.side("time_embed.0.weight", 1)?;
-    if told != first {
-        return Err(shapes.refused(format!(
-            "the time is told by {told} numbers and the first level has {first} channels (a first channel_mult other \
-             than 1): UNet2DModel has as many of one as of the other"
-        )));
-    }
-
     let mut answers = Answers::new(shapes.path, Layout::OpenAi, arch);
     let said = answers.whole("num_channels")?;
-    answers.agrees("num_channels", said, first)?;
+    answers.agrees("num_channels", said, told)?;
     let said = answers.whole("num_res_blocks")?;
     answers.agrees("num_res_blocks", said, levels.layers)?;
     for (key, found) in [
@@ -129,6 +122,7 @@ pub(super) fn convert(shapes: &Shapes<'_>, arch: &Arch) -> Result<Conversion> {
             false => TimeScaleShift::Default,
         },
         timestep_scale: time_scale,
+        timestep_width: (told != first).then_some(told),
         ..levels.settings()
     };
     Ok(Conversion {

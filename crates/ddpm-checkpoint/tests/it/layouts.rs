@@ -173,6 +173,21 @@ fn guided_diffusion_with_classes_and_blocks_that_halve() {
 }
 
 #[test]
+fn guided_diffusion_whose_first_level_is_narrower() {
+    let said = [
+        "num_head_channels=4",
+        "num_groups=2",
+        "use_new_attention_order=false",
+        "num_channels=8",
+    ];
+    let pipeline = check("guided_half.pt", "guided_half", &arch(&said), &Weights::Ema);
+    let settings = pipeline.unet.settings();
+    assert_eq!(settings.block_out_channels, [4, 8]);
+    assert_eq!(settings.timestep_width, Some(8));
+    assert_eq!(pipeline.unet.beyond_diffusers().len(), 1);
+}
+
+#[test]
 fn the_new_order_of_attention_is_another_network() {
     let said = [
         "num_head_channels=4",

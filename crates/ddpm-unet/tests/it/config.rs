@@ -483,13 +483,15 @@ fn our_own_key_is_written_only_where_it_is_set_and_diffusers_is_told() {
     let improved = UNetSettings {
         attention_heads: Some(4),
         timestep_scale: 0.25,
+        timestep_width: Some(64),
         ..plain.settings().clone()
     };
     let improved = UNetConfig::new(improved).unwrap();
     let json = improved.to_json();
     assert!(json.contains("\"attention_heads\": 4") && json.contains("\"timestep_scale\": 0.25"));
     assert_eq!(UNetConfig::from_json(&json).unwrap(), improved);
-    assert_eq!(improved.beyond_diffusers().len(), 2);
+    assert!(json.contains("\"timestep_width\": 64"));
+    assert_eq!(improved.beyond_diffusers().len(), 3);
 }
 
 #[test]
