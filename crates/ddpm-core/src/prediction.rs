@@ -71,27 +71,12 @@ impl Prediction {
             return Ok(output.clone());
         }
         self.check_snr(schedule, t)?;
-        let weights = |t| {
-            let level = (root(schedule, t), root_of_rest(schedule, t));
-            self.x_0_weights(level).unwrap_or_else(|| {
+        weighed(schedule, x_t, t, output, |t| {
+            self.x_0_weights(level(schedule, t)).unwrap_or_else(|| {
                 let (of_x_0, of_x_t) = posterior_weights(schedule, t);
                 (-of_x_t / of_x_0, 1.0 / of_x_0)
             })
-        };
-        mix(
-            schedule,
-            t,
-            Term {
-                name: "x_t",
-                tensor: x_t,
-                coefficient: &|t| weights(t).0,
-            },
-            Term {
-                name: "the output of the network",
-                tensor: output,
-                coefficient: &|t| weights(t).1,
-            },
-        )
+        })
     }
 
     /// The noise that `output` and x_t imply, eps = (x_t - sqrt(alpha-bar_t) x_0) / sqrt(1 - alpha-bar_t)
@@ -116,26 +101,10 @@ impl Prediction {
                 Ok(output.clone())
             }
             Prediction::Original => eps_from_x_0(schedule, x_t, t, output),
-            Prediction::Velocity => {
-                let weights = |t| {
-                    let level = (root(schedule, t), root_of_rest(schedule, t));
-                    self.eps_weights(level).unwrap_or((f64::NAN, f64::NAN))
-                };
-                mix(
-                    schedule,
-                    t,
-                    Term {
-                        name: "x_t",
-                        tensor: x_t,
-                        coefficient: &|t| weights(t).0,
-                    },
-                    Term {
-                        name: "the output of the network",
-                        tensor: output,
-                        coefficient: &|t| weights(t).1,
-                    },
-                )
-            }
+            Prediction::Velocity => weighed(schedule, x_t, t, output, |t| {
+                let weights = self.eps_weights(level(schedule, t));
+                weights.unwrap_or((f64::NAN, f64::NAN))
+            }),
             Prediction::PosteriorMean => {
                 let x_0 = self.x_0_hat(schedule, x_t, t, output)?;
                 eps_from_x_0(schedule, x_t, t, &x_0)
@@ -210,6 +179,30 @@ pub fn eps_from_x_0(
     )
 }
 
+/// The sum of x_t and the output of the network, each with its weight at t.
+fn weighed(
+    schedule: &Schedule,
+    x_t: &Tensor,
+    t: &[Timestep],
+    output: &Tensor,
+    weights: impl Fn(Timestep) -> (f64, f64),
+) -> Result<Tensor> {
+    mix(
+        schedule,
+        t,
+        Term {
+            name: "x_t",
+            tensor: x_t,
+            coefficient: &|t| weights(t).0,
+        },
+        Term {
+            name: "the output of the network",
+            tensor: output,
+            coefficient: &|t| weights(t).1,
+        },
+    )
+}
+
 /// v = sqrt(alpha-bar_t) eps - sqrt(1 - alpha-bar_t) x_0 (Salimans and Ho 2022, section 4).
 fn velocity(schedule: &Schedule, x_0: &Tensor, t: &[Timestep], eps: &Tensor) -> Result<Tensor> {
     mix(
@@ -226,6 +219,11 @@ fn velocity(schedule: &Schedule, x_0: &Tensor, t: &[Timestep], eps: &Tensor) -> 
             coefficient: &|t| -root_of_rest(schedule, t),
         },
     )
+}
+
+/// The level of t as (signal, noise).
+fn level(schedule: &Schedule, t: Timestep) -> (f64, f64) {
+    (root(schedule, t), root_of_rest(schedule, t))
 }
 
 /// sqrt(alpha-bar_t)
