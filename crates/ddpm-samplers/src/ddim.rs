@@ -1,5 +1,6 @@
 //! DDIM: equation 12 of Song, Meng and Ermon 2021, from the same network with fewer steps and as little noise as one likes.
 
+use crate::error::require;
 use crate::walk::{Moved, Noise};
 use crate::{Error, Manner, Process, Result, Walk};
 use candle_core::Tensor;
@@ -162,26 +163,24 @@ impl DdimSettings {
 
     /// Fails when a step of a walk over `schedule` would add noise on balance, or lands nowhere: no variance is right for it.
     fn check(&self, schedule: &Schedule) -> Result<()> {
-        if !(0.0..=1.0).contains(&self.eta) {
-            return Err(Error::Setting {
-                name: "eta",
-                value: self.eta,
-                expected: "a number in 0..=1",
-            });
-        }
+        check_eta(self.eta)?;
         check_end("alpha_bar_end", self.alpha_bar_end, schedule)?;
         for t in schedule.timesteps() {
             let after = self.level_after(schedule, t);
-            if !(after > 0.0 && after >= schedule.alpha_bar(t)) {
-                return Err(Error::Setting {
-                    name: "alpha_bar where a stride lands",
-                    value: after,
-                    expected: "no less than where it starts: `training` must be what the walk's schedule was respaced from",
-                });
-            }
+            require(
+                after > 0.0 && after >= schedule.alpha_bar(t),
+                "alpha_bar where a stride lands",
+                after,
+                "no less than where it starts: `training` must be what the walk's schedule was respaced from",
+            )?;
         }
         Ok(())
     }
+}
+
+/// Fails when eta is more noise than there can be, or less than none.
+pub(crate) fn check_eta(eta: f64) -> Result<()> {
+    require((0.0..=1.0).contains(&eta), "eta", eta, "a number in 0..=1")
 }
 
 /// Fails when `alpha_bar`, the clean end of a walk over `schedule`, is no level, or noisier than the walk's first step.

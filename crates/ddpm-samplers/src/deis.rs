@@ -1,8 +1,8 @@
 //! DEIS: exponential integrators whose noise is a polynomial in log rho (Zhang and Chen 2022).
 
-use crate::level::{along, straight};
-use crate::walk::Moved;
-use crate::{Error, Levels, Result, Walk};
+use crate::error::require;
+use crate::level::{along_all, straight};
+use crate::{Levels, Walk};
 use candle_core::Tensor;
 use ddpm_core::Denoiser;
 
@@ -23,8 +23,7 @@ pub fn deis<'a>(
 ) -> Walk<'a> {
     let mut latest: Vec<Tensor> = Vec::new();
     let n = levels.steps();
-    let walk = levels.walk(x_t_last, move |x, i| {
-        let guess = levels.guess(denoiser, x, i)?;
+    let walk = levels.walk(denoiser, x_t_last, move |x, guess, i| {
         latest.insert(0, guess.eps_hat.detach());
         latest.truncate(order);
         let (from, to) = levels.step(i);
@@ -38,33 +37,19 @@ pub fn deis<'a>(
         } else {
             most.min(latest.len())
         };
-        let x = match known {
-            1 => straight(x, &guess.x_0_hat, (from, to), to.sigma() / from.sigma())?,
-            _ => {
-                let mut moved = (x * (to.signal / from.signal))?;
-                for (k, eps) in latest.iter().take(known).enumerate() {
-                    moved = along(&moved, eps, (to, to), weight(levels, i, known, k))?;
-                }
-                moved
-            }
-        };
-        Ok(Moved {
-            x,
-            x_0_hat: guess.x_0_hat,
-        })
+        match known {
+            1 => straight(x, &guess.x_0_hat, (from, to), to.sigma() / from.sigma()),
+            _ => along_all(x, &latest[..known], (from, to), |k| {
+                weight(levels, i, known, k)
+            }),
+        }
     });
-    walk.provided(check(order))
-}
-
-fn check(order: usize) -> Result<()> {
-    match (1..=3).contains(&order) {
-        true => Ok(()),
-        false => Err(Error::Setting {
-            name: "the order of DEIS",
-            value: order as f64,
-            expected: "1, 2 or 3",
-        }),
-    }
+    walk.provided(require(
+        (1..=3).contains(&order),
+        "the order of DEIS",
+        order as f64,
+        "1, 2 or 3",
+    ))
 }
 
 /// The integral over step i, in rho, of Lagrange's polynomial in u = ln rho that is 1 at u_{i-k} and 0 at the other `known` latest

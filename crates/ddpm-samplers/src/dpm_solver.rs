@@ -1,9 +1,10 @@
 //! DPM-Solver, DPM-Solver++ and their stochastic sisters, multistep: Lu et al. 2022.
 
-use crate::integral::Integral;
+use crate::error::require;
+use crate::integral::{Answer, Integral};
 use crate::meaning::Guess;
-use crate::walk::{Moved, Noise};
-use crate::{Error, Levels, Result, Walk};
+use crate::walk::Noise;
+use crate::{Levels, Result, Walk};
 use candle_core::Tensor;
 use ddpm_core::{Denoiser, NoiseSource};
 
@@ -77,29 +78,41 @@ pub fn dpm_solver<'a>(
     x_t_last: &Tensor,
     noise: &'a mut dyn NoiseSource,
 ) -> Walk<'a> {
-    let mut noise = settings.algorithm.noise(noise, levels);
-    let mut latest: Vec<Tensor> = Vec::new();
-    let walk = levels.walk(x_t_last, move |x, i| {
-        let guess = levels.guess(denoiser, x, i)?;
-        latest.insert(0, settings.algorithm.answer(&guess).detach());
-        latest.truncate(settings.order);
+    settings.walk(levels, denoiser, x_t_last, noise, move |x, latest, i| {
         let order = settings.order_at(levels, i).min(latest.len());
         let step = Integral::new(settings.algorithm, levels.step(i), levels.manner());
-        let lambdas: Vec<f64> = (0..order).map(|k| levels.level(i - k).lambda()).collect();
-        let mean = step.multistep(x, &latest, &lambdas, settings.second_order)?;
-        let x = match &mut noise {
-            Some(noise) => noise.around(mean, step.sigma)?,
-            None => mean,
-        };
-        Ok(Moved {
-            x,
-            x_0_hat: guess.x_0_hat,
-        })
-    });
-    walk.provided(settings.check(levels))
+        let mean = step.multistep(x, &latest[..order], settings.second_order)?;
+        Ok((mean, step.sigma))
+    })
 }
 
 impl DpmSettings {
+    /// A walk of either method: from x, the latest answers, the newest first, and i, `rule` makes the mean of where step i leads and
+    /// sigma of the noise around it.
+    pub(crate) fn walk<'a>(
+        self,
+        levels: &'a Levels,
+        denoiser: &'a dyn Denoiser,
+        x_t_last: &Tensor,
+        noise: &'a mut dyn NoiseSource,
+        mut rule: impl FnMut(&Tensor, &[Answer], usize) -> Result<(Tensor, f64)> + 'a,
+    ) -> Walk<'a> {
+        let stochastic = self.algorithm.is_stochastic();
+        let mut noise = stochastic.then(|| Noise::new(noise, levels.manner()));
+        let mut latest: Vec<Answer> = Vec::new();
+        let walk = levels.walk(denoiser, x_t_last, move |x, guess, i| {
+            let answer = self.algorithm.answer(guess).detach();
+            latest.insert(0, (answer, levels.level(i).lambda()));
+            latest.truncate(self.order);
+            let (mean, sigma) = rule(x, &latest, i)?;
+            match &mut noise {
+                Some(noise) => noise.around(mean, sigma),
+                None => Ok(mean),
+            }
+        });
+        walk.provided(self.check(levels))
+    }
+
     /// The order of step i, as far as there are answers enough.
     fn order_at(&self, levels: &Levels, i: usize) -> usize {
         let n = levels.steps();
@@ -111,23 +124,20 @@ impl DpmSettings {
         }
     }
 
-    pub(crate) fn check(&self, levels: &Levels) -> Result<()> {
-        if !(1..=3).contains(&self.order) {
-            return Err(Error::Setting {
-                name: "the order of DPM-Solver",
-                value: self.order as f64,
-                expected: "1, 2 or 3",
-            });
-        }
+    fn check(&self, levels: &Levels) -> Result<()> {
+        require(
+            (1..=3).contains(&self.order),
+            "the order of DPM-Solver",
+            self.order as f64,
+            "1, 2 or 3",
+        )?;
         let end = levels.level(levels.steps());
-        match self.algorithm.in_noise() && end.is_clean() {
-            true => Err(Error::Setting {
-                name: "sigma at the end of DPM-Solver's walk",
-                value: end.sigma(),
-                expected: "a number above 0: DPM-Solver ends at `sigma_min`, DPM-Solver++ at `zero` as well",
-            }),
-            false => Ok(()),
-        }
+        require(
+            !(self.algorithm.in_noise() && end.is_clean()),
+            "sigma at the end of DPM-Solver's walk",
+            end.sigma(),
+            "a number above 0: DPM-Solver ends at `sigma_min`, DPM-Solver++ at `zero` as well",
+        )
     }
 
     /// The noise that each step of a multistep walk draws.
@@ -153,20 +163,10 @@ impl DpmAlgorithm {
     }
 
     /// What is integrated.
-    pub(crate) fn answer(self, guess: &Guess) -> Tensor {
+    fn answer(self, guess: &Guess) -> &Tensor {
         match self.in_noise() {
-            true => guess.eps_hat.clone(),
-            false => guess.x_0_hat.clone(),
+            true => &guess.eps_hat,
+            false => &guess.x_0_hat,
         }
-    }
-
-    /// The noise of a walk, if it draws any.
-    pub(crate) fn noise<'a>(
-        self,
-        source: &'a mut dyn NoiseSource,
-        levels: &Levels,
-    ) -> Option<Noise<'a>> {
-        self.is_stochastic()
-            .then(|| Noise::new(source, levels.manner()))
     }
 }

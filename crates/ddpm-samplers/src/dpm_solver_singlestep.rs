@@ -1,8 +1,7 @@
 //! DPM-Solver and DPM-Solver++, singlestep: Lu et al. 2022, methods of Runge and Kutta whose stages are the steps of the walk.
 
 use crate::integral::Integral;
-use crate::walk::Moved;
-use crate::{DpmSettings, Levels, Result, Walk};
+use crate::{DpmSettings, Levels, Walk};
 use candle_core::Tensor;
 use ddpm_core::{Denoiser, NoiseSource};
 
@@ -23,35 +22,17 @@ pub fn dpm_solver_singlestep<'a>(
     x_t_last: &Tensor,
     noise: &'a mut dyn NoiseSource,
 ) -> Walk<'a> {
-    let mut noise = settings.algorithm.noise(noise, levels);
     let orders = settings.orders(levels);
-    let mut latest: Vec<Tensor> = Vec::new();
     let mut beginning = x_t_last.detach();
-    let walk = levels.walk(x_t_last, move |x, i| {
-        let guess = levels.guess(denoiser, x, i)?;
-        latest.insert(0, settings.algorithm.answer(&guess).detach());
-        latest.truncate(settings.order);
+    settings.walk(levels, denoiser, x_t_last, noise, move |x, latest, i| {
         let order = orders.get(i).copied().unwrap_or(1).min(latest.len());
         if order == 1 {
             beginning = x.clone();
         }
         let step = settings.stage(levels, i, order);
-        let lambdas: Vec<f64> = (0..order).map(|k| levels.level(i - k).lambda()).collect();
-        let mean = step.singlestep(&beginning, &latest, &lambdas, settings.second_order)?;
-        let x = match &mut noise {
-            Some(noise) => noise.around(mean, step.sigma)?,
-            None => mean,
-        };
-        Ok(Moved {
-            x,
-            x_0_hat: guess.x_0_hat,
-        })
-    });
-    walk.provided(check(settings, levels))
-}
-
-fn check(settings: DpmSettings, levels: &Levels) -> Result<()> {
-    settings.check(levels)
+        let mean = step.singlestep(&beginning, &latest[..order], settings.second_order)?;
+        Ok((mean, step.sigma))
+    })
 }
 
 impl DpmSettings {

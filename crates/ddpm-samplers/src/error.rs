@@ -147,6 +147,23 @@ pub enum Error {
     },
 }
 
+/// Fails unless the setting `holds`.
+pub(crate) fn require(
+    holds: bool,
+    name: &'static str,
+    value: f64,
+    expected: &'static str,
+) -> Result<()> {
+    match holds {
+        true => Ok(()),
+        false => Err(Error::Setting {
+            name,
+            value,
+            expected,
+        }),
+    }
+}
+
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
         Error::Core(error.into())

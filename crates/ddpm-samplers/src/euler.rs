@@ -1,7 +1,6 @@
 //! Euler's method along the probability flow: Karras et al. 2022, algorithm 1 without its second order.
 
 use crate::level::straight;
-use crate::walk::Moved;
 use crate::{Levels, Walk};
 use candle_core::Tensor;
 use ddpm_core::Denoiser;
@@ -14,10 +13,8 @@ use ddpm_core::Denoiser;
 /// # Shapes
 /// `x_t_last` (x_T, standard normal): `[B, C, H, W]`.
 pub fn euler<'a>(levels: &'a Levels, denoiser: &'a dyn Denoiser, x_t_last: &Tensor) -> Walk<'a> {
-    levels.walk(x_t_last, move |x, i| {
+    levels.walk(denoiser, x_t_last, move |x, guess, i| {
         let (from, to) = levels.step(i);
-        let x_0_hat = levels.guess(denoiser, x, i)?.x_0_hat;
-        let x = straight(x, &x_0_hat, (from, to), to.sigma() / from.sigma())?;
-        Ok(Moved { x, x_0_hat })
+        straight(x, &guess.x_0_hat, (from, to), to.sigma() / from.sigma())
     })
 }

@@ -1,7 +1,7 @@
 //! Euler's method below each level, and noise back up to it: `sample_euler_ancestral` of Crowson's k-diffusion.
 
 use crate::level::{Level, straight};
-use crate::walk::{Moved, Noise};
+use crate::walk::Noise;
 use crate::{Levels, Walk};
 use candle_core::Tensor;
 use ddpm_core::{Denoiser, NoiseSource};
@@ -21,13 +21,11 @@ pub fn euler_ancestral<'a>(
     noise: &'a mut dyn NoiseSource,
 ) -> Walk<'a> {
     let mut noise = Noise::new(noise, levels.manner());
-    levels.walk(x_t_last, move |x, i| {
+    levels.walk(denoiser, x_t_last, move |x, guess, i| {
         let (from, to) = levels.step(i);
-        let x_0_hat = levels.guess(denoiser, x, i)?.x_0_hat;
         let share = (to.sigma() / from.sigma()).powi(2);
-        let mean = straight(x, &x_0_hat, (from, to), share)?;
-        let x = noise.around(mean, to.signal * sigma_up(from, to))?;
-        Ok(Moved { x, x_0_hat })
+        let mean = straight(x, &guess.x_0_hat, (from, to), share)?;
+        noise.around(mean, to.signal * sigma_up(from, to))
     })
 }
 

@@ -1,7 +1,6 @@
 //! Heun's method along the probability flow: algorithm 1 of Karras et al. 2022, second order.
 
 use crate::level::{Level, straight};
-use crate::walk::Moved;
 use crate::{Levels, Result, Walk};
 use candle_core::Tensor;
 use ddpm_core::Denoiser;
@@ -15,18 +14,17 @@ use ddpm_core::Denoiser;
 /// # Shapes
 /// `x_t_last` (x_T, standard normal): `[B, C, H, W]`.
 pub fn heun<'a>(levels: &'a Levels, denoiser: &'a dyn Denoiser, x_t_last: &Tensor) -> Walk<'a> {
-    levels.walk(x_t_last, move |x, i| {
+    levels.walk(denoiser, x_t_last, move |x, guess, i| {
         let (from, to) = levels.step(i);
-        let x_0_hat = levels.guess(denoiser, x, i)?.x_0_hat;
-        let there = straight(x, &x_0_hat, (from, to), to.sigma() / from.sigma())?;
-        let x = match i + 1 == levels.steps() {
-            true => there,
+        let x_0_hat = &guess.x_0_hat;
+        let there = straight(x, x_0_hat, (from, to), to.sigma() / from.sigma())?;
+        match i + 1 == levels.steps() {
+            true => Ok(there),
             false => {
                 let x_0_there = levels.guess(denoiser, &there, i + 1)?.x_0_hat;
-                mean_of_slopes((x, &x_0_hat, from), (&there, &x_0_there, to))?
+                mean_of_slopes((x, x_0_hat, from), (&there, &x_0_there, to))
             }
-        };
-        Ok(Moved { x, x_0_hat })
+        }
     })
 }
 

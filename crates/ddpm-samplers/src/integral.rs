@@ -4,11 +4,12 @@ use crate::level::Level;
 use crate::{DpmAlgorithm, DpmSecondOrder, Manner, Result};
 use candle_core::Tensor;
 
+/// An answer of the network, and lambda where it was had.
+pub(crate) type Answer = (Tensor, f64);
+
 /// x' = of_x x + scale times the integral of exp(...) answer over a step in lambda, and noise (Lu et al. 2022, "DPM-Solver++",
 /// equations 8 and 13).
 pub(crate) struct Integral {
-    /// lambda at its beginning.
-    start: f64,
     /// The step in lambda: h of Lu et al. 2022, infinite where it ends at the clean image.
     h: f64,
     /// What of x is left.
@@ -48,7 +49,6 @@ impl Integral {
             _ => 0.0,
         };
         Integral {
-            start: from.lambda(),
             h,
             of_x,
             phi_1: -scale * shrunk,
@@ -58,35 +58,28 @@ impl Integral {
         }
     }
 
-    /// x after a step but for the noise, with the polynomial through the latest answers, the newest first, at `lambdas`, as many as the
-    /// order has ("DPM-Solver++", equations 10 to 12).
+    /// x after a step but for the noise, with the polynomial through the latest answers, the newest first, as many as the order has
+    /// ("DPM-Solver++", equations 10 to 12).
     pub(crate) fn multistep(
         &self,
         x: &Tensor,
-        answers: &[Tensor],
-        lambdas: &[f64],
+        answers: &[Answer],
         second_order: DpmSecondOrder,
     ) -> Result<Tensor> {
-        // Levels that are the same leave the images as they are.
-        if self.h == 0.0 {
-            return Ok(x.clone());
-        }
-        match (answers, lambdas) {
-            ([m_0, m_1, m_2, ..], [l_0, l_1, l_2]) => {
+        match answers {
+            [(m_0, l_0), (m_1, l_1), (m_2, l_2)] => {
                 let (r_0, r_1) = ((l_0 - l_1) / self.h, (l_1 - l_2) / self.h);
                 let near = ((m_0 - m_1)? * (1.0 / r_0))?;
                 let far = ((m_1 - m_2)? * (1.0 / r_1))?;
                 let bend = ((&near - far)? * (1.0 / (r_0 + r_1)))?;
                 let slope = (near + (&bend * r_0)?)?;
-                let mean = (self.constant(x, m_0)? + (slope * self.phi_2)?)?;
-                Ok((mean + (bend * self.phi_3)?)?)
+                self.after(x, m_0, [(slope, self.phi_2), (bend, self.phi_3)])
             }
-            ([m_0, m_1, ..], [l_0, l_1]) => {
+            [(m_0, l_0), (m_1, l_1)] => {
                 let slope = ((m_0 - m_1)? * (self.h / (l_0 - l_1)))?;
-                let mean = self.constant(x, m_0)?;
-                Ok((mean + (slope * self.of_slope(second_order))?)?)
+                self.after(x, m_0, [(slope, self.of_slope(second_order))])
             }
-            ([m_0, ..], [_]) => self.constant(x, m_0),
+            [(m_0, _)] => self.after(x, m_0, []),
             _ => Ok(x.clone()),
         }
     }
@@ -96,42 +89,50 @@ impl Integral {
     pub(crate) fn singlestep(
         &self,
         x: &Tensor,
-        answers: &[Tensor],
-        lambdas: &[f64],
+        answers: &[Answer],
         second_order: DpmSecondOrder,
     ) -> Result<Tensor> {
-        if self.h == 0.0 {
-            return Ok(x.clone());
-        }
-        let share = |lambda: f64| (lambda - self.start) / self.h;
-        match (answers, lambdas) {
-            ([m_0, m_1, m_2, ..], [l_0, l_1, _]) => {
-                let (r_0, r_1) = (share(*l_0), share(*l_1));
+        match answers {
+            [(m_0, l_0), (m_1, l_1), (m_2, l_2)] => {
+                let (r_0, r_1) = ((l_0 - l_2) / self.h, (l_1 - l_2) / self.h);
                 let near = ((m_1 - m_2)? * (1.0 / r_1))?;
                 let far = ((m_0 - m_2)? * (1.0 / r_0))?;
-                let mean = self.constant(x, m_2)?;
                 if second_order == DpmSecondOrder::Midpoint {
-                    return Ok((mean + (far * self.phi_2)?)?);
+                    return self.after(x, m_2, [(far, self.phi_2)]);
                 }
                 let slope = (((&near * r_0)? - (&far * r_1)?)? * (1.0 / (r_0 - r_1)))?;
                 let bend = ((far - near)? * (2.0 / (r_0 - r_1)))?;
-                Ok(((mean + (slope * self.phi_2)?)? + (bend * self.phi_3)?)?)
+                self.after(x, m_2, [(slope, self.phi_2), (bend, self.phi_3)])
             }
-            ([m_0, m_1, ..], [l_0, _]) => {
-                let slope = ((m_0 - m_1)? * (1.0 / share(*l_0)))?;
-                let mean = self.constant(x, m_1)?;
-                Ok((mean + (slope * self.of_slope(second_order))?)?)
+            [(m_0, l_0), (m_1, l_1)] => {
+                let r_0 = (l_0 - l_1) / self.h;
+                let slope = ((m_0 - m_1)? * (1.0 / r_0))?;
+                self.after(x, m_1, [(slope, self.of_slope(second_order))])
             }
-            ([m_0, ..], [_]) => self.constant(x, m_0),
+            [(m_0, _)] => self.after(x, m_0, []),
             _ => Ok(x.clone()),
         }
     }
 
-    /// The step with an answer that does not change.
-    fn constant(&self, x: &Tensor, answer: &Tensor) -> Result<Tensor> {
-        Ok(((x * self.of_x)? + (answer * self.phi_1)?)?)
+    /// x after the step but for the noise: of the answer at the beginning, and of its slope and bend, each with its integral.
+    fn after<const N: usize>(
+        &self,
+        x: &Tensor,
+        answer: &Tensor,
+        terms: [(Tensor, f64); N],
+    ) -> Result<Tensor> {
+        // Levels that are the same leave the images as they are.
+        if self.h == 0.0 {
+            return Ok(x.clone());
+        }
+        let mut moved = ((x * self.of_x)? + (answer * self.phi_1)?)?;
+        for (term, integral) in terms {
+            moved = (moved + (term * integral)?)?;
+        }
+        Ok(moved)
     }
 
+    /// What stands for the integral of lambda at the second order.
     fn of_slope(&self, second_order: DpmSecondOrder) -> f64 {
         match second_order {
             DpmSecondOrder::Midpoint => 0.5 * self.phi_1,

@@ -1,7 +1,6 @@
 //! The midpoint method along the probability flow: `sample_dpm_2` of Crowson's k-diffusion.
 
 use crate::level::{Level, along, straight};
-use crate::walk::Moved;
 use crate::{Levels, Result, Walk};
 use candle_core::Tensor;
 use ddpm_core::Denoiser;
@@ -15,14 +14,13 @@ use ddpm_core::Denoiser;
 /// # Shapes
 /// `x_t_last` (x_T, standard normal): `[B, C, H, W]`.
 pub fn kdpm2<'a>(levels: &'a Levels, denoiser: &'a dyn Denoiser, x_t_last: &Tensor) -> Walk<'a> {
-    levels.walk(x_t_last, move |x, i| {
+    levels.walk(denoiser, x_t_last, move |x, guess, i| {
         let (from, to) = levels.step(i);
-        let x_0_hat = levels.guess(denoiser, x, i)?.x_0_hat;
-        let x = match to.is_clean() {
-            true => straight(x, &x_0_hat, (from, to), 0.0)?,
-            false => through_middle(levels, denoiser, (x, &x_0_hat), (from, to), to.sigma())?,
-        };
-        Ok(Moved { x, x_0_hat })
+        let here = (x, &guess.x_0_hat);
+        match to.is_clean() {
+            true => straight(x, &guess.x_0_hat, (from, to), 0.0),
+            false => through_middle(levels, denoiser, here, (from, to), to.sigma()),
+        }
     })
 }
 

@@ -3,7 +3,7 @@
 use crate::euler_ancestral::sigma_up;
 use crate::kdpm2::through_middle;
 use crate::level::straight;
-use crate::walk::{Moved, Noise};
+use crate::walk::Noise;
 use crate::{Levels, Walk};
 use candle_core::Tensor;
 use ddpm_core::{Denoiser, NoiseSource};
@@ -22,17 +22,16 @@ pub fn kdpm2_ancestral<'a>(
     noise: &'a mut dyn NoiseSource,
 ) -> Walk<'a> {
     let mut noise = Noise::new(noise, levels.manner());
-    levels.walk(x_t_last, move |x, i| {
+    levels.walk(denoiser, x_t_last, move |x, guess, i| {
         let (from, to) = levels.step(i);
-        let x_0_hat = levels.guess(denoiser, x, i)?.x_0_hat;
-        let x = match to.is_clean() {
-            true => straight(x, &x_0_hat, (from, to), 0.0)?,
+        let here = (x, &guess.x_0_hat);
+        match to.is_clean() {
+            true => straight(x, &guess.x_0_hat, (from, to), 0.0),
             false => {
                 let down = to.sigma().powi(2) / from.sigma();
-                let mean = through_middle(levels, denoiser, (x, &x_0_hat), (from, to), down)?;
-                noise.around(mean, to.signal * sigma_up(from, to))?
+                let mean = through_middle(levels, denoiser, here, (from, to), down)?;
+                noise.around(mean, to.signal * sigma_up(from, to))
             }
-        };
-        Ok(Moved { x, x_0_hat })
+        }
     })
 }

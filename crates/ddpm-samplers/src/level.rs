@@ -57,6 +57,20 @@ pub(crate) fn along(
     Ok(((x * (to.signal / from.signal))? + (eps * (by * to.signal))?)?)
 }
 
+/// x at the level `from`, moved along several eps, the k-th by `by(k)`: x'/signal' = x/signal + sum_k by(k) eps_k, as [`along`] for one.
+pub(crate) fn along_all(
+    x: &Tensor,
+    eps: &[Tensor],
+    (from, to): (Level, Level),
+    by: impl Fn(usize) -> f64,
+) -> Result<Tensor> {
+    let mut moved = (x * (to.signal / from.signal))?;
+    for (k, eps) in eps.iter().enumerate() {
+        moved = along(&moved, eps, (to, to), by(k))?;
+    }
+    Ok(moved)
+}
+
 /// x at the level `from`, with its distance from x_0-hat in the variance exploding view shortened to a `share`, at the scale of the
 /// level `to`: x'/signal' = x_0-hat + share (x/signal - x_0-hat). With share = sigma'/sigma this is [`along`] by sigma' - sigma, without
 /// the difference of large numbers on the way to the clean image.

@@ -388,8 +388,24 @@ impl Levels {
         self
     }
 
-    /// A walk over the levels: `rule` does step i, counted from 0.
+    /// A walk over the levels: `rule` does step i, counted from 0, with x at level i and what the network makes of it.
     pub(crate) fn walk<'a>(
+        &'a self,
+        denoiser: &'a dyn Denoiser,
+        x_t_last: &Tensor,
+        mut rule: impl FnMut(&Tensor, &Guess, usize) -> Result<Tensor> + 'a,
+    ) -> Walk<'a> {
+        self.walk_unasked(x_t_last, move |x, i| {
+            let guess = self.guess(denoiser, x, i)?;
+            Ok(Moved {
+                x: rule(x, &guess, i)?,
+                x_0_hat: guess.x_0_hat,
+            })
+        })
+    }
+
+    /// The same for a `rule` that asks the network by itself.
+    pub(crate) fn walk_unasked<'a>(
         &'a self,
         x_t_last: &Tensor,
         mut rule: impl FnMut(&Tensor, usize) -> Result<Moved> + 'a,
@@ -547,7 +563,8 @@ fn leading(of: usize, n: usize, first: usize, gap: usize, offset: usize) -> Resu
     Ok(times.collect())
 }
 
-fn check_steps(steps: usize, asked: usize, most: usize) -> Result<()> {
+/// Fails unless 1..=`most` steps are asked for, of a schedule of so many.
+pub(crate) fn check_steps(steps: usize, asked: usize, most: usize) -> Result<()> {
     match (1..=most).contains(&asked) {
         true => Ok(()),
         false => Err(Error::StepCount { asked, steps, most }),

@@ -1,8 +1,8 @@
 //! Linear multistep along the probability flow: Adams and Bashforth's method on uneven levels, `sample_lms` of Crowson's k-diffusion.
 
-use crate::level::{along, straight};
-use crate::walk::Moved;
-use crate::{Error, Levels, Manner, Result, Walk};
+use crate::error::require;
+use crate::level::{along_all, straight};
+use crate::{Levels, Manner, Walk};
 use candle_core::Tensor;
 use ddpm_core::Denoiser;
 
@@ -21,8 +21,7 @@ pub fn lms<'a>(
     x_t_last: &Tensor,
 ) -> Walk<'a> {
     let mut latest: Vec<Tensor> = Vec::new();
-    let walk = levels.walk(x_t_last, move |x, i| {
-        let guess = levels.guess(denoiser, x, i)?;
+    let walk = levels.walk(denoiser, x_t_last, move |x, guess, i| {
         latest.insert(0, guess.eps_hat.detach());
         latest.truncate(order);
         // diffusers' walk that begins in the middle takes the weights of a full set of answers for those it has.
@@ -31,32 +30,17 @@ pub fn lms<'a>(
             Manner::Diffusers => order.min(i + 1),
         };
         let (from, to) = levels.step(i);
-        let mut moved = match known {
-            1 => straight(x, &guess.x_0_hat, (from, to), to.sigma() / from.sigma())?,
-            _ => (x * (to.signal / from.signal))?,
-        };
-        if known > 1 {
-            for (k, eps) in latest.iter().enumerate() {
-                moved = along(&moved, eps, (to, to), weight(levels, i, known, k))?;
-            }
+        match known {
+            1 => straight(x, &guess.x_0_hat, (from, to), to.sigma() / from.sigma()),
+            _ => along_all(x, &latest, (from, to), |k| weight(levels, i, known, k)),
         }
-        Ok(Moved {
-            x: moved,
-            x_0_hat: guess.x_0_hat,
-        })
     });
-    walk.provided(check(order))
-}
-
-fn check(order: usize) -> Result<()> {
-    match (1..=4).contains(&order) {
-        true => Ok(()),
-        false => Err(Error::Setting {
-            name: "the order of LMS",
-            value: order as f64,
-            expected: "1, 2, 3 or 4",
-        }),
-    }
+    walk.provided(require(
+        (1..=4).contains(&order),
+        "the order of LMS",
+        order as f64,
+        "1, 2, 3 or 4",
+    ))
 }
 
 /// The integral over step i of Lagrange's polynomial that is 1 at sigma_{i-k} and 0 at the other `known` latest levels: at most cubic,

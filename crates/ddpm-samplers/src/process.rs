@@ -1,5 +1,6 @@
 //! What is common to all walks: the schedule, what the network says, how x_0-hat is clipped.
 
+use crate::error::require;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use ddpm_core::{Denoiser, Prediction, Schedule, Timestep};
@@ -58,8 +59,8 @@ impl Clip {
                     .iter()
                     .try_for_each(|&(low, high)| check_range(low, high))?;
                 let (low, high): (Vec<f64>, Vec<f64>) = ranges.iter().copied().unzip();
-                let x = x_0_hat.broadcast_maximum(&per_channel(low, x_0_hat)?)?;
-                Ok(x.broadcast_minimum(&per_channel(high, x_0_hat)?)?)
+                let x = x_0_hat.broadcast_maximum(&along_axis(1, low, x_0_hat)?)?;
+                Ok(x.broadcast_minimum(&along_axis(1, high, x_0_hat)?)?)
             }
             Clip::Dynamic { ratio, most } => {
                 let thresholds = thresholds(x_0_hat, *ratio, *most)?;
@@ -165,13 +166,12 @@ pub(crate) fn halves(x: &Tensor, output: Tensor) -> Result<(Tensor, Option<Tenso
 
 /// s of dynamic thresholding for each image: `[B, 1, ..., 1]`. The quantile lies between two of the sorted values, as torch.quantile's.
 fn thresholds(x: &Tensor, ratio: f64, most: f64) -> Result<Tensor> {
-    if !((0.0..=1.0).contains(&ratio) && most > 0.0) {
-        return Err(Error::Setting {
-            name: "the ratio or the largest value of dynamic thresholding",
-            value: if most > 0.0 { ratio } else { most },
-            expected: "a ratio in 0..=1 and a largest value above 0",
-        });
-    }
+    require(
+        (0.0..=1.0).contains(&ratio) && most > 0.0,
+        "the ratio or the largest value of dynamic thresholding",
+        if most > 0.0 { ratio } else { most },
+        "a ratio in 0..=1 and a largest value above 0",
+    )?;
     let sizes = x.abs()?.flatten_from(1)?.to_device(&Device::Cpu)?;
     let rows: Vec<Vec<f64>> = sizes.to_dtype(DType::F64)?.to_vec2()?;
     let threshold = |mut row: Vec<f64>| {
@@ -181,31 +181,24 @@ fn thresholds(x: &Tensor, ratio: f64, most: f64) -> Result<Tensor> {
         let (low, high) = (at(place.floor()), at(place.ceil()));
         (low + (high - low) * place.fract()).max(1.0).min(most)
     };
-    let values: Vec<f64> = rows.into_iter().map(threshold).collect();
-    let mut shape = vec![1; x.rank()];
-    if let Some(images) = shape.first_mut() {
-        *images = values.len();
-    }
-    let values = Tensor::from_vec(values, shape, &Device::Cpu)?;
-    Ok(values.to_dtype(x.dtype())?.to_device(x.device())?)
+    along_axis(0, rows.into_iter().map(threshold).collect(), x)
 }
 
-fn per_channel(values: Vec<f64>, like: &Tensor) -> Result<Tensor> {
+/// These numbers along one axis, with 1 for the others: `[1, C, 1, 1]` for axis 1.
+fn along_axis(axis: usize, values: Vec<f64>, like: &Tensor) -> Result<Tensor> {
     let mut shape = vec![1; like.rank()];
-    if let Some(channels) = shape.get_mut(1) {
-        *channels = values.len();
+    if let Some(size) = shape.get_mut(axis) {
+        *size = values.len();
     }
     let values = Tensor::from_vec(values, shape, &Device::Cpu)?;
     Ok(values.to_dtype(like.dtype())?.to_device(like.device())?)
 }
 
 fn check_range(low: f64, high: f64) -> Result<()> {
-    match low < high {
-        true => Ok(()),
-        false => Err(Error::Setting {
-            name: "the upper end of a clipping range",
-            value: high,
-            expected: "a number above the lower end",
-        }),
-    }
+    require(
+        low < high,
+        "the upper end of a clipping range",
+        high,
+        "a number above the lower end",
+    )
 }

@@ -1,8 +1,10 @@
 //! RePaint: the unknown part of an image, painted to fit the known one by going back and forth (Lugmayr et al. 2022).
 
-use crate::ddim::towards;
+use crate::ddim::{check_eta, towards};
+use crate::error::require;
+use crate::levels::check_steps;
 use crate::walk::{Moved, Noise};
-use crate::{Error, Manner, Process, Result, Walk};
+use crate::{Manner, Process, Result, Walk};
 use candle_core::Tensor;
 use ddpm_core::{Denoiser, NoiseSource, Timestep, q_sample};
 
@@ -160,25 +162,12 @@ fn back_up(
 }
 
 fn check(settings: &RePaintSettings, steps: usize, of: usize) -> Result<()> {
-    let wrong = |name, value, expected| {
-        Err(Error::Setting {
-            name,
-            value,
-            expected,
-        })
-    };
-    if !(1..=of).contains(&steps) {
-        return Err(Error::StepCount {
-            asked: steps,
-            steps: of,
-            most: of,
-        });
-    }
-    if !(0.0..=1.0).contains(&settings.eta) {
-        return wrong("eta", settings.eta, "a number in 0..=1");
-    }
-    match settings.jump_length == 0 || settings.jump_count == 0 {
-        true => wrong("the length or the count of jumps", 0.0, "at least 1"),
-        false => Ok(()),
-    }
+    check_steps(of, steps, of)?;
+    check_eta(settings.eta)?;
+    require(
+        settings.jump_length > 0 && settings.jump_count > 0,
+        "the length or the count of jumps",
+        0.0,
+        "at least 1",
+    )
 }

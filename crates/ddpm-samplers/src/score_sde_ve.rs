@@ -23,7 +23,7 @@ pub fn score_sde_ve<'a>(
     noise: &'a mut dyn NoiseSource,
 ) -> Walk<'a> {
     let mut noise = Noise::new(noise, levels.manner());
-    levels.walk(x_t_last, move |x, i| {
+    levels.walk_unasked(x_t_last, move |x, i| {
         let (from, to) = levels.step(i);
         let mut x = x.clone();
         for _ in 0..corrections {

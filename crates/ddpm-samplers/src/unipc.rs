@@ -1,8 +1,8 @@
 //! UniPC: a predictor, and a corrector that asks the network no more often (Zhao et al. 2023).
 
+use crate::error::require;
 use crate::level::Level;
-use crate::walk::Moved;
-use crate::{Error, Levels, Result, Walk};
+use crate::{Levels, Result, Walk};
 use candle_core::Tensor;
 use ddpm_core::Denoiser;
 
@@ -59,8 +59,7 @@ pub fn unipc<'a>(
     let check = settings.check(levels);
     let mut before: Option<(Tensor, usize)> = None;
     let mut latest: Vec<Tensor> = Vec::new();
-    let walk = levels.walk(x_t_last, move |x, i| {
-        let guess = levels.guess(denoiser, x, i)?;
+    let walk = levels.walk(denoiser, x_t_last, move |x, guess, i| {
         let answer = match settings.in_x_0 {
             true => &guess.x_0_hat,
             false => &guess.eps_hat,
@@ -78,10 +77,7 @@ pub fn unipc<'a>(
         let step = Difference::new(&settings, levels, i, order);
         let moved = step.predicted(&x, &latest)?;
         before = Some((x.detach(), order));
-        Ok(Moved {
-            x: moved,
-            x_0_hat: guess.x_0_hat,
-        })
+        Ok(moved)
     });
     walk.provided(check)
 }
@@ -97,21 +93,13 @@ impl UniPcSettings {
     }
 
     fn check(&self, levels: &Levels) -> Result<()> {
-        if self.order == 0 {
-            return Err(Error::Setting {
-                name: "the order of UniPC",
-                value: 0.0,
-                expected: "at least 1",
-            });
-        }
-        match !self.in_x_0 && levels.level(levels.steps()).is_clean() {
-            true => Err(Error::Setting {
-                name: "sigma at the end of UniPC's walk in the noise",
-                value: 0.0,
-                expected: "a number above 0: with `predict_x0` false it ends at `sigma_min`",
-            }),
-            false => Ok(()),
-        }
+        require(self.order > 0, "the order of UniPC", 0.0, "at least 1")?;
+        require(
+            self.in_x_0 || !levels.level(levels.steps()).is_clean(),
+            "sigma at the end of UniPC's walk in the noise",
+            0.0,
+            "a number above 0: with `predict_x0` false it ends at `sigma_min`",
+        )
     }
 }
 
