@@ -32,11 +32,13 @@ pub struct Exported {
     pub bytes: usize,
     /// The held-out loss, or why it was not measured.
     pub held_out_loss: std::result::Result<f64, String>,
+    /// The picture, or why there is none.
+    pub picture: std::result::Result<PathBuf, String>,
 }
 
 /// Writes the model of a run (its newest whole checkpoint, or a checkpoint itself) into the new folder `folder`: a
-/// diffusers pipeline, `run.toml`, `samples.png` as the run draws it, and a `README.md` that says how it was made and
-/// what was measured. Everything is measured and drawn with the weights as they are stored.
+/// diffusers pipeline, `run.toml`, `samples.png` as the run draws it (none where `samples.count` is 0), and a `README.md`
+/// that says how it was made and what was measured. Everything is measured and drawn with the weights as they are stored.
 ///
 /// # Errors
 /// `folder` holds something already; `run` is no run of this program, or has no such weights; a weight is beyond f16;
@@ -64,9 +66,18 @@ pub fn export(run: &Path, folder: &Path, weights: &Weights, stored: Stored) -> R
         bytes: pipeline.weights.iter().map(|(_, t)| size(t)).sum(),
         held_out_loss: held_out_loss(&settings, &objective, &network),
         checkpoint: model.folder.clone(),
+        picture: match settings.samples.count {
+            0 => Err("`samples.count` is 0".into()),
+            _ => Ok(folder.join(PICTURE)),
+        },
     };
-    let shape = image_shape(&model)?;
-    let picture = picture_bytes(&objective, &network, &settings.samples, &pixels, shape)?;
+    let picture = match exported.picture {
+        Ok(_) => {
+            let shape = image_shape(&model)?;
+            picture_bytes(&objective, &network, &settings.samples, &pixels, shape).map(Some)?
+        }
+        Err(_) => None,
+    };
     let run_toml = model.folder.join("run.toml");
     let run_toml =
         std::fs::read_to_string(&run_toml).map_err(|e| Error::io("read", &run_toml, e))?;
@@ -83,14 +94,16 @@ pub fn export(run: &Path, folder: &Path, weights: &Weights, stored: Stored) -> R
         parameters: pipeline.unet.parameter_count(),
     };
     let page = card(&told, &run_toml).text(&pipeline);
-    let beside: [(&str, &[u8]); 3] = [
+    let mut beside: Vec<(&str, &[u8])> = vec![
         ("run.toml", run_toml.as_bytes()),
-        ("samples.png", &picture),
         ("README.md", page.as_bytes()),
     ];
+    beside.extend(picture.iter().map(|bytes| (PICTURE, bytes.as_slice())));
     pipeline.save_with(folder, &beside)?;
     Ok(exported)
 }
+
+const PICTURE: &str = "samples.png";
 
 /// The weights as every program reads them out of the folder.
 fn in_f32(pipeline: &Pipeline) -> Result<Vec<(String, Tensor)>> {
@@ -213,10 +226,13 @@ fn card<'a>(told: &Told<'_>, run_toml: &'a str) -> Card<'a> {
         ("held-out loss", loss),
         (
             "picture",
-            format!(
-                "`samples.png`: `cargo run --release -p ddpm-sample -- --model {} --num {} --steps {} --seed {} --out samples.png`",
-                told.name, samples.count, samples.steps, samples.seed
-            ),
+            match &told.exported.picture {
+                Ok(_) => format!(
+                    "`{PICTURE}`: `cargo run --release -p ddpm-sample -- --model {} --num {} --steps {} --seed {} --out {PICTURE}`",
+                    told.name, samples.count, samples.steps, samples.seed
+                ),
+                Err(why) => format!("none: {why}"),
+            },
         ),
     ];
     let loss = told.exported.held_out_loss.as_ref().ok();
@@ -227,7 +243,7 @@ fn card<'a>(told: &Told<'_>, run_toml: &'a str) -> Card<'a> {
             .map(|&loss| ("held-out loss", loss))
             .into_iter()
             .collect(),
-        picture: Some("samples.png"),
+        picture: told.exported.picture.is_ok().then_some(PICTURE),
         rows,
         settings: Some(run_toml),
     }

@@ -133,10 +133,10 @@ fn export_model(flags: &Flags, folder: &Path) -> Result<ExitCode, Failure> {
         print(&format!("model          {}", folder.display()));
         print(&format!("weights        {} bytes", exported.bytes));
         print(&format!("held-out loss  {loss}"));
-        print(&format!(
-            "picture        {}",
-            folder.join("samples.png").display()
-        ));
+        print(&match &exported.picture {
+            Ok(picture) => format!("picture        {}", picture.display()),
+            Err(why) => format!("picture        none: {why}"),
+        });
     }
     Ok(ExitCode::SUCCESS)
 }

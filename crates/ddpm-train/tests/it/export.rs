@@ -135,3 +135,30 @@ fn an_export_keeps_every_bit_where_asked_and_overwrites_nothing() {
         &["error: runs/none is not a model folder: there is nothing"],
     );
 }
+
+#[test]
+fn a_run_without_pictures_is_exported_without_one_and_says_so() {
+    let folder = workplace();
+    let path = folder.path();
+    check(
+        path,
+        "--config tiny.toml --steps 2 --set samples.count=0",
+        0,
+        &[],
+    );
+    check(
+        path,
+        "--export given --out runs/tiny",
+        0,
+        &["picture        none: `samples.count` is 0"],
+    );
+    let given = path.join("given");
+    assert!(!given.join("samples.png").exists());
+    assert_eq!(
+        weights(&given, &Weights::Ema).len(),
+        weights(&path.join("runs/tiny"), &Weights::Ema).len()
+    );
+    let page = std::fs::read_to_string(given.join("README.md")).unwrap();
+    assert!(page.contains("| picture | none: `samples.count` is 0 |"));
+    assert!(!page.contains("samples.png"), "{page}");
+}
