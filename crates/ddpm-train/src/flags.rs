@@ -45,7 +45,7 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "MODEL", conflicts_with_all = ["resume", "export"])]
     pub(crate) init: Option<PathBuf>,
     /// Write the model of the run in --out (or runs/NAME) to the new folder DIR, as diffusers reads it, and stop
-    #[arg(long, value_name = "DIR", conflicts_with_all = NOT_WITH_EXPORT)]
+    #[arg(long, value_name = "DIR", conflicts_with_all = OF_TRAINING, conflicts_with = "report")]
     pub(crate) export: Option<PathBuf>,
     /// The type of the exported weights [default: f16]
     #[arg(long, value_name = "TYPE", value_enum)]
@@ -54,7 +54,8 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "WHICH")]
     pub(crate) weights: Option<Weights>,
     /// Write report.html and its pictures for the run in RUN_DIR, as it is, and stop
-    #[arg(long, value_name = "RUN_DIR", conflicts_with_all = NOT_WITH_REPORT)]
+    #[arg(long, value_name = "RUN_DIR", conflicts_with_all = OF_TRAINING,
+        conflicts_with_all = ["preset", "out", "dtype", "weights"])]
     pub(crate) report: Option<PathBuf>,
     /// Threads [default: all]
     #[arg(long, value_name = "N")]
@@ -85,10 +86,11 @@ pub(crate) enum Dtype {
     F16,
 }
 
-/// What an export would ignore.
-const NOT_WITH_EXPORT: [&str; 12] = [
+/// What only a training reads, and what neither an export nor a report would look at.
+const OF_TRAINING: [&str; 11] = [
     "config",
     "data",
+    "data_dir",
     "steps",
     "minutes",
     "batch_size",
@@ -97,27 +99,6 @@ const NOT_WITH_EXPORT: [&str; 12] = [
     "set",
     "dry_run",
     "list_presets",
-    "data_dir",
-    "report",
-];
-
-/// What a report would ignore.
-const NOT_WITH_REPORT: [&str; 15] = [
-    "preset",
-    "config",
-    "data",
-    "data_dir",
-    "out",
-    "steps",
-    "minutes",
-    "batch_size",
-    "seed",
-    "resume",
-    "set",
-    "dry_run",
-    "list_presets",
-    "dtype",
-    "weights",
 ];
 
 const EXAMPLES: &str = "Examples:
