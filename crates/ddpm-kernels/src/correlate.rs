@@ -6,7 +6,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::aligned::with_scratch;
-use crate::packing::{Packed, split_row};
+use crate::packing::{Packed, Weights, split_row};
 use crate::processor::Level;
 use crate::source::{Gathered, Layout, Source, Window, gather};
 use crate::storage::Shared;
@@ -14,15 +14,41 @@ use crate::tile::{LANES, Product, most_pixels, multiply_tile};
 use crate::transpose::{Rows, transpose};
 
 /// y = (w * x + bias + plus) scale.
-pub(crate) struct Correlation<'a> {
+pub(crate) struct Correlation<'a, E = f32, W = Packed> {
     pub(crate) batch: usize,
     pub(crate) source: &'a Source<'a>,
     pub(crate) window: &'a Window,
-    pub(crate) weights: &'a Packed,
+    pub(crate) weights: &'a W,
     pub(crate) bias: Option<Bias<'a>>,
     /// Adds what lies here, laid out as the output; it may be the output itself.
-    pub(crate) plus: Option<Addend>,
+    pub(crate) plus: Option<Addend<E>>,
     pub(crate) scale: f32,
+}
+
+/// Weights as one kind of product wants them.
+pub(crate) trait LaidOut<E>: Sized {
+    /// Lays out the weights of a window's taps, each given by its place in the tensor from that of the first, in the memory
+    /// of older ones where that suffices.
+    fn fill(&mut self, weights: Weights<'_>, taps: &[usize], window: &Window);
+
+    /// Computes all outputs, in parallel.
+    ///
+    /// # Safety
+    /// Nothing else touches the output, and `plus` reaches as far as it, while this runs.
+    #[allow(unsafe_code)] // the output is shared by the tasks
+    unsafe fn correlate(it: &Correlation<'_, E, Self>, output: Output<'_, E>);
+}
+
+#[allow(unsafe_code)] // as above
+impl LaidOut<f32> for Packed {
+    fn fill(&mut self, weights: Weights<'_>, taps: &[usize], window: &Window) {
+        Packed::fill(self, weights, taps, window);
+    }
+
+    unsafe fn correlate(it: &Correlation<'_>, output: Output<'_>) {
+        // SAFETY: the caller's promise.
+        unsafe { it.run(output) }
+    }
 }
 
 /// What is added to each output channel.

@@ -803,7 +803,7 @@ per_processor! {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn wave(length: usize, seed: f32) -> Vec<f32> {
@@ -812,9 +812,13 @@ mod tests {
     }
 
     /// Rows of every head to blocks of channels.
-    fn blocked(heads: &Heads, rows: usize, size: usize, data: &[f32]) -> Vec<f32> {
+    pub(crate) fn blocked<E: Element>(
+        heads: &Heads,
+        (rows, size): (usize, usize),
+        data: &[E],
+    ) -> Vec<E> {
         let image = (heads.heads * size).next_multiple_of(LANES) * rows;
-        let mut blocked = vec![0.0; heads.batch * image];
+        let mut blocked = vec![E::default(); heads.batch * image];
         for (i, &value) in data.iter().enumerate() {
             let (channel, row) = (
                 i / (rows * size) % heads.heads * size + i % size,
@@ -826,22 +830,23 @@ mod tests {
         blocked
     }
 
-    fn view<'a>(heads: &Heads, data: &'a [f32], order: Order) -> View<'a> {
-        let image = data.len() / heads.batch;
-        View {
-            data: Data::Floats(data),
+    /// The output and the three gradients, of tensors in this order; memory starts as NaN. `memory` is that of such numbers.
+    pub(crate) fn run<E: Element>(
+        heads: &Heads,
+        tensors: [&[E]; 4],
+        order: Order,
+        memory: for<'a> fn(&'a Shared<'a, E>) -> Memory<'a>,
+    ) -> [Vec<E>; 4] {
+        let nan = E::narrow(f32::NAN);
+        let mut results = [3, 0, 1, 2].map(|like: usize| vec![nan; tensors[like].len()]);
+        let [q, k, v, g] = tensors.map(|data| View {
+            data: E::data(data),
             order,
-            image,
-        }
-    }
-
-    /// The output and the three gradients, of tensors in this order; memory starts as NaN.
-    fn run(heads: &Heads, tensors: [&[f32]; 4], order: Order) -> [Vec<f32>; 4] {
-        let mut results = [3, 0, 1, 2].map(|like: usize| vec![f32::NAN; tensors[like].len()]);
-        let [q, k, v, g] = tensors.map(|data| view(heads, data, order));
-        let memory = results.each_mut().map(|data| Shared::new(data));
+            image: data.len() / heads.batch,
+        });
+        let shared = results.each_mut().map(|data| Shared::new(data));
         let [out, dq, dk, dv] = [(0, g), (1, q), (2, k), (3, v)].map(|(i, like)| ViewMut {
-            memory: Memory::Floats(&memory[i]),
+            memory: memory(&shared[i]),
             start: 0,
             order,
             image: like.image,
@@ -878,15 +883,18 @@ mod tests {
             let k = wave(batch * count * keys * size, 1.0);
             let v = wave(batch * count * keys * value_size, 2.0);
             let g = wave(batch * count * queries * value_size, 3.0);
-            let rows = run(&heads, [&q, &k, &v, &g], Order::Rows);
+            let of = |tensors: [&[f32]; 4], order| {
+                run(&heads, tensors, order, |memory| Memory::Floats(memory))
+            };
+            let rows = of([&q, &k, &v, &g], Order::Rows);
             let to_blocks =
-                |rows: usize, size: usize, data: &[f32]| blocked(&heads, rows, size, data);
+                |rows: usize, size: usize, data: &[f32]| blocked(&heads, (rows, size), data);
             let (q, k) = (to_blocks(queries, size, &q), to_blocks(keys, size, &k));
             let (v, g) = (
                 to_blocks(keys, value_size, &v),
                 to_blocks(queries, value_size, &g),
             );
-            let results = run(&heads, [&q, &k, &v, &g], Order::Blocked);
+            let results = of([&q, &k, &v, &g], Order::Blocked);
             let shapes = [
                 (queries, value_size),
                 (queries, size),

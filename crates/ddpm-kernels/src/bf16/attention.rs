@@ -515,9 +515,8 @@ mod body {
 mod tests {
     use super::super::Element;
     use super::*;
-    use crate::heads::{Heads, Memory, Order, attend, attend_backward};
+    use crate::heads::{Heads, Memory, Order};
     use crate::processor::{Level, Products, pool_of};
-    use crate::storage::Shared;
 
     /// Half a unit in the last of 8 bits, over the number.
     const HALF_UNIT: f64 = 1.0 / 256.0;
@@ -558,29 +557,10 @@ mod tests {
         ]
     }
 
-    /// The output and the gradients of query, key and value; memory starts as NaN.
+    /// The output and the gradients of query, key and value.
     fn run(heads: &Heads, tensors: &[Vec<Bf16>; 4], order: Order) -> [Vec<Bf16>; 4] {
-        let nan = Bf16::narrow(f32::NAN);
-        let mut results = [3, 0, 1, 2].map(|like: usize| vec![nan; tensors[like].len()]);
-        let [q, k, v, g] = tensors.each_ref().map(|data| View {
-            data: Data::Halves(data),
-            order,
-            image: data.len() / heads.batch,
-        });
-        let memory = results.each_mut().map(|data| Shared::new(data));
-        let [out, dq, dk, dv] = [(0, g), (1, q), (2, k), (3, v)].map(|(i, like)| ViewMut {
-            memory: Memory::Halves(&memory[i]),
-            start: 0,
-            order,
-            image: like.image,
-        });
-        #[allow(unsafe_code)]
-        // SAFETY: the memory is this function's.
-        unsafe {
-            attend(heads, q, k, v, out);
-            attend_backward(heads, q, k, v, g, dq, dk, dv);
-        }
-        results
+        let tensors = tensors.each_ref().map(Vec::as_slice);
+        crate::heads::tests::run(heads, tensors, order, |memory| Memory::Halves(memory))
     }
 
     /// The same in double precision, each number with what its factors' rounding may change in it.
@@ -697,16 +677,7 @@ mod tests {
                 (heads.queries, heads.value_size),
             ];
             let blocked = |which: usize, data: &[Bf16]| {
-                let (rows, size) = shapes[which];
-                let image = (heads.heads * size).next_multiple_of(LANES) * rows;
-                let mut to = vec![Bf16(0); heads.batch * image];
-                for (i, &value) in data.iter().enumerate() {
-                    let channel = i / (rows * size) % heads.heads * size + i % size;
-                    let row = i / size % rows;
-                    let place = (channel / LANES * rows + row) * LANES + channel % LANES;
-                    to[i / (rows * size) / heads.heads * image + place] = value;
-                }
-                to
+                crate::heads::tests::blocked(&heads, shapes[which], data)
             };
             let of_blocks: Vec<Vec<Bf16>> = (0..4).map(|i| blocked(i, &tensors[i])).collect();
             let of_blocks: [Vec<Bf16>; 4] = of_blocks.try_into().unwrap();

@@ -8,31 +8,20 @@ use super::gather::{gather, length};
 use super::packing::{PAIR, Packed};
 use super::{Bf16, Element, halves_mut};
 use crate::aligned::with_scratch;
-use crate::correlate::{Addend, Bias, Output, Task, cut, shares};
+use crate::correlate::{Correlation, LaidOut, Output, Task, cut, shares};
+use crate::packing::Weights;
 use crate::simd::per_vector;
-use crate::source::{Gathered, Layout, Source, Window};
+use crate::source::{Gathered, Layout, Window};
 use crate::tile::LANES;
 use crate::vector::Vector;
-
-/// y = (w * x + bias + plus) scale, products in bf16 and sums in f32.
-pub(crate) struct Correlation<'a, E> {
-    pub(crate) batch: usize,
-    pub(crate) source: &'a Source<'a>,
-    pub(crate) window: &'a Window,
-    pub(crate) weights: &'a Packed,
-    pub(crate) bias: Option<Bias<'a>>,
-    /// Adds what lies here, laid out as the output; it may be the output itself.
-    pub(crate) plus: Option<Addend<E>>,
-    pub(crate) scale: f32,
-}
 
 /// Numbers of gathered pixels that a task may have: a quarter of the second-level cache.
 const BUDGET: usize = 1 << 18;
 /// No output: the sums of positions between the rows of an image.
 const NOWHERE: usize = usize::MAX;
 
-impl<E: Element> Correlation<'_, E> {
-    /// Computes all outputs, in parallel.
+impl<E: Element> Correlation<'_, E, Packed> {
+    /// Computes all outputs, in parallel: products in bf16 and sums in f32.
     ///
     /// # Safety
     /// Nothing else touches the output, and `plus` reaches as far as it, while this runs.
@@ -185,6 +174,18 @@ impl<E: Element> Correlation<'_, E> {
             // SAFETY: `at` has seen that all channels of the last place lie in memory, and they are this task's.
             _ => unsafe { finish.write_channels(sums, places, channels, output.block / LANES) },
         }
+    }
+}
+
+#[allow(unsafe_code)] // the output is shared by the tasks
+impl<E: Element> LaidOut<E> for Packed {
+    fn fill(&mut self, weights: Weights<'_>, taps: &[usize], _window: &Window) {
+        Packed::fill(self, weights, taps);
+    }
+
+    unsafe fn correlate(it: &Correlation<'_, E, Self>, output: Output<'_, E>) {
+        // SAFETY: the caller's promise.
+        unsafe { it.run(output) }
     }
 }
 

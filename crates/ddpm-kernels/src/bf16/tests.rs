@@ -2,12 +2,11 @@
 
 use rayon::prelude::*;
 
-use super::correlate::Correlation;
 use super::packing::Packed;
 use super::weight_gradient::WeightGradient;
 use super::{Bf16, Element};
 use crate::conv::{Conv2d, Padding};
-use crate::correlate::{Addend, Bias, Output};
+use crate::correlate::{Addend, Bias, Correlation, Output};
 use crate::data_gradient::DataGradient;
 use crate::geometry::Geometry;
 use crate::packing::Weights;
@@ -330,7 +329,7 @@ fn run(setting: &Setting) -> [Vec<f32>; 4] {
             turned,
             plus: None,
         }
-        .run_halves(
+        .run(
             &mut packed,
             Output::whole(&memory, Layout::Blocked, (case.inputs, g.height, g.width)),
         );

@@ -13,7 +13,7 @@ use super::graph::{Convolve, Graph, Op, Shape, Value};
 use crate::aligned::Aligned;
 use crate::bf16::gather::Rows;
 use crate::bf16::{self, Bf16, Element};
-use crate::correlate::{Addend, Bias, Correlation, Output};
+use crate::correlate::{Addend, Bias, Correlation, LaidOut, Output};
 use crate::data_gradient::DataGradient;
 use crate::heads::{
     Heads, Memory as HeadsMemory, Order, View as HeadsView, ViewMut as HeadsViewMut, attend,
@@ -587,7 +587,7 @@ impl<'a> Pass<'a> {
         slot: usize,
         output: Output<'_, E>,
     ) {
-        let correlation = bf16::correlate::Correlation {
+        let correlation = Correlation {
             batch: self.images_of(it),
             source: &self.source(&it.from),
             window: &it.geometry.forward(),
@@ -867,48 +867,44 @@ impl Pass<'_> {
     }
 
     /// The gradient of some of the channels that a convolution reads: its weights turned round over the gradient.
-    fn input_gradient(
-        &mut self,
+    fn input_gradient(&mut self, node: usize, g: Place, channels: (usize, usize), to: Sink) {
+        if self.in_halves(self.graph.nodes[node].shape) {
+            let mut packed = std::mem::take(&mut self.halves[0]);
+            self.input_gradient_by::<Bf16, _>(node, g, channels, to, &mut packed);
+            self.halves[0] = packed;
+        } else {
+            let mut packed = std::mem::take(&mut self.packed[0]);
+            self.input_gradient_by::<f32, _>(node, g, channels, to, &mut packed);
+            self.packed[0] = packed;
+        }
+    }
+
+    /// As [`Pass::input_gradient`], with weights laid out in `packed`.
+    fn input_gradient_by<E: Stored, W: LaidOut<E>>(
+        &self,
         node: usize,
         g: Place,
         (first, channels): (usize, usize),
         to: Sink,
+        packed: &mut W,
     ) {
         let Op::Convolve(convolve) = &self.graph.nodes[node].op else {
             return;
         };
         let geometry = &convolve.geometry;
-        let (batch, dy) = (
-            self.graph.nodes[node].shape.images,
-            &self.gradient_source(node, g),
-        );
-        let turned = self.weights(node, convolve).turned(first, channels);
+        let gradient = DataGradient {
+            batch: self.graph.nodes[node].shape.images,
+            geometry,
+            dy: &self.gradient_source(node, g),
+            turned: self.weights(node, convolve).turned(first, channels),
+            plus: to
+                .accumulate
+                .then(|| Addend(E::memory(&self.memory).at(0, 0).cast_const())),
+        };
         let size = (channels, geometry.height, geometry.width);
         // SAFETY: the plan gives the gradient a place of its own.
         unsafe {
-            if self.in_halves(self.graph.nodes[node].shape) {
-                let mut packed = std::mem::take(&mut self.halves[0]);
-                let gradient = DataGradient {
-                    batch,
-                    geometry,
-                    dy,
-                    turned,
-                    plus: to.accumulate.then(|| Addend(self.memory.halves.at(0, 0))),
-                };
-                gradient.run_halves(&mut packed, self.blocks_at::<Bf16>(to.id, size));
-                self.halves[0] = packed;
-            } else {
-                let mut packed = std::mem::take(&mut self.packed[0]);
-                let gradient = DataGradient {
-                    batch,
-                    geometry,
-                    dy,
-                    turned,
-                    plus: to.accumulate.then(|| Addend(self.memory.floats.at(0, 0))),
-                };
-                gradient.run(&mut packed, self.blocks_at::<f32>(to.id, size));
-                self.packed[0] = packed;
-            }
+            gradient.run(packed, self.blocks_at::<E>(to.id, size));
         }
     }
 
