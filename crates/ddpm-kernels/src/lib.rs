@@ -18,6 +18,7 @@
 //! | [`adamw_step`] | one step of Adam with decoupled weight decay, in place | p, m, v, g any, equal | none |
 //! | [`ema_update`] | ema = decay ema + (1 - decay) p, in place | any, equal | none |
 //! | [`optimise`] | clipping, AdamW and every average of all parameters in one pass, in place | lists, equal | none |
+//! | [`optimise_tensors`] | the same with the norm of the gradients, on the device where they are | lists, equal | none |
 //! | [`sum_of_squares`] | Σ x² in double precision | any | none |
 //! | [`scale_in_place`] | x = factor x | any | none |
 //!
@@ -140,6 +141,7 @@ pub use linear::linear;
 pub use norm::{Activation, group_norm};
 pub use pool::average_pool_2x;
 pub use training::{
-    AdamW, Averaged, adamw_step, ema_update, optimise, scale_in_place, sum_of_squares,
+    AdamW, Averaged, adamw_step, ema_update, optimise, optimise_tensors, scale_in_place,
+    sum_of_squares,
 };
 pub use upsample::upsample_nearest_2x;

@@ -83,8 +83,82 @@ pub fn optimise(
     adamw: &AdamW,
     averages: &[Averaged<'_>],
 ) -> Result<()> {
+    check_step((parameters, m, v), gradients.len(), adamw, averages)?;
+    for (i, p) in parameters.iter().enumerate() {
+        if gradients.get(i).is_none_or(|g| g.len() != p.elem_count()) {
+            bail!("optimise: gradient {i} is not shaped as p, {:?}", p.dims());
+        }
+    }
+    for i in 0..parameters.len() {
+        let g = gradients.get(i).unwrap_or_default();
+        optimise_parameter((parameters, m, v), i, g, factor as f32, adamw, averages)?;
+    }
+    Ok(())
+}
+
+/// A whole optimiser step from gradients that are tensors, on the device where they are: their global norm, clipping to
+/// `max_norm` (0: none) as `torch.nn.utils.clip_grad_norm_` does, then [`optimise`]. The gradients do not change.
+///
+/// Gives f32 `[2]` on the device: the norm before clipping, and the factor `min(1, max_norm / (norm + 1e-6))` that the
+/// gradients were multiplied by. On a CUDA device nothing waits for the host. Where the norm is not finite, neither
+/// parameters nor moments nor averages change.
+///
+/// # Shapes
+/// As many moments, gradients and averages as parameters, each shaped as its parameter; all but the gradients contiguous
+/// and apart, all on one device.
+///
+/// # Errors
+/// As [`optimise`], before anything has changed.
+pub fn optimise_tensors(
+    (parameters, m, v): (&[Tensor], &[Tensor], &[Tensor]),
+    gradients: &[Tensor],
+    max_norm: f64,
+    adamw: &AdamW,
+    averages: &[Averaged<'_>],
+) -> Result<Tensor> {
+    check_step((parameters, m, v), gradients.len(), adamw, averages)?;
+    let Some(device) = parameters.first().map(Tensor::device) else {
+        bail!("optimise: there are no parameters");
+    };
+    for (i, (p, g)) in parameters.iter().zip(gradients).enumerate() {
+        crate::check::f32("optimise", &[("gradient", g)])?;
+        crate::check::same_shape("optimise", ("p", p), ("gradient", g))?;
+        if !g.device().same_device(device) || !p.device().same_device(device) {
+            bail!(
+                "optimise: parameter or gradient {i} is not on {:?}, where the first is",
+                device.location()
+            );
+        }
+    }
+    let gradients: Vec<Tensor> = gradients
+        .iter()
+        .map(|g| g.detach().contiguous())
+        .collect::<Result<_>>()?;
+    let squares = gradients.iter().map(sum_of_squares).sum::<Result<f64>>()?;
+    let norm = squares.sqrt();
+    let factor = if max_norm > 0.0 {
+        (max_norm / (norm + 1e-6)).min(1.0)
+    } else {
+        1.0
+    };
+    if norm.is_finite() {
+        for (i, g) in gradients.iter().enumerate() {
+            let g = view("optimise", "gradient", g)?;
+            optimise_parameter((parameters, m, v), i, &g, factor as f32, adamw, averages)?;
+        }
+    }
+    Tensor::new(&[norm as f32, factor as f32], device)
+}
+
+/// What both ways to make a step demand before anything changes.
+fn check_step(
+    (parameters, m, v): (&[Tensor], &[Tensor], &[Tensor]),
+    gradients: usize,
+    adamw: &AdamW,
+    averages: &[Averaged<'_>],
+) -> Result<()> {
     let count = parameters.len();
-    let lists = [m.len(), v.len(), gradients.len()];
+    let lists = [m.len(), v.len(), gradients];
     if lists
         .into_iter()
         .chain(averages.iter().map(|a| a.tensors.len()))
@@ -102,30 +176,29 @@ pub fn optimise(
             crate::check::ema_update(&average.tensors[i], p, average.decay)?;
         }
         apart("optimise", &named)?;
-        if gradients.get(i).is_none_or(|g| g.len() != p.elem_count()) {
-            bail!("optimise: gradient {i} is not shaped as p, {:?}", p.dims());
-        }
-    }
-    for i in 0..count {
-        let of: Vec<(f64, &Tensor)> = averages.iter().map(|a| (a.decay, &a.tensors[i])).collect();
-        let g = gradients.get(i).unwrap_or_default();
-        in_place("optimise", "p", &parameters[i], |p| {
-            in_place("optimise", "m", &m[i], |m| {
-                in_place("optimise", "v", &v[i], |v| {
-                    with_all(&of, Vec::new(), &mut |averages| {
-                        optimise_slices(
-                            (&mut *p, &mut *m, &mut *v),
-                            g,
-                            factor as f32,
-                            adamw,
-                            averages,
-                        );
-                    })
-                })
-            })
-        })?;
     }
     Ok(())
+}
+
+/// One parameter's share of a step.
+fn optimise_parameter(
+    (parameters, m, v): (&[Tensor], &[Tensor], &[Tensor]),
+    i: usize,
+    g: &[f32],
+    factor: f32,
+    adamw: &AdamW,
+    averages: &[Averaged<'_>],
+) -> Result<()> {
+    let of: Vec<(f64, &Tensor)> = averages.iter().map(|a| (a.decay, &a.tensors[i])).collect();
+    in_place("optimise", "p", &parameters[i], |p| {
+        in_place("optimise", "m", &m[i], |m| {
+            in_place("optimise", "v", &v[i], |v| {
+                with_all(&of, Vec::new(), &mut |averages| {
+                    optimise_slices((&mut *p, &mut *m, &mut *v), g, factor, adamw, averages);
+                })
+            })
+        })
+    })
 }
 
 /// A moving average's share and elements.

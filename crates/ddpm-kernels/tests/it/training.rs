@@ -1,7 +1,10 @@
 //! What changes parameters in place.
 
 use candle_core::{DType, Device, Tensor, Var};
-use ddpm_kernels::{ema_update, reference, scale_in_place, sum_of_squares};
+use ddpm_kernels::{
+    AdamW, Averaged, adamw_step, ema_update, optimise_tensors, reference, scale_in_place,
+    sum_of_squares,
+};
 
 use crate::support::{assert_close, numbers, values};
 
@@ -55,5 +58,90 @@ fn a_part_of_a_tensor_is_scaled_alone() {
     assert_eq!(
         values(&x),
         [1., 1., 1., 1., 0.5, 0.5, 0.5, 0.5, 1., 1., 1., 1.]
+    );
+}
+
+const ADAMW: AdamW = AdamW {
+    learning_rate: 1e-2,
+    beta1: 0.9,
+    beta2: 0.99,
+    eps: 1e-8,
+    weight_decay: 0.1,
+    step: 3,
+};
+
+/// Parameters, moments (the second ones positive) and an average.
+fn state() -> [Vec<Tensor>; 4] {
+    let of = |seed: u64| vec![numbers((3, 5), seed), numbers(7, seed + 1)];
+    let squares = of(5).iter().map(|v| v.sqr().unwrap()).collect();
+    [of(1), of(3), squares, of(7)]
+}
+
+#[test]
+fn a_step_by_tensors_clips_by_the_norm_of_all() {
+    let [p, m, v, ema] = state();
+    let [other_p, other_m, other_v, other_ema] = state();
+    let g = [numbers((5, 3), 9).t().unwrap(), numbers(7, 10)]; // one is not contiguous
+    let norm = g
+        .iter()
+        .map(|g| sum_of_squares(g).unwrap())
+        .sum::<f64>()
+        .sqrt();
+    for (max_norm, factor) in [(0.0, 1.0), (100.0, 1.0), (0.5, 0.5 / (norm + 1e-6))] {
+        let averages = [Averaged {
+            decay: 0.9,
+            tensors: &ema,
+        }];
+        let told = optimise_tensors((&p, &m, &v), &g, max_norm, &ADAMW, &averages).unwrap();
+        assert_eq!(told.to_vec1::<f32>().unwrap(), [norm as f32, factor as f32]);
+        for i in 0..2 {
+            let scaled = (&g[i] * factor).unwrap();
+            adamw_step(&other_p[i], &other_m[i], &other_v[i], &scaled, &ADAMW).unwrap();
+            ema_update(&other_ema[i], &other_p[i], 0.9).unwrap();
+            assert_close("p", &p[i], &other_p[i], 1e-6);
+            assert_close("m", &m[i], &other_m[i], 1e-6);
+            assert_close("v", &v[i], &other_v[i], 1e-6);
+            assert_close("ema", &ema[i], &other_ema[i], 1e-6);
+        }
+    }
+}
+
+#[test]
+fn a_step_by_tensors_that_are_not_finite_changes_nothing() {
+    let [p, m, v, ema] = state();
+    let g = [
+        numbers((3, 5), 9),
+        Tensor::full(f32::NAN, 7, &Device::Cpu).unwrap(),
+    ];
+    let averages = [Averaged {
+        decay: 0.9,
+        tensors: &ema,
+    }];
+    let told = optimise_tensors((&p, &m, &v), &g, 1.0, &ADAMW, &averages).unwrap();
+    assert!(told.to_vec1::<f32>().unwrap()[0].is_nan());
+    for (now, before) in [p, m, v, ema]
+        .iter()
+        .flatten()
+        .zip(state().iter().flatten())
+    {
+        assert_eq!(values(now), values(before));
+    }
+}
+
+#[test]
+fn a_step_by_tensors_refuses_what_does_not_fit() {
+    let [p, m, v, _] = state();
+    let step = |g: &[Tensor]| optimise_tensors((&p, &m, &v), g, 1.0, &ADAMW, &[]);
+    let first = |message: String| message.lines().next().map(str::to_owned);
+    let short = first(step(&p[..1]).unwrap_err().to_string());
+    assert_eq!(
+        short.unwrap(),
+        "optimise: the lists differ in length, expected 2 each"
+    );
+    let turned = [numbers((5, 3), 1), numbers(7, 2)];
+    let turned = first(step(&turned).unwrap_err().to_string());
+    assert_eq!(
+        turned.unwrap(),
+        "optimise: p has shape [3, 5] and gradient [5, 3], expected the same"
     );
 }
