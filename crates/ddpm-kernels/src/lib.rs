@@ -104,6 +104,9 @@ mod executor;
 
 mod bf16;
 
+#[cfg(any(test, feature = "cuda"))]
+mod cuda;
+
 mod correlate;
 mod data_gradient;
 mod geometry;

@@ -357,18 +357,18 @@ per_processor! {
 
 /// The settings of a step as the loop over elements wants them.
 pub(crate) struct Numbers {
-    shrink: f32,
-    step_size: f32,
-    root_correction: f32,
-    eps: f32,
-    beta2: f32,
-    one_less_beta1: f32,
-    one_less_beta2: f32,
+    pub(crate) shrink: f32,
+    pub(crate) step_size: f32,
+    pub(crate) root_correction: f32,
+    pub(crate) eps: f32,
+    pub(crate) beta2: f32,
+    pub(crate) one_less_beta1: f32,
+    pub(crate) one_less_beta2: f32,
 }
 
 impl Numbers {
     /// m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g², p = p (1 - lr wd) - lr m̂ / (√v̂ + eps), in torch's order.
-    fn of(adamw: &AdamW) -> Self {
+    pub(crate) fn of(adamw: &AdamW) -> Self {
         let (m_correction, v_correction) = adamw.bias_corrections();
         Numbers {
             shrink: (1.0 - adamw.learning_rate * adamw.weight_decay) as f32,

@@ -97,6 +97,11 @@ impl Address {
         })
     }
 
+    /// The key, and words 1, 2 and 3 of the counter.
+    pub(crate) fn words(&self) -> ([u32; 2], [u32; 3]) {
+        (self.key, self.counter)
+    }
+
     /// The four words of a block.
     pub(crate) fn block(&self, block: u32) -> [u32; BLOCK] {
         let [word_1, word_2, word_3] = self.counter;

@@ -45,6 +45,26 @@ pub fn uniform_into(
     fill(Address::new(seed, stream, image, step)?, out, uniforms_of)
 }
 
+/// What makes the numbers of an address elsewhere, on a graphics card for one: Philox4x32-10's key, and words 1, 2 and 3 of
+/// its counter. Word 0 counts blocks; the four words of block b are the elements 4 b to 4 b + 3, as in [`uniform_into`].
+///
+/// ```
+/// let (key, counter) = ddpm_random::philox_words(5 << 32 | 7, ddpm_random::Stream::Dropout, 11, 13)?;
+/// assert_eq!((key, counter), ([7, 5], [11, 13, 3 << 24]));
+/// # Ok::<(), ddpm_random::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Image`] and [`Error::Step`] when there is no such address.
+pub fn philox_words(
+    seed: u64,
+    stream: Stream,
+    image: u64,
+    step: u64,
+) -> Result<([u32; 2], [u32; 3])> {
+    Ok(Address::new(seed, stream, image, step)?.words())
+}
+
 /// Standard normals for a batch: row i is what [`normal_into`] gives for `images[i]`.
 ///
 /// # Shapes

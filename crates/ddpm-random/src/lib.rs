@@ -86,7 +86,8 @@ mod torch;
 
 pub use address::Stream;
 pub use draw::{
-    normal_batch, normal_into, uniform_batch, uniform_f64, uniform_into, uniform_u64_below,
+    normal_batch, normal_into, philox_words, uniform_batch, uniform_f64, uniform_into,
+    uniform_u64_below,
 };
 pub use error::{Error, Result};
 pub use noise::{FixedNoise, SampleNoise, sample_start};

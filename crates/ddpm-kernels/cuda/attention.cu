@@ -1,0 +1,282 @@
+//! Softmax attention and its gradients without the matrix of scores: 32 rows at a time stream past rows that stay.
+//!
+//! Eight warps. The rows that stay are 8 R: row r of a warp is 8 r + warp, and its partner, a row that streams past, is the
+//! lane. Streaming rows come through shared memory in pieces of W columns. Queries stay for the output and for dL/dq, keys
+//! for dL/dk and dL/dv, so that each sum is one block's and its order never changes.
+
+#define WARPS 8
+#define TILE (WARP * (W + 1))
+
+/// Copies `count` rows from row `first` on into shared memory; beyond `rows` come zeros.
+__device__ inline void stay(float* to, const float* from, unsigned first, unsigned count, unsigned rows, unsigned columns) {
+    for (unsigned i = threadIdx.x; i < count * columns; i += blockDim.x) {
+        const size_t at = (size_t)first * columns + i;
+        to[i] = at < (size_t)rows * columns ? from[at] : 0.0f;
+    }
+}
+
+/// 32 rows from `first` on, W of their columns from `left` on; zeros beyond. All threads call it.
+template <int W>
+__device__ inline void fetch(float* tile, const float* from, unsigned first, unsigned rows, unsigned left, unsigned columns) {
+    __syncthreads(); // the piece before has been read
+    for (unsigned i = threadIdx.x; i < WARP * W; i += blockDim.x) {
+        const unsigned row = i / W, column = i % W;
+        const bool inside = first + row < rows && left + column < columns;
+        tile[row * (W + 1) + column] = inside ? from[(size_t)(first + row) * columns + left + column] : 0.0f;
+    }
+    __syncthreads();
+}
+
+/// dot[r] = the product of row 8 r + warp of those that stay with row first + lane of those that stream.
+template <int R, int W>
+__device__ inline void products(float (&dot)[R], const float* staying, float* tile, const float* streaming, unsigned first,
+                                unsigned rows, unsigned columns) {
+    const unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    for (int r = 0; r < R; r++) {
+        dot[r] = 0.0f;
+    }
+    for (unsigned left = 0; left < columns; left += W) {
+        fetch<W>(tile, streaming, first, rows, left, columns);
+        const unsigned width = min((unsigned)W, columns - left);
+        for (unsigned c = 0; c < width; c++) {
+            const float other = tile[lane * (W + 1) + c];
+            for (int r = 0; r < R; r++) {
+                dot[r] += staying[(size_t)(WARPS * r + warp) * columns + left + c] * other;
+            }
+        }
+    }
+}
+
+/// sums[i] = fade[i] sums[i] + scale times the sum over j of weights[i][j] row first + j of those that stream, for all 8 R
+/// rows i; without `fade` nothing fades.
+template <int R, int W>
+__device__ inline void gather(float* sums, const float* fade, float scale, const float* weights, float* tile,
+                              const float* streaming, unsigned first, unsigned rows, unsigned columns) {
+    constexpr int LINES = WARPS * WARP / W; // rows at once
+    constexpr int TURNS = WARPS * R / LINES;
+    const unsigned column = threadIdx.x % W, line = threadIdx.x / W;
+    for (unsigned left = 0; left < columns; left += W) {
+        fetch<W>(tile, streaming, first, rows, left, columns);
+        float sum[TURNS] = {};
+        for (unsigned j = 0; j < WARP; j++) {
+            const float other = tile[j * (W + 1) + column];
+            for (int turn = 0; turn < TURNS; turn++) {
+                sum[turn] += weights[(LINES * turn + line) * (WARP + 1) + j] * other;
+            }
+        }
+        if (left + column < columns) {
+            for (int turn = 0; turn < TURNS; turn++) {
+                const unsigned row = LINES * turn + line;
+                float* at = sums + (size_t)row * columns + left + column;
+                *at = (fade ? fade[row] * *at : *at) + scale * sum[turn];
+            }
+        }
+    }
+}
+
+/// Rows that stay have their sums written, each over divisor[i] where there is one.
+__device__ inline void write(float* to, const float* sums, const float* divisor, unsigned first, unsigned count, unsigned rows,
+                             unsigned columns) {
+    __syncthreads();
+    for (unsigned i = threadIdx.x; i < count * columns; i += blockDim.x) {
+        const size_t at = (size_t)first * columns + i;
+        if (at < (size_t)rows * columns) {
+            to[at] = divisor ? sums[i] / divisor[i / columns] : sums[i];
+        }
+    }
+}
+
+/// The sizes of all heads, and which one the block works on, from which of the rows that stay on.
+struct Head {
+    unsigned queries, keys, size, value_size;
+    float scale;
+    unsigned number, first;
+
+    /// Blocks go through the rows that stay, `at_once` each, of one head after the other.
+    __device__ Head(unsigned queries, unsigned keys, unsigned size, unsigned value_size, float scale, unsigned staying,
+                    unsigned at_once)
+        : queries(queries), keys(keys), size(size), value_size(value_size), scale(scale) {
+        const unsigned blocks = (staying + at_once - 1) / at_once;
+        number = blockIdx.x / blocks;
+        first = (blockIdx.x - number * blocks) * at_once;
+    }
+
+    /// The head's part of all queries, keys, values, outputs, and of what is one number a query.
+    template <class T>
+    __device__ T* q(T* all) const { return all + (size_t)number * queries * size; }
+    template <class T>
+    __device__ T* k(T* all) const { return all + (size_t)number * keys * size; }
+    template <class T>
+    __device__ T* v(T* all) const { return all + (size_t)number * keys * value_size; }
+    template <class T>
+    __device__ T* y(T* all) const { return all + (size_t)number * queries * value_size; }
+    template <class T>
+    __device__ T* line(T* all) const { return all + (size_t)number * queries; }
+};
+
+/// y = softmax(scale q k') v, and of each query the logarithm of the sum of e^scores. Shared: q and y of the rows that stay,
+/// weights, a tile, fades, sums.
+template <int R, int W>
+__device__ inline void attention(const Head& head, const float* q, const float* k, const float* v, float* y, float* logarithms) {
+    constexpr unsigned ROWS = WARPS * R;
+    const unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const unsigned first = head.first;
+    float* staying = block_memory;
+    float* sums = staying + ROWS * head.size;
+    float* weights = sums + ROWS * head.value_size;
+    float* tile = weights + ROWS * (WARP + 1);
+    float* fade = tile + TILE;
+    float* total = fade + ROWS;
+    stay(staying, head.q(q), first, ROWS, head.queries, head.size);
+    for (unsigned i = threadIdx.x; i < ROWS * head.value_size; i += blockDim.x) {
+        sums[i] = 0.0f;
+    }
+    float most[R], sum[R]; // of the warp's rows, alike in all lanes
+    for (int r = 0; r < R; r++) {
+        most[r] = -INFINITY;
+        sum[r] = 0.0f;
+    }
+    for (unsigned key = 0; key < head.keys; key += WARP) {
+        float score[R];
+        products<R, W>(score, staying, tile, head.k(k), key, head.keys, head.size);
+        for (int r = 0; r < R; r++) {
+            score[r] = key + lane < head.keys ? head.scale * score[r] : -INFINITY;
+            const float more = fmaxf(most[r], warp_max(score[r]));
+            const float weight = expf(score[r] - more);
+            const float fading = expf(most[r] - more); // 0 at first
+            sum[r] = fading * sum[r] + warp_sum(weight);
+            most[r] = more;
+            const unsigned row = WARPS * r + warp;
+            weights[row * (WARP + 1) + lane] = weight;
+            if (lane == 0) {
+                fade[row] = fading;
+            }
+        }
+        // `gather` begins with a barrier, and what it leaves is read after one.
+        gather<R, W>(sums, fade, 1.0f, weights, tile, head.v(v), key, head.keys, head.value_size);
+    }
+    if (lane == 0) {
+        for (int r = 0; r < R; r++) {
+            const unsigned row = WARPS * r + warp;
+            total[row] = sum[r];
+            if (first + row < head.queries) {
+                head.line(logarithms)[first + row] = most[r] + logf(sum[r]);
+            }
+        }
+    }
+    write(head.y(y), sums, total, first, ROWS, head.queries, head.value_size);
+}
+
+/// p = e^(score - logarithm), so that the gradient of a score is p (dp - delta); 0 beyond the queries and keys.
+__device__ inline float probability(float score, float logarithm, bool inside) { return inside ? expf(score - logarithm) : 0.0f; }
+
+/// dq = scale ds k. Queries stay. Shared: q, g and dq of the rows that stay, weights, a tile.
+template <int R, int W>
+__device__ inline void query_gradient(const Head& head, const float* q, const float* k, const float* v, const float* g,
+                                      const float* logarithms, const float* deltas, float* dq) {
+    constexpr unsigned ROWS = WARPS * R;
+    const unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const unsigned first = head.first;
+    float* staying = block_memory;
+    float* staying_g = staying + ROWS * head.size;
+    float* sums = staying_g + ROWS * head.value_size;
+    float* weights = sums + ROWS * head.size;
+    float* tile = weights + ROWS * (WARP + 1);
+    stay(staying, head.q(q), first, ROWS, head.queries, head.size);
+    stay(staying_g, head.y(g), first, ROWS, head.queries, head.value_size);
+    for (unsigned i = threadIdx.x; i < ROWS * head.size; i += blockDim.x) {
+        sums[i] = 0.0f;
+    }
+    for (unsigned key = 0; key < head.keys; key += WARP) {
+        float score[R], dp[R];
+        products<R, W>(score, staying, tile, head.k(k), key, head.keys, head.size);
+        products<R, W>(dp, staying_g, tile, head.v(v), key, head.keys, head.value_size);
+        for (int r = 0; r < R; r++) {
+            const unsigned row = WARPS * r + warp;
+            const bool inside = first + row < head.queries && key + lane < head.keys;
+            const unsigned query = min(first + row, head.queries - 1);
+            const float p = probability(head.scale * score[r], head.line(logarithms)[query], inside);
+            weights[row * (WARP + 1) + lane] = p * (dp[r] - head.line(deltas)[query]);
+        }
+        gather<R, W>(sums, nullptr, head.scale, weights, tile, head.k(k), key, head.keys, head.size);
+    }
+    write(head.q(dq), sums, nullptr, first, ROWS, head.queries, head.size);
+}
+
+/// dk = scale ds' q and dv = p' g. Keys stay. Shared: k, v, dk and dv of the rows that stay, two of weights, a tile.
+template <int R, int W>
+__device__ inline void key_gradient(const Head& head, const float* q, const float* k, const float* v, const float* g,
+                                    const float* logarithms, const float* deltas, float* dk, float* dv) {
+    constexpr unsigned ROWS = WARPS * R;
+    const unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const unsigned first = head.first;
+    float* staying = block_memory;
+    float* staying_v = staying + ROWS * head.size;
+    float* sums = staying_v + ROWS * head.value_size;
+    float* sums_v = sums + ROWS * head.size;
+    float* weights = sums_v + ROWS * head.value_size;
+    float* weights_v = weights + ROWS * (WARP + 1);
+    float* tile = weights_v + ROWS * (WARP + 1);
+    stay(staying, head.k(k), first, ROWS, head.keys, head.size);
+    stay(staying_v, head.v(v), first, ROWS, head.keys, head.value_size);
+    for (unsigned i = threadIdx.x; i < ROWS * (head.size + head.value_size); i += blockDim.x) {
+        sums[i] = 0.0f; // both
+    }
+    for (unsigned query = 0; query < head.queries; query += WARP) {
+        float score[R], dp[R];
+        products<R, W>(score, staying, tile, head.q(q), query, head.queries, head.size);
+        products<R, W>(dp, staying_v, tile, head.y(g), query, head.queries, head.value_size);
+        const unsigned at = min(query + lane, head.queries - 1);
+        const float logarithm = head.line(logarithms)[at], delta = head.line(deltas)[at];
+        for (int r = 0; r < R; r++) {
+            const unsigned row = WARPS * r + warp;
+            const bool inside = first + row < head.keys && query + lane < head.queries;
+            const float p = probability(head.scale * score[r], logarithm, inside);
+            weights[row * (WARP + 1) + lane] = p * (dp[r] - delta);
+            weights_v[row * (WARP + 1) + lane] = p;
+        }
+        gather<R, W>(sums_v, nullptr, 1.0f, weights_v, tile, head.y(g), query, head.queries, head.value_size);
+        gather<R, W>(sums, nullptr, head.scale, weights, tile, head.q(q), query, head.queries, head.size);
+    }
+    write(head.k(dk), sums, nullptr, first, ROWS, head.keys, head.size);
+    write(head.v(dv), sums_v, nullptr, first, ROWS, head.keys, head.value_size);
+}
+
+/// deltas[i] = the product of a query's output and its gradient; a warp a query.
+extern "C" __global__ void attention_deltas(const float* y, const float* g, float* deltas, unsigned queries, unsigned value_size) {
+    const unsigned query = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
+    if (query >= queries) {
+        return; // the whole warp
+    }
+    float sum = 0.0f;
+    for (unsigned c = threadIdx.x % WARP; c < value_size; c += WARP) {
+        const size_t at = (size_t)query * value_size + c;
+        sum += y[at] * g[at];
+    }
+    sum = warp_sum(sum);
+    if (threadIdx.x % WARP == 0) {
+        deltas[query] = sum;
+    }
+}
+
+#define ATTENTION(R, W)                                                                                                        \
+    extern "C" __global__ void __launch_bounds__(WARPS* WARP)                                                                  \
+        attention_##R##_##W(const float* q, const float* k, const float* v, float* y, float* logarithms, unsigned queries,     \
+                            unsigned keys, unsigned size, unsigned value_size, float scale) {                                  \
+        attention<R, W>(Head(queries, keys, size, value_size, scale, queries, WARPS * R), q, k, v, y, logarithms);                                     \
+    }                                                                                                                          \
+    extern "C" __global__ void __launch_bounds__(WARPS* WARP) attention_query_gradient_##R##_##W(                              \
+        const float* q, const float* k, const float* v, const float* g, const float* logarithms, const float* deltas,          \
+        float* dq, unsigned queries, unsigned keys, unsigned size, unsigned value_size, float scale) {                         \
+        query_gradient<R, W>(Head(queries, keys, size, value_size, scale, queries, WARPS * R), q, k, v, g, logarithms, deltas, dq);                    \
+    }                                                                                                                          \
+    extern "C" __global__ void __launch_bounds__(WARPS* WARP) attention_key_gradient_##R##_##W(                                \
+        const float* q, const float* k, const float* v, const float* g, const float* logarithms, const float* deltas,          \
+        float* dk, float* dv, unsigned queries, unsigned keys, unsigned size, unsigned value_size, float scale) {              \
+        key_gradient<R, W>(Head(queries, keys, size, value_size, scale, keys, WARPS * R), q, k, v, g, logarithms, deltas, dk, dv);                  \
+    }
+
+ATTENTION(4, 16)
+ATTENTION(4, 64)
+ATTENTION(2, 64)
+ATTENTION(1, 64)

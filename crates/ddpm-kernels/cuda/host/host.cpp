@@ -1,0 +1,271 @@
+//! Runs a kernel on the host: every block in turn, every thread of it as a fiber from one barrier to the next.
+
+#include <cstdio>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <csetjmp>
+#include <ucontext.h>
+
+#include "host.h"
+
+#include "../kernels.cu"
+
+Index threadIdx, blockIdx, blockDim, gridDim;
+
+namespace {
+
+/// Of compute capability 9.0.
+constexpr unsigned SHARED_BYTES = 227 * 1024;
+constexpr unsigned MOST_THREADS = 1024;
+constexpr size_t STACK_BYTES = 64 * 1024;
+/// Shared memory beyond what the launch asked for that is watched.
+constexpr unsigned WATCHED_BYTES = 4096;
+/// What a byte of shared memory holds before a block begins: floats of these are not numbers.
+constexpr unsigned char POISON = 0xff;
+
+enum class State { Ready, AtBarrier, AtShuffle, Done };
+
+struct Fiber {
+    jmp_buf place; // where it waits: after its start all switches are jumps, without the system's help
+    std::vector<char> stack;
+    State state;
+    const char* file;
+    int line;
+};
+
+jmp_buf scheduler;
+std::vector<Fiber> fibers;
+Fiber* running;
+void (*run_kernel)(void** arguments);
+void** kernel_arguments;
+char message[400];
+bool failed;
+/// What lanes hand to each other. Two, in turn: a lane may be at its next shuffle before another has read the last.
+uint64_t exchanged[2][MOST_THREADS];
+unsigned shuffles[MOST_THREADS];
+
+void fail(const char* what, unsigned thread, const char* file, int line) {
+    if (!failed) {
+        const char* name = file ? strrchr(file, '/') : nullptr;
+        snprintf(message, sizeof message, "block (%u, %u), thread %u: %s (%s, line %d)", blockIdx.x, blockIdx.y, thread, what,
+                 name ? name + 1 : (file ? file : "-"), line);
+    }
+    failed = true;
+}
+
+/// Back to the scheduler, until it resumes this fiber.
+void wait_as(State state, const char* file, int line) {
+    running->state = state;
+    running->file = file;
+    running->line = line;
+    if (_setjmp(running->place) == 0) {
+        _longjmp(scheduler, 1);
+    }
+}
+
+/// A fiber runs the kernel once for each block.
+void live() {
+    for (;;) {
+        wait_as(State::Done, nullptr, 0);
+        run_kernel(kernel_arguments);
+    }
+}
+
+void resume(unsigned thread) {
+    running = &fibers[thread];
+    threadIdx = {thread, 0, 0};
+    if (_setjmp(scheduler) == 0) {
+        _longjmp(running->place, 1);
+    }
+}
+
+/// A new fiber, which waits for its first block.
+void start(unsigned thread) {
+    static ucontext_t context;
+    running = &fibers[thread];
+    running->stack.resize(STACK_BYTES);
+    getcontext(&context);
+    context.uc_stack.ss_sp = running->stack.data();
+    context.uc_stack.ss_size = running->stack.size();
+    context.uc_link = nullptr;
+    makecontext(&context, live, 0);
+    if (_setjmp(scheduler) == 0) {
+        setcontext(&context);
+    }
+}
+
+/// Whether all of these threads stand at one line in this state; none of those that do not may have to wait for ever.
+bool all_at(unsigned first, unsigned end, State state, const char* what) {
+    const Fiber& one = fibers[first];
+    for (unsigned i = first; i < end; i++) {
+        const Fiber& other = fibers[i];
+        if (other.state != state || other.line != one.line || strcmp(other.file, one.file) != 0) {
+            const bool first_waits = one.state == state;
+            fail(what, first_waits ? i : first, first_waits ? one.file : other.file, first_waits ? one.line : other.line);
+            return false;
+        }
+    }
+    return true;
+}
+
+bool any_at(unsigned first, unsigned end, State state) {
+    return std::any_of(fibers.begin() + first, fibers.begin() + end, [=](const Fiber& f) { return f.state == state; });
+}
+
+/// Runs the lanes of a warp until each is at a barrier or done.
+void run_warp(unsigned first, unsigned end, bool backwards) {
+    do {
+        for (unsigned i = first; i < end && !failed; i++) {
+            resume(backwards ? first + end - 1 - i : i);
+        }
+    } while (!failed && any_at(first, end, State::AtShuffle) &&
+             all_at(first, end, State::AtShuffle, "a lane is not at the shuffle that others of its warp are at"));
+}
+
+void run_block(unsigned threads, unsigned shared, bool backwards) {
+    const unsigned watched = min(shared + WATCHED_BYTES, SHARED_BYTES);
+    memset(block_memory, POISON, watched);
+    std::fill(shuffles, shuffles + threads, 0);
+    const unsigned warps = (threads + 31) / 32;
+    do {
+        for (unsigned i = 0; i < warps && !failed; i++) {
+            const unsigned first = 32 * (backwards ? warps - 1 - i : i);
+            run_warp(first, min(first + 32, threads), backwards);
+        }
+    } while (!failed && any_at(0, threads, State::AtBarrier) &&
+             all_at(0, threads, State::AtBarrier, "a thread is not at the barrier that others of its block are at"));
+    const unsigned char* bytes = (const unsigned char*)block_memory;
+    for (unsigned i = shared; i < watched && !failed; i++) {
+        if (bytes[i] != POISON) {
+            fail("shared memory was written beyond what the launch asks for", 0, "byte", (int)i);
+        }
+    }
+}
+
+/// Takes the arguments of a kernel as cuLaunchKernel does: a pointer to each.
+template <auto kernel, class... A, size_t... i>
+void call(void (*)(A...), void** arguments, std::index_sequence<i...>) {
+    kernel(*(A*)arguments[i]...);
+}
+
+template <auto kernel>
+struct Arguments;
+template <class... A, void (*kernel)(A...)>
+struct Arguments<kernel> {
+    static void run(void** arguments) { call<kernel>(kernel, arguments, std::index_sequence_for<A...>()); }
+    static constexpr unsigned count = sizeof...(A);
+};
+
+struct Named {
+    const char* name;
+    void (*run)(void** arguments);
+    unsigned arguments;
+};
+
+#define KERNEL(name) {#name, Arguments<name>::run, Arguments<name>::count}
+#define ATTENTIONS(size)                                                                                                       \
+    KERNEL(attention_##size), KERNEL(attention_query_gradient_##size), KERNEL(attention_key_gradient_##size)
+
+extern "C" __global__ void of_the_host_missed_barrier() {
+    if (threadIdx.x != 5) {
+        __syncthreads();
+    }
+}
+
+extern "C" __global__ void of_the_host_missed_shuffle(float* x) {
+    if (threadIdx.x != 5) {
+        x[threadIdx.x] = __shfl_xor_sync(0xffffffffu, x[threadIdx.x], 1);
+    }
+}
+
+extern "C" __global__ void of_the_host_too_much_shared() { block_memory[threadIdx.x] = 0.0f; }
+
+/// Without the barrier that it lacks, what a thread reads depends on the order of threads.
+extern "C" __global__ void of_the_host_race(float* x) {
+    block_memory[threadIdx.x] = (float)threadIdx.x;
+    x[threadIdx.x] = block_memory[blockDim.x - 1 - threadIdx.x];
+}
+
+const Named KERNELS[] = {
+    KERNEL(silu),
+    KERNEL(silu_gradient),
+    KERNEL(group_norm),
+    KERNEL(group_norm_gradient),
+    KERNEL(spread_2x),
+    KERNEL(gather_2x),
+    KERNEL(window),
+    KERNEL(add_bias),
+    KERNEL(plane_sums),
+    KERNEL(column_sums),
+    KERNEL(dropout),
+    KERNEL(squares_of_chunks),
+    KERNEL(norm_of_parts),
+    KERNEL(adamw_of_chunks),
+    KERNEL(attention_deltas),
+    ATTENTIONS(4_16),
+    ATTENTIONS(4_64),
+    ATTENTIONS(2_64),
+    ATTENTIONS(1_64),
+    KERNEL(of_the_host_missed_barrier),
+    KERNEL(of_the_host_missed_shuffle),
+    KERNEL(of_the_host_too_much_shared),
+    KERNEL(of_the_host_race),
+};
+
+} // namespace
+
+alignas(16) float block_memory[SHARED_BYTES / 4];
+
+void host_barrier(const char* file, int line) { wait_as(State::AtBarrier, file, line); }
+
+void host_exchange(unsigned mask, const void* mine, void* theirs, size_t bytes, unsigned from, const char* file, int line) {
+    const unsigned thread = threadIdx.x;
+    if (mask != 0xffffffffu || blockDim.x % 32 != 0) {
+        fail("a shuffle of less than a whole warp", thread, file, line);
+    }
+    uint64_t* slots = exchanged[shuffles[thread]++ % 2];
+    memcpy(&slots[thread], mine, bytes);
+    wait_as(State::AtShuffle, file, line);
+    memcpy(theirs, &slots[thread / 32 * 32 + from], bytes);
+}
+
+/// Launches a kernel by name; gives nothing, or what went wrong.
+extern "C" const char* host_launch(const char* name, const unsigned* grid, unsigned threads, unsigned shared, void** arguments,
+                                   unsigned count, unsigned backwards) {
+    const Named* named = std::find_if(std::begin(KERNELS), std::end(KERNELS), [=](const Named& n) { return !strcmp(n.name, name); });
+    if (named == std::end(KERNELS)) {
+        snprintf(message, sizeof message, "there is no kernel %s", name);
+        return message;
+    }
+    if (named->arguments != count) {
+        snprintf(message, sizeof message, "%s has %u arguments, not %u", name, named->arguments, count);
+        return message;
+    }
+    if (threads == 0 || threads > MOST_THREADS || shared > SHARED_BYTES || grid[0] == 0 || grid[1] == 0 || grid[1] > 65535) {
+        snprintf(message, sizeof message, "%s cannot be launched as (%u, %u) blocks of %u threads and %u bytes", name, grid[0],
+                 grid[1], threads, shared);
+        return message;
+    }
+    failed = false;
+    for (unsigned i = fibers.size(); i < threads; i++) {
+        fibers.emplace_back();
+        start(i);
+    }
+    run_kernel = named->run;
+    kernel_arguments = arguments;
+    gridDim = {grid[0], grid[1], 1};
+    blockDim = {threads, 1, 1};
+    const uint64_t blocks = (uint64_t)grid[0] * grid[1];
+    for (uint64_t i = 0; i < blocks && !failed; i++) {
+        const uint64_t block = backwards ? blocks - 1 - i : i;
+        blockIdx = {(unsigned)(block % grid[0]), (unsigned)(block / grid[0]), 0};
+        run_block(threads, shared, backwards);
+    }
+    if (failed) {
+        fibers.clear(); // they stand where the failure left them
+        return message;
+    }
+    return nullptr;
+}

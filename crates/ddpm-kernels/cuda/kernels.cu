@@ -1,0 +1,11 @@
+//! All kernels, one module: nvcc compiles this file for the card, a C++ compiler with `host/host.h` for the tests.
+
+#include "block.cuh"
+
+#include "attention.cu"
+#include "dropout.cu"
+#include "elementwise.cu"
+#include "norm.cu"
+#include "optimise.cu"
+#include "planes.cu"
+#include "sums.cu"

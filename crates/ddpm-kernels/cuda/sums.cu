@@ -1,0 +1,43 @@
+//! Sums of planes and of columns, for gradients of biases and of what a normalisation multiplies with.
+
+/// sums[p] = Σ of the p-th plane of `pixels`; a warp a plane.
+extern "C" __global__ void plane_sums(const float* x, float* sums, unsigned planes, unsigned pixels) {
+    const unsigned plane = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
+    if (plane >= planes) {
+        return; // the whole warp
+    }
+    const float* from = x + (size_t)plane * pixels;
+    float sum = 0.0f;
+    for (unsigned i = threadIdx.x % WARP; i < pixels; i += WARP) {
+        sum += from[i];
+    }
+    sum = warp_sum(sum);
+    if (threadIdx.x % WARP == 0) {
+        sums[plane] = sum;
+    }
+}
+
+/// sums[p, c] = Σ of `share` rows of column c from row p · share on, of a matrix of rows of `columns`. A block is 32 columns
+/// wide and as many rows deep as it has warps; the parts are summed by the same kernel again.
+extern "C" __global__ void column_sums(const float* x, float* sums, unsigned rows, unsigned columns, unsigned share) {
+    const unsigned warps = blockDim.x / WARP;
+    const unsigned warp = threadIdx.x / WARP;
+    const unsigned lane = threadIdx.x % WARP;
+    const unsigned column = blockIdx.x * WARP + lane;
+    const unsigned first = blockIdx.y * share;
+    const unsigned end = min(first + share, rows);
+    float sum = 0.0f;
+    if (column < columns) {
+        for (unsigned row = first + warp; row < end; row += warps) {
+            sum += x[(size_t)row * columns + column];
+        }
+    }
+    block_memory[threadIdx.x] = sum;
+    __syncthreads();
+    if (warp == 0 && column < columns) {
+        for (unsigned other = 1; other < warps; other++) {
+            sum += block_memory[other * WARP + lane];
+        }
+        sums[(size_t)blockIdx.y * columns + column] = sum;
+    }
+}

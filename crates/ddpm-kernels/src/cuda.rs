@@ -1,0 +1,20 @@
+//! The operations on an NVIDIA card: kernels of our own (the folder `cuda` of this crate), and cuDNN's convolutions.
+//!
+//! Every operation is written once over a [`launch::Machine`]. The card is one; the other, in tests, runs the same source on
+//! the host, thread by thread, so that all arithmetic, indices, barriers and launches are tested without a card.
+
+#![cfg_attr(not(feature = "cuda"), allow(dead_code))] // tests use not all of it
+
+pub(crate) mod attention;
+pub(crate) mod dropout;
+pub(crate) mod elementwise;
+pub(crate) mod launch;
+pub(crate) mod norm;
+pub(crate) mod optimise;
+pub(crate) mod planes;
+pub(crate) mod sums;
+
+#[cfg(test)]
+mod host;
+#[cfg(test)]
+mod oracle;

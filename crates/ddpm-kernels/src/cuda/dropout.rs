@@ -1,0 +1,119 @@
+//! Dropout on a card, whose mask is drawn there: the numbers of ddpm-random at an address, to the bit.
+
+use candle_core::{Result, bail};
+
+use super::launch::{Address, Launch, Machine, arguments, whole};
+
+/// What Philox is given: its key, and the upper three words of the counter of each image.
+pub(crate) struct Draws<'a> {
+    pub(crate) key: [u32; 2],
+    pub(crate) counters: &'a [[u32; 3]],
+}
+
+/// x / (1 - rate) where u >= rate and 0 elsewhere, u = 2^-24 times the upper 24 bits of the element's word. The gradient is the
+/// same of the output's gradient.
+pub(crate) fn dropout<M: Machine>(
+    machine: &M,
+    x: Address,
+    elements: usize,
+    draws: &Draws<'_>,
+    rate: f64,
+) -> Result<M::Memory> {
+    let images = draws.counters.len();
+    if images > 65535 {
+        bail!("dropout: {images} images are more than a kernel can count, expected at most 65535");
+    }
+    let mut words: Vec<u32> = draws.counters.iter().flatten().copied().collect();
+    words.resize(words.len().next_multiple_of(2), 0);
+    let pairs = words.chunks_exact(2);
+    let pairs: Vec<u64> = pairs
+        .map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32)
+        .collect();
+    let counters = machine.upload(&pairs)?;
+    let y = machine.allocate(images * elements)?;
+    let launch = Launch::each(elements.div_ceil(4))?;
+    let launch = Launch {
+        grid: [launch.grid[0], images as u32],
+        ..launch
+    };
+    machine.launch(
+        "dropout",
+        launch,
+        arguments![
+            x,
+            machine.address(&y),
+            machine.address(&counters),
+            whole("elements of an image", elements)?,
+            draws.key[0],
+            draws.key[1],
+            threshold(rate),
+            (1.0 / (1.0 - rate)) as f32,
+        ],
+    )?;
+    Ok(y)
+}
+
+/// k 2^-24 >= rate exactly where k is at least this: both sides are exact in double precision.
+fn threshold(rate: f64) -> u32 {
+    (rate * f64::from(1 << 24)).ceil() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::host::Host;
+    use crate::cuda::oracle::wave;
+    use ddpm_random::Stream;
+
+    /// The mask as ddpm-unet draws it on the CPU.
+    fn mask(seed: u64, image: u64, step: u64, elements: usize, rate: f64) -> Vec<bool> {
+        let mut uniform = vec![0f32; elements];
+        ddpm_random::uniform_into(seed, Stream::Dropout, image, step, &mut uniform).unwrap();
+        uniform.into_iter().map(|u| f64::from(u) >= rate).collect()
+    }
+
+    #[test]
+    fn masks_are_those_of_the_cpu() {
+        let (seed, step) = (0x0123_4567_89AB_CDEF, (1 << 40) + 77);
+        let images = [0, 5, (1 << 43) + 12345];
+        for elements in [1, 3, 4, 1021, 2000] {
+            for rate in [0.0, 0.1, 0.3, 0.5, 0.999_999_9] {
+                let mut x = wave(images.len() * elements, 1);
+                x[0] = f32::INFINITY;
+                let words = images.map(|image| {
+                    ddpm_random::philox_words(seed, Stream::Dropout, image, step).unwrap()
+                });
+                let counters = words.map(|(_, counter)| counter);
+                let draws = Draws {
+                    key: words[0].0,
+                    counters: &counters,
+                };
+                let ran = Host::both_ways(|host| {
+                    let x = host.floats(&x);
+                    Ok(vec![
+                        dropout(host, host.address(&x), elements, &draws, rate)?.read(),
+                    ])
+                });
+                let Some(ran) = ran else { return };
+                let kept = images
+                    .iter()
+                    .flat_map(|&image| mask(seed, image, step, elements, rate));
+                let scale = (1.0 / (1.0 - rate)) as f32;
+                for (i, ((&y, &x), kept)) in ran[0].iter().zip(&x).zip(kept).enumerate() {
+                    let expected = if kept { x * scale } else { 0.0 };
+                    assert_eq!(y, expected, "{elements}, {rate}, {i}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn thresholds_are_exact() {
+        for rate in [0.0, 1e-9, 0.1, 0.25, 0.3, 1.0 / 3.0, 0.5, 1.0 - 1e-9] {
+            let least = threshold(rate);
+            let kept = |k: u32| f64::from(k as f32 * 2f32.powi(-24)) >= rate;
+            assert!(least == 1 << 24 || kept(least), "{rate}");
+            assert!(least == 0 || !kept(least - 1), "{rate}");
+        }
+    }
+}

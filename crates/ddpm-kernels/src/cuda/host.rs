@@ -1,0 +1,322 @@
+//! The kernels' own source on the host: compiled as C++ when a test first asks for it, and launched thread by thread.
+#![allow(unsafe_code)] // what was compiled is called
+
+use std::env;
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use candle_core::{Result, bail};
+use libloading::Library;
+
+use super::launch::{Address, Argument, Launch, Machine};
+
+/// Launches blocks and threads in their order, or backwards: what depends on the order is a race.
+pub(crate) struct Host {
+    library: &'static Mutex<Library>,
+    backwards: bool,
+}
+
+/// Words that lie on both sides of all memory and may not change.
+const GUARD: [u64; 32] = [0xfff8_dead_fff8_beef; 32];
+/// What new memory holds: two floats that are not numbers.
+const POISON: u64 = 0x7fc0_0bad_7fc0_0bad;
+
+/// Floats between guards.
+pub(crate) struct Memory {
+    words: Vec<u64>,
+    floats: usize,
+}
+
+impl Memory {
+    /// The floats, after a look at the guards.
+    pub(crate) fn read(&self) -> Vec<f32> {
+        let (before, rest) = self.words.split_at(GUARD.len());
+        let (middle, after) = rest.split_at(rest.len() - GUARD.len());
+        assert!(
+            before == GUARD && after == GUARD,
+            "written outside of its memory"
+        );
+        let halves = middle
+            .iter()
+            .flat_map(|&word| [word as u32, (word >> 32) as u32]);
+        let mut floats: Vec<f32> = halves.map(f32::from_bits).collect();
+        if floats.len() > self.floats {
+            let spare = floats.pop().map(f32::to_bits);
+            assert_eq!(
+                spare,
+                Some((POISON >> 32) as u32),
+                "written beyond its memory"
+            );
+        }
+        floats
+    }
+}
+
+impl Host {
+    /// Runs work in both orders and gives what both gave, bit for bit; nothing where there is no C++ compiler.
+    pub(crate) fn both_ways(
+        work: impl Fn(&Host) -> Result<Vec<Vec<f32>>>,
+    ) -> Option<Vec<Vec<f32>>> {
+        let library = library()?;
+        let [ahead, back] =
+            [false, true].map(|backwards| work(&Host { library, backwards }).unwrap());
+        let bits = |all: &[Vec<f32>]| -> Vec<Vec<u32>> {
+            let of = |one: &Vec<f32>| one.iter().map(|x| x.to_bits()).collect();
+            all.iter().map(of).collect()
+        };
+        assert!(
+            bits(&ahead) == bits(&back),
+            "the result depends on the order of threads"
+        );
+        Some(ahead)
+    }
+
+    /// Memory of these floats.
+    pub(crate) fn floats(&self, floats: &[f32]) -> Memory {
+        let mut memory = Memory {
+            words: Vec::with_capacity(floats.len() / 2 + 2 * GUARD.len() + 1),
+            floats: floats.len(),
+        };
+        memory.words.extend(GUARD);
+        memory.words.extend(floats.chunks(2).map(|pair| {
+            let second = pair.get(1).map_or((POISON >> 32) as u32, |x| x.to_bits());
+            u64::from(pair[0].to_bits()) | u64::from(second) << 32
+        }));
+        memory.words.extend(GUARD);
+        memory
+    }
+}
+
+impl Machine for Host {
+    type Memory = Memory;
+
+    fn allocate(&self, floats: usize) -> Result<Memory> {
+        let mut words = GUARD.to_vec();
+        words.resize(GUARD.len() + floats.div_ceil(2), POISON);
+        words.extend(GUARD);
+        Ok(Memory { words, floats })
+    }
+
+    fn upload(&self, words: &[u64]) -> Result<Memory> {
+        Ok(Memory {
+            words: [&GUARD, words, &GUARD].concat(),
+            floats: 2 * words.len(),
+        })
+    }
+
+    fn address(&self, memory: &Memory) -> Address {
+        Address(
+            memory
+                .words
+                .as_ptr()
+                .wrapping_add(GUARD.len())
+                .expose_provenance() as u64,
+        )
+    }
+
+    fn launch(&self, kernel: &'static str, launch: Launch, arguments: &[Argument]) -> Result<()> {
+        type HostLaunch = unsafe extern "C" fn(
+            *const c_char,
+            *const [u32; 2],
+            u32,
+            u32,
+            *const *const c_void,
+            u32,
+            u32,
+        ) -> *const c_char;
+        let name = CString::new(kernel).map_err(candle_core::Error::wrap)?;
+        let pointers: Vec<*const c_void> = arguments
+            .iter()
+            .map(|argument| std::ptr::from_ref(argument).cast())
+            .collect();
+        let library = self.library.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: host_launch is declared so; kernels are held to their memory by its guards, and to their number of arguments.
+        let message = unsafe {
+            let host_launch = library
+                .get::<HostLaunch>(b"host_launch")
+                .map_err(candle_core::Error::wrap)?;
+            let message = host_launch(
+                name.as_ptr(),
+                &launch.grid,
+                launch.block,
+                launch.shared,
+                pointers.as_ptr(),
+                pointers.len() as u32,
+                self.backwards.into(),
+            );
+            if message.is_null() {
+                return Ok(());
+            }
+            CStr::from_ptr(message).to_string_lossy().into_owned()
+        };
+        bail!("{kernel}: {message}")
+    }
+}
+
+/// The compiled kernels; nothing, said once, where there is no C++ compiler.
+fn library() -> Option<&'static Mutex<Library>> {
+    static LIBRARY: OnceLock<Option<Mutex<Library>>> = OnceLock::new();
+    let compiled = || {
+        let Some(compiler) = compiler() else {
+            println!(
+                "skipped: the kernels for CUDA are tested with a C++ compiler (CXX, c++, g++ or clang++), and there is none"
+            );
+            return None;
+        };
+        let path = compile(&compiler);
+        // SAFETY: our own library, whose initialisation does nothing.
+        let library = unsafe { Library::new(&path) };
+        let _ = std::fs::remove_file(&path);
+        Some(Mutex::new(library.unwrap()))
+    };
+    LIBRARY.get_or_init(compiled).as_ref()
+}
+
+fn compiler() -> Option<String> {
+    let named = env::var("CXX").ok();
+    let candidates = named
+        .into_iter()
+        .chain(["c++", "g++", "clang++"].map(str::to_owned));
+    candidates.into_iter().find(|name| {
+        Command::new(name)
+            .arg("--version")
+            .output()
+            .is_ok_and(|o| o.status.success())
+    })
+}
+
+fn compile(compiler: &str) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda/host/host.cpp");
+    let path = env::temp_dir().join(format!(
+        "ddpm-kernels-on-the-host-{}.so",
+        std::process::id()
+    ));
+    let output = Command::new(compiler)
+        .args([
+            "-std=c++17",
+            "-O2",
+            "-ffp-contract=off",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+        ])
+        .args(["-Wno-unknown-pragmas", "-shared", "-fPIC", "-o"])
+        .args([&path, &source])
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{compiler} refuses {}:\n{}",
+        source.display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    path
+}
+
+mod tests {
+    use super::*;
+    use crate::cuda::launch::arguments;
+
+    /// What the host says of a launch of 64 threads; nothing where there is no compiler.
+    fn told(kernel: &'static str, work: impl Fn(&Host, &Memory) -> Result<()>) -> Option<String> {
+        let host = Host {
+            library: library()?,
+            backwards: false,
+        };
+        let memory = host.floats(&[0.0; 64]);
+        let error = work(&host, &memory).err().map(|error| error.to_string());
+        Some(error.unwrap_or_else(|| panic!("{kernel} was let through")))
+    }
+
+    const LAUNCH: Launch = Launch {
+        grid: [1, 1],
+        block: 64,
+        shared: 128,
+    };
+
+    #[test]
+    fn a_barrier_that_a_thread_misses_is_an_error() {
+        let name = "of_the_host_missed_barrier";
+        let Some(told) = told(name, |host, _| host.launch(name, LAUNCH, &[])) else {
+            return;
+        };
+        assert!(
+            told.contains("thread 5: a thread is not at the barrier"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn a_shuffle_that_a_lane_misses_is_an_error() {
+        let name = "of_the_host_missed_shuffle";
+        let launch =
+            |host: &Host, x: &Memory| host.launch(name, LAUNCH, arguments![host.address(x)]);
+        let Some(told) = told(name, launch) else {
+            return;
+        };
+        assert!(
+            told.contains("thread 5: a lane is not at the shuffle"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn shared_memory_that_was_not_asked_for_is_an_error() {
+        let name = "of_the_host_too_much_shared";
+        let Some(told) = told(name, |host, _| host.launch(name, LAUNCH, &[])) else {
+            return;
+        };
+        assert!(
+            told.contains("beyond what the launch asks for (byte, line 128)"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn a_wrong_number_of_arguments_is_an_error() {
+        let Some(told) = told("silu", |host, _| {
+            host.launch("silu", LAUNCH, arguments![1u32])
+        }) else {
+            return;
+        };
+        assert!(told.contains("silu has 3 arguments, not 1"), "{told}");
+    }
+
+    #[test]
+    #[should_panic(expected = "the result depends on the order of threads")]
+    fn a_race_is_seen() {
+        let launch = Launch {
+            shared: 256,
+            ..LAUNCH
+        };
+        let ran = Host::both_ways(|host| {
+            let x = host.floats(&[0.0; 64]);
+            host.launch("of_the_host_race", launch, arguments![host.address(&x)])?;
+            Ok(vec![x.read()])
+        });
+        assert!(
+            ran.is_some(),
+            "no compiler, so: the result depends on the order of threads"
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "written outside of its memory")]
+    fn memory_beyond_its_end_is_seen() {
+        let ran = Host::both_ways(|host| {
+            let (x, y) = (host.floats(&[1.0; 66]), host.floats(&[0.0; 64]));
+            host.launch(
+                "silu",
+                LAUNCH,
+                arguments![host.address(&x), host.address(&y), 66u64],
+            )?;
+            Ok(vec![y.read()])
+        });
+        assert!(
+            ran.is_some(),
+            "no compiler, so: written outside of its memory"
+        );
+    }
+}

@@ -1,0 +1,178 @@
+//! What a kernel is launched with, and where: on a card, or in tests on the host.
+
+use candle_core::{Result, bail};
+
+/// Threads that run in step.
+pub(crate) const WARP: u32 = 32;
+/// Bytes of shared memory that every card has without being asked.
+pub(crate) const SHARED_BYTES: u32 = 48 * 1024;
+/// Threads of a block where each works on its own.
+pub(crate) const BLOCK: u32 = 256;
+
+/// Where kernels run. Memory is in floats; what is launched later finds what was launched before done.
+pub(crate) trait Machine {
+    type Memory;
+
+    /// Memory that holds nothing yet.
+    fn allocate(&self, floats: usize) -> Result<Self::Memory>;
+    /// Memory that holds these words, two floats each.
+    fn upload(&self, words: &[u64]) -> Result<Self::Memory>;
+    fn address(&self, memory: &Self::Memory) -> Address;
+    fn launch(&self, kernel: &'static str, launch: Launch, arguments: &[Argument]) -> Result<()>;
+}
+
+/// An address in a machine's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Address(pub(crate) u64);
+
+/// Blocks, threads of each, and bytes of shared memory of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Launch {
+    pub(crate) grid: [u32; 2],
+    pub(crate) block: u32,
+    pub(crate) shared: u32,
+}
+
+impl Launch {
+    /// A thread for each of so many.
+    pub(crate) fn each(count: usize) -> Result<Launch> {
+        Ok(Launch {
+            grid: [whole("blocks", count.div_ceil(BLOCK as usize))?, 1],
+            block: BLOCK,
+            shared: 0,
+        })
+    }
+
+    /// A warp for each of so many.
+    pub(crate) fn warps(count: usize) -> Result<Launch> {
+        let warps = (BLOCK / WARP) as usize;
+        Ok(Launch {
+            grid: [whole("blocks", count.div_ceil(warps))?, 1],
+            block: BLOCK,
+            shared: 0,
+        })
+    }
+}
+
+/// A count that kernels can keep in 31 bits.
+pub(crate) fn whole(what: &str, count: usize) -> Result<u32> {
+    match u32::try_from(count) {
+        Ok(count) if count < 1 << 31 => Ok(count),
+        _ => {
+            bail!("cuda: {count} {what} are more than a kernel can count, expected less than 2^31")
+        }
+    }
+}
+
+/// One argument of a kernel, in the lowest bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Argument(pub(crate) u64);
+
+impl From<Address> for Argument {
+    fn from(address: Address) -> Self {
+        Argument(address.0)
+    }
+}
+
+impl From<u64> for Argument {
+    fn from(long: u64) -> Self {
+        Argument(long)
+    }
+}
+
+impl From<u32> for Argument {
+    fn from(whole: u32) -> Self {
+        Argument(whole.into())
+    }
+}
+
+impl From<i32> for Argument {
+    fn from(whole: i32) -> Self {
+        Argument(whole.cast_unsigned().into())
+    }
+}
+
+impl From<bool> for Argument {
+    fn from(flag: bool) -> Self {
+        Argument(flag.into())
+    }
+}
+
+impl From<f32> for Argument {
+    fn from(float: f32) -> Self {
+        Argument(float.to_bits().into())
+    }
+}
+
+impl From<f64> for Argument {
+    fn from(float: f64) -> Self {
+        Argument(float.to_bits())
+    }
+}
+
+impl From<Divisor> for Argument {
+    fn from(divisor: Divisor) -> Self {
+        Argument(u64::from(divisor.magic) | u64::from(divisor.shift) << 32)
+    }
+}
+
+/// The arguments of a kernel, in its order and of its types.
+macro_rules! arguments {
+    ($($argument:expr),* $(,)?) => { &[$($crate::cuda::launch::Argument::from($argument)),*] };
+}
+pub(crate) use arguments;
+
+/// How kernels divide by a number that is the same for all threads: x / d = (x m / 2^32 + x) / 2^s for x < 2^31.
+///
+/// Granlund and Montgomery, "Division by invariant integers using multiplication", PLDI 1994.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Divisor {
+    magic: u32,
+    shift: u32,
+}
+
+impl Divisor {
+    /// Of a number from 1 to 2^31.
+    pub(crate) fn by(divisor: u32) -> Divisor {
+        let divisor = divisor.max(1);
+        let shift = divisor.next_power_of_two().trailing_zeros();
+        let above = (1u64 << shift) - u64::from(divisor);
+        Divisor {
+            magic: ((above << 32) / u64::from(divisor) + 1) as u32,
+            shift,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `divide` of block.cuh.
+    fn divide(x: u32, by: Divisor) -> u32 {
+        let high = (u64::from(x) * u64::from(by.magic)) >> 32;
+        (high as u32).checked_add(x).unwrap() >> by.shift
+    }
+
+    #[test]
+    fn division_is_exact() {
+        let largest = (1u32 << 31) - 1;
+        let near = |x: u32| x.saturating_sub(2)..=x.saturating_add(2).min(largest);
+        for divisor in (1..3000).chain(near(1 << 20)).chain(near(largest)) {
+            let by = Divisor::by(divisor);
+            let multiples = [1, 2, 3, 7, 1000, largest / divisor];
+            let multiples = multiples.map(|n| divisor.saturating_mul(n).min(largest));
+            for x in multiples.into_iter().chain([0, largest]).flat_map(near) {
+                assert_eq!(divide(x, by), x / divisor, "{x} / {divisor}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_kernel_cannot_count_is_refused() {
+        let message = Launch::each(1 << 40).unwrap_err().to_string();
+        assert!(message.starts_with("cuda: 4294967296 blocks"), "{message}");
+        assert_eq!(Launch::each(257).unwrap().grid, [2, 1]);
+        assert_eq!(Launch::warps(9).unwrap().grid, [2, 1]);
+    }
+}
