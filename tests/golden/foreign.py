@@ -328,14 +328,6 @@ def layouts():
 def refused():
     """Layouts that are recognised and refused: some names and shapes of each, numbers of no meaning."""
     z = torch.zeros
-    lucidrains = {
-        "model.init_conv.weight": z(4, 3, 7, 7), "model.time_mlp.1.weight": z(16, 4), "model.downs.0.0.block1.norm.g": z(1, 4, 1, 1),
-        "model.downs.0.2.mem_kv": z(2, 4, 2, 4), "model.downs.0.2.to_out.1.g": z(1, 4, 1, 1), "model.downs.0.3.1.weight": z(8, 16, 1, 1),
-        "betas": z(10),
-    }
-    online = {f"online_model.{k}": v for k, v in lucidrains.items()}
-    ema = {**online, **{f"ema_model.{k}": v for k, v in lucidrains.items()}, "step": torch.tensor(3)}
-    save("lucidrains", {"step": 3, "model": lucidrains, "opt": {"state": {}, "param_groups": []}, "ema": ema, "scaler": None, "version": "2.2.5"})
     inner = {f"inner_model.{k}": v for k, v in {
         "timestep_embed.weight": z(4, 1), "mapping.0.weight": z(8, 8), "proj_in.weight": z(8, 3, 1, 1),
         "u_net.d_blocks.0.1.main.2.weight": z(8, 8, 3, 3)}.items()}

@@ -7,6 +7,7 @@ use serde_json::json;
 use ddpm_unet::SampleSize;
 
 use crate::Pipeline;
+use crate::pipeline::told_apart;
 
 /// What a page tells beyond what the model itself does.
 #[derive(Debug, Clone, Default)]
@@ -28,11 +29,15 @@ pub struct Card<'a> {
 impl Card<'_> {
     /// The page of a model: Markdown that can be pushed to the Hub as it is.
     pub fn text(&self, pipeline: &Pipeline) -> String {
-        let mut text = format!("---\n{}---\n\n# {}\n\n", self.metadata(), self.title);
-        let settings = pipeline.unet.settings();
-        let size = match settings.sample_size.map(SampleSize::height_width) {
-            Some((height, width)) => format!("{}x{height}x{width}", settings.in_channels),
-            None => format!("{} channels", settings.in_channels),
+        let mut text = format!(
+            "---\n{}---\n\n# {}\n\n",
+            self.metadata(pipeline),
+            self.title
+        );
+        let channels = pipeline.unet.channels();
+        let size = match pipeline.unet.sample_size().map(SampleSize::height_width) {
+            Some((height, width)) => format!("{channels}x{height}x{width}"),
+            None => format!("{channels} channels"),
         };
         let reasons = pipeline.reasons();
         // Writing to a String cannot fail.
@@ -45,8 +50,8 @@ impl Card<'_> {
             ),
             false => writeln!(
                 text,
-                "A model of {size} images (channels, height, width). `unet/` opens as diffusers' `UNet2DModel`, but no \
-                 pipeline of diffusers makes its images: {}.",
+                "A model of {size} images (channels, height, width). {}: {}.",
+                told_apart(&pipeline.unet),
                 reasons.into_iter().collect::<Vec<_>>().join("; ")
             ),
         };
@@ -58,7 +63,8 @@ impl Card<'_> {
             (
                 "network",
                 format!(
-                    "UNet2DModel, {} parameters",
+                    "{}, {} parameters",
+                    pipeline.unet.class_name(),
                     pipeline.unet.parameter_count()
                 ),
             ),
@@ -80,10 +86,14 @@ impl Card<'_> {
     }
 
     /// YAML, with every text as JSON writes it, which is YAML too.
-    fn metadata(&self) -> String {
-        let mut text = "library_name: diffusers\npipeline_tag: unconditional-image-generation\ntags:\n- ddpm\n- diffusers\n\
-                        - unconditional-image-generation\n"
-            .to_owned();
+    fn metadata(&self, pipeline: &Pipeline) -> String {
+        let (library, tag) = match pipeline.unet.as_unet_2d() {
+            Some(_) => ("library_name: diffusers\n", "- diffusers\n"),
+            None => ("", ""),
+        };
+        let mut text = format!(
+            "{library}pipeline_tag: unconditional-image-generation\ntags:\n- ddpm\n{tag}- unconditional-image-generation\n"
+        );
         let data = self.data.as_deref().map(|data| json!(data));
         if let Some(data) = &data {
             let _ = writeln!(text, "datasets:\n- {data}");

@@ -1,11 +1,13 @@
-//! Models that others' programs wrote: recognised by the names of their tensors, converted to what diffusers would have.
+//! Models that others' programs wrote: recognised by the names of their tensors, converted to folders, diffusers' where
+//! diffusers has the network.
 //!
 //! | layout | recognised by | written by |
 //! |---|---|---|
 //! | Ho's | `temb.dense.0.weight` | pesser's conversion of Ho's models, DDIM's program, and their kin |
 //! | OpenAI's | `input_blocks.0.0.weight` | improved-diffusion, guided-diffusion |
+//! | lucidrains' | `init_conv.weight` | denoising-diffusion-pytorch, since version 0.22.0 |
 //!
-//! Others (lucidrains', k-diffusion's, EDM's, classifiers, latent diffusion's) are recognised too, and refused with what
+//! The last is none of diffusers' networks: it becomes a folder of our own kind. Others (k-diffusion's, EDM's, classifiers, latent diffusion's) are recognised too, and refused with what
 //! their network has that `UNet2DModel` has not.
 //!
 //! What the shapes of the tensors tell is inferred. What a file does not tell (the size of the images, the noise
@@ -13,6 +15,7 @@
 
 mod arch;
 mod ho;
+mod lucidrains;
 mod openai;
 mod refused;
 
@@ -22,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use ddpm_samplers::SchedulerConfig;
-use ddpm_unet::{UNetConfig, UNetSettings, WeightsMismatch};
+use ddpm_unet::{NetworkConfig, WeightsMismatch};
 
 use crate::tensor_file::TensorFile;
 use crate::tensors::{Format, Tensors};
@@ -41,7 +44,7 @@ pub enum Layout {
     OpenAi,
     /// diffusers' own names, which need their `config.json`.
     Diffusers,
-    /// lucidrains' `denoising-diffusion-pytorch`: not converted.
+    /// lucidrains' `denoising-diffusion-pytorch`.
     Lucidrains,
     /// k-diffusion's `image_v1`: not converted.
     KDiffusion,
@@ -58,6 +61,8 @@ pub struct ForeignFile {
     path: PathBuf,
     states: Vec<Box<dyn Tensors>>,
     found: Vec<Found>,
+    /// What the file says of the program that wrote it.
+    version: Option<String>,
 }
 
 /// A network in a file: which dict of tensors, and what comes before their names.
@@ -72,7 +77,7 @@ struct Found {
 
 /// What a layout's converter makes of names and shapes: the network, its diffusion, and where each tensor goes.
 struct Conversion {
-    settings: UNetSettings,
+    unet: NetworkConfig,
     scheduler: SchedulerConfig,
     /// The file's name of each tensor, and what becomes of it.
     goes: BTreeMap<String, Goes>,
@@ -109,13 +114,16 @@ impl ForeignFile {
     pub fn open(path: &Path) -> Result<Self> {
         let mut places = Vec::new();
         let mut states: Vec<Box<dyn Tensors>> = Vec::new();
+        let mut version = None;
         match Format::of(path)? {
             Format::Safetensors => {
                 places.push(String::new());
                 states.push(Box::new(TensorFile::open(path)?));
             }
             Format::Torch => {
-                for state in TorchFile::open(path)?.states() {
+                let file = TorchFile::open(path)?;
+                version = file.text("version").map(str::to_owned);
+                for state in file.states() {
                     let dot = if state.place.is_empty() { "" } else { "." };
                     places.push(format!("{}{dot}", state.place));
                     states.push(Box::new(state));
@@ -143,6 +151,7 @@ impl ForeignFile {
             path: path.to_owned(),
             states,
             found,
+            version,
         })
     }
 
@@ -156,35 +165,35 @@ impl ForeignFile {
         self.raw().is_some()
     }
 
-    /// The network, its weights under diffusers' names, and the scheduler of its diffusion.
+    /// The network, its weights under diffusers' names or those of [`ddpm_unet::LucidrainsConfig`], and the scheduler of its
+    /// diffusion.
     ///
     /// [`Weights::Ema`] is the average if the file has one, or else all there is.
     ///
     /// # Errors
     /// [`Error::Unsaid`] lists what the file does not tell and `arch` does not give; what `arch` says contradicts the
-    /// file, or would be ignored; the network is none that diffusers can express; tensors are missing, unknown or of the
-    /// wrong shape.
+    /// file, or would be ignored; the network is none that is known here; tensors are missing, unknown or of the wrong
+    /// shape.
     pub fn convert(&mut self, arch: &Arch, weights: &Weights) -> Result<Pipeline> {
         let (found, conversion) = self.understand(arch, weights)?;
-        let unet = self.network(&conversion)?;
-        let mut shapes = BTreeMap::new();
+        self.check(&found, &conversion)?;
+        let unet = conversion.unet;
         let mut tensors = BTreeMap::new();
         for (name, goes) in &conversion.goes {
             let full = format!("{}{name}", found.prefix);
             let tensor = self.states[found.state].read_f32(&full)?;
             for (ours, tensor) in placed(&tensor, goes)? {
-                shapes.insert(ours.clone(), tensor.dims().to_vec());
                 tensors.insert(ours, tensor);
             }
         }
         let mut ordered = Vec::new();
         for (name, shape) in unet.parameters() {
-            // Found to be there by `network`.
+            // Found to be there by `check`.
             if let Some(tensor) = tensors.remove(&name) {
                 ordered.push((name, tensor.reshape(shape)?));
             }
         }
-        let classes = unet.settings().num_class_embeds.is_some();
+        let classes = unet.class_kind().is_some();
         let mut pipeline = Pipeline::new(unet, ordered, conversion.scheduler);
         if classes {
             let said = "the network is told a class, which no pipeline of diffusers does";
@@ -197,13 +206,13 @@ impl ForeignFile {
     ///
     /// # Errors
     /// As [`ForeignFile::convert`].
-    pub fn describe(&self, arch: &Arch) -> Result<(UNetConfig, SchedulerConfig)> {
-        let (_, conversion) = self.understand(arch, &Weights::Ema)?;
-        let unet = self.network(&conversion)?;
-        Ok((unet, conversion.scheduler))
+    pub fn describe(&mut self, arch: &Arch) -> Result<(NetworkConfig, SchedulerConfig)> {
+        let (found, conversion) = self.understand(arch, &Weights::Ema)?;
+        self.check(&found, &conversion)?;
+        Ok((conversion.unet, conversion.scheduler))
     }
 
-    fn understand(&self, arch: &Arch, weights: &Weights) -> Result<(Found, Conversion)> {
+    fn understand(&mut self, arch: &Arch, weights: &Weights) -> Result<(Found, Conversion)> {
         let at = match weights {
             Weights::Ema => Some(self.averaged()),
             Weights::Raw => self.raw(),
@@ -218,6 +227,10 @@ impl ForeignFile {
             });
         };
         let found = self.found[at].clone();
+        let told = match found.layout {
+            Layout::Lucidrains => self.told(&found)?,
+            _ => lucidrains::Told::default(),
+        };
         let shapes = self.states[found.state].shapes();
         let own = |(name, shape): (String, Vec<usize>)| {
             Some((name.strip_prefix(&found.prefix)?.to_owned(), shape))
@@ -229,31 +242,65 @@ impl ForeignFile {
         let conversion = match found.layout {
             Layout::Ho => ho::convert(&shapes, arch),
             Layout::OpenAi => openai::convert(&shapes, arch),
+            Layout::Lucidrains => lucidrains::convert(&shapes, arch, &told),
             other => Err(refused::refuse(&shapes, other)),
         }?;
         Ok((found, conversion))
     }
 
-    /// The configuration, once every tensor is found to be where it belongs.
-    fn network(&self, conversion: &Conversion) -> Result<UNetConfig> {
-        let unet =
-            UNetConfig::new(conversion.settings.clone()).map_err(|source| Error::Network {
-                path: self.path.clone(),
-                source,
-            })?;
-        let mut there = BTreeSet::new();
-        for goes in conversion.goes.values() {
-            there.extend(goes.names());
+    /// What the file tells of lucidrains' network and its diffusion besides names and shapes.
+    fn told(&mut self, found: &Found) -> Result<lucidrains::Told> {
+        let mut told = lucidrains::Told {
+            version: self.version.clone(),
+            ..lucidrains::Told::default()
+        };
+        if let Some((before, part_of)) = lucidrains::around(&found.prefix) {
+            told.part_of = Some(part_of.to_owned());
+            told.betas = self.numbers(found.state, &format!("{before}betas"))?;
+            told.loss_weight = self.numbers(found.state, &format!("{before}loss_weight"))?;
         }
+        Ok(told)
+    }
+
+    /// A list of numbers, one a step, if there is one of this name.
+    fn numbers(&mut self, state: usize, name: &str) -> Result<Option<Vec<f64>>> {
+        let state = &mut self.states[state];
+        match state.shapes().get(name).map(Vec::as_slice) {
+            Some([1..=lucidrains::MOST_STEPS]) => {
+                let numbers = state.read_f32(name)?.to_vec1::<f32>()?;
+                Ok(Some(numbers.into_iter().map(f64::from).collect()))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Every tensor of the network is there and of its shape, and there are no others.
+    fn check(&self, found: &Found, conversion: &Conversion) -> Result<()> {
+        let shapes = self.states[found.state].shapes();
         let mut mismatch = WeightsMismatch::default();
-        for (name, _) in unet.parameters() {
-            if !there.remove(&name) {
-                mismatch.missing.push(name);
+        let mut there = BTreeMap::new();
+        for (name, goes) in &conversion.goes {
+            let shape = shapes.get(&format!("{}{name}", found.prefix));
+            for ours in goes.names() {
+                if there.insert(ours, (name, goes, shape)).is_some() {
+                    mismatch.extra.push(name.clone());
+                }
             }
         }
-        mismatch.extra = there.into_iter().collect();
+        for (name, expected) in conversion.unet.parameters() {
+            match there.remove(&name) {
+                None => mismatch.missing.push(name),
+                // What is taken apart is checked where it is.
+                Some((was, Goes::To(_), Some(shape))) if long(shape) != long(&expected) => {
+                    let wrong = format!("`{was}` is {shape:?}, expected {expected:?}");
+                    mismatch.wrong.push(wrong);
+                }
+                Some(_) => {}
+            }
+        }
+        mismatch.extra.extend(there.into_keys());
         match mismatch.is_empty() {
-            true => Ok(unet),
+            true => Ok(()),
             false => Err(Error::Architecture {
                 path: self.path.clone(),
                 mismatch,
@@ -310,6 +357,17 @@ impl Shapes<'_> {
         })
     }
 
+    /// A configuration, or why it is none.
+    fn network(
+        &self,
+        config: ddpm_unet::Result<impl Into<NetworkConfig>>,
+    ) -> Result<NetworkConfig> {
+        config.map(Into::into).map_err(|source| Error::Network {
+            path: self.path.to_owned(),
+            source,
+        })
+    }
+
     fn refused(&self, reason: impl fmt::Display) -> Error {
         Error::unsupported(self.path, reason)
     }
@@ -344,6 +402,12 @@ impl Goes {
                 .to_vec(),
         }
     }
+}
+
+/// A shape without axes of length 1 at its end.
+fn long(shape: &[usize]) -> &[usize] {
+    let ones = shape.iter().rev().take_while(|&&side| side == 1).count();
+    &shape[..shape.len() - ones]
 }
 
 /// A tensor under diffusers' name or names.

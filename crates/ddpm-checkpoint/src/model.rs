@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use ddpm_samplers::SchedulerConfig;
-use ddpm_unet::UNetConfig;
+use ddpm_unet::NetworkConfig;
 
 use crate::pipeline::{Parts, not_a_model, read_weights};
 use crate::run_folder::{
@@ -21,7 +21,7 @@ pub struct Model {
     /// The folder of the pipeline: of a run, its newest whole checkpoint; or the file of another program.
     pub folder: PathBuf,
     /// The network's configuration.
-    pub unet: UNetConfig,
+    pub unet: NetworkConfig,
     /// Schedule, prediction and clipping.
     pub scheduler: SchedulerConfig,
     /// The settings it was trained with, if the folder tells (`run.toml`).
@@ -154,7 +154,7 @@ impl Model {
     }
 
     fn of_file(path: &Path, arch: &Arch) -> Result<Self> {
-        let file = ForeignFile::open(path)?;
+        let mut file = ForeignFile::open(path)?;
         let (unet, scheduler) = file.describe(arch)?;
         Ok(Self {
             folder: path.to_owned(),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
 use ddpm_samplers::{SchedulerClass, SchedulerConfig};
-use ddpm_unet::{DIFFUSERS_VERSION, UNetConfig, WeightsMismatch};
+use ddpm_unet::{DIFFUSERS_VERSION, NetworkConfig, WeightsMismatch};
 use serde_json::Value;
 
 use crate::durable;
@@ -19,7 +19,7 @@ use crate::{Card, Error, Result};
 #[derive(Debug, Clone)]
 pub struct Pipeline {
     /// The network's configuration (`unet/config.json`).
-    pub unet: UNetConfig,
+    pub unet: NetworkConfig,
     /// The network's weights by diffusers' names, f32, or f16 as made by [`Pipeline::in_f16`] (`unet/diffusion_pytorch_model.safetensors`).
     pub weights: Vec<(String, Tensor)>,
     /// Schedule, prediction and clipping (`scheduler/scheduler_config.json`).
@@ -34,12 +34,12 @@ pub struct Pipeline {
 impl Pipeline {
     /// A model that diffusers can express.
     pub fn new(
-        unet: UNetConfig,
+        unet: impl Into<NetworkConfig>,
         weights: Vec<(String, Tensor)>,
         scheduler: SchedulerConfig,
     ) -> Self {
         Self {
-            unet,
+            unet: unet.into(),
             weights,
             scheduler,
             beyond_diffusers: Vec::new(),
@@ -137,7 +137,7 @@ impl Pipeline {
             write(
                 NOTE,
                 "the note on what diffusers lacks",
-                &note_text(&reasons),
+                &note_text(&self.unet, &reasons),
             )?;
         }
         write(
@@ -264,9 +264,9 @@ impl Parts {
         })
     }
 
-    pub(crate) fn read_unet(&self) -> Result<UNetConfig> {
+    pub(crate) fn read_unet(&self) -> Result<NetworkConfig> {
         let text = read_text(&self.unet)?;
-        UNetConfig::from_json(&text).map_err(|source| Error::Network {
+        NetworkConfig::from_json(&text).map_err(|source| Error::Network {
             path: self.unet.clone(),
             source,
         })
@@ -288,7 +288,7 @@ impl Parts {
     }
 
     /// Checks everything but the numbers: all files there, JSON parses, headers and lengths right, tensors fit.
-    pub(crate) fn validate(&self) -> Result<UNetConfig> {
+    pub(crate) fn validate(&self) -> Result<NetworkConfig> {
         let unet = self.read_unet()?;
         self.read_scheduler()?;
         let weights = open_tensors(&self.weights)?;
@@ -303,7 +303,7 @@ impl Parts {
 pub(crate) fn read_weights(
     file: &mut dyn Tensors,
     prefix: &str,
-    unet: &UNetConfig,
+    unet: &NetworkConfig,
 ) -> Result<Vec<(String, Tensor)>> {
     let path = file.path().to_owned();
     let shapes = file.shapes();
@@ -326,7 +326,7 @@ pub(crate) fn check_shapes(
     path: &Path,
     shapes: &BTreeMap<String, Vec<usize>>,
     prefix: &str,
-    unet: &UNetConfig,
+    unet: &NetworkConfig,
 ) -> Result<()> {
     let mut there: BTreeMap<String, &Vec<usize>> = shapes
         .iter()
@@ -561,16 +561,23 @@ fn index_text(scheduler: SchedulerClass) -> String {
     )
 }
 
-const NOTE_HEAD: &str = "# Not a diffusers pipeline
-
-`unet/` loads as diffusers' `UNet2DModel`, but no pipeline of diffusers makes this model's images:
-
-";
-
-fn note_text(reasons: &BTreeSet<&str>) -> String {
-    reasons.iter().fold(NOTE_HEAD.to_owned(), |text, reason| {
+fn note_text(unet: &NetworkConfig, reasons: &BTreeSet<&str>) -> String {
+    let head = format!("# Not a diffusers pipeline\n\n{}:\n\n", told_apart(unet));
+    reasons.iter().fold(head, |text, reason| {
         format!("{text}- {}\n", reason.replace('\n', " "))
     })
+}
+
+/// What `unet/` is where no pipeline of diffusers makes a model's images.
+pub(crate) fn told_apart(unet: &NetworkConfig) -> String {
+    match unet.as_unet_2d() {
+        Some(_) => "`unet/` loads as diffusers' `UNet2DModel`, but no pipeline of diffusers makes its images"
+            .to_owned(),
+        None => format!(
+            "`unet/` is a `{}`, which this project's programs load and diffusers does not",
+            unet.class_name()
+        ),
+    }
 }
 
 fn read_note(folder: &Path) -> Result<Vec<String>> {

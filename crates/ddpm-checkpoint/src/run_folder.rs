@@ -250,7 +250,7 @@ pub(crate) fn step_of(path: &Path) -> Option<u64> {
 /// `raw.`, and `ema.RATE.` for every rate, as far as the state holds any tensor of them.
 fn weight_prefixes(
     shapes: &BTreeMap<String, Vec<usize>>,
-    unet: &ddpm_unet::UNetConfig,
+    unet: &ddpm_unet::NetworkConfig,
 ) -> Vec<String> {
     let rates = ema_rates(shapes.keys(), unet)
         .into_iter()
@@ -265,7 +265,7 @@ fn weight_prefixes(
 /// The rates of the averages in a state, from the names `ema.RATE.NAME` of the network's first parameter.
 pub(crate) fn ema_rates<'a>(
     names: impl Iterator<Item = &'a String>,
-    unet: &ddpm_unet::UNetConfig,
+    unet: &ddpm_unet::NetworkConfig,
 ) -> Vec<String> {
     let Some((first, _)) = unet.parameters().into_iter().next() else {
         return Vec::new();

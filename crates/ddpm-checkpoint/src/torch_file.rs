@@ -144,6 +144,13 @@ impl TorchFile {
         }
     }
 
+    /// A text that the file's outermost dict has under this name.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        let parts = self.parts(self.pickle.root).into_iter();
+        let mut found = parts.filter(|(key, _)| key == name);
+        self.pickle.text(found.next()?.1)
+    }
+
     /// The one dict of tensors: weights of a diffusers folder.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use anyhow::{Context, anyhow};
 use candle_core::Tensor;
 use ddpm_random::{Stream, uniform_u64_below};
-use ddpm_unet::{ClassKind, Classes, UNet};
+use ddpm_unet::{ClassKind, Classes, Network};
 
 use crate::flags::{ClassChoice, Rng};
 use crate::noise_file::NoiseFile;
@@ -81,7 +81,12 @@ impl Labels {
     }
 
     /// The network, told the classes of the images `first..first + images`.
-    pub(crate) fn tell(&self, network: &UNet, first: usize, images: usize) -> anyhow::Result<UNet> {
+    pub(crate) fn tell(
+        &self,
+        network: &Network,
+        first: usize,
+        images: usize,
+    ) -> anyhow::Result<Network> {
         let these = first..first + images;
         let classes = match &self.told {
             Told::Indices(indices) => Classes::Indices(indices[these].to_vec()),

@@ -2,7 +2,7 @@
 
 use ddpm_checkpoint::{Model, Weights};
 use ddpm_samplers::{Clip, SchedulerConfig, StepVariance};
-use ddpm_unet::{ClassKind, SampleSize, UNetConfig, Use};
+use ddpm_unet::{ClassKind, NetworkConfig, SampleSize};
 
 use crate::Failure;
 use crate::request::clip;
@@ -26,45 +26,24 @@ pub(crate) fn inspect(model: &Model) -> Result<String, Failure> {
         .collect())
 }
 
-fn network(unet: &UNetConfig) -> Vec<(&'static str, String)> {
-    let settings = unet.settings();
-    let size = match settings.sample_size {
+fn network(unet: &NetworkConfig) -> Vec<(&'static str, String)> {
+    let size = match unet.sample_size() {
         Some(SampleSize::Square(side)) => format!("{side}x{side}"),
         Some(SampleSize::Rectangle(h, w)) => format!("{h}x{w}"),
         None => "any size".to_owned(),
     };
-    let levels = settings
-        .block_out_channels
-        .iter()
-        .zip(&settings.down_block_types);
-    let levels: Vec<String> = levels
-        .map(|(channels, block)| match block.has_attention() {
-            false => channels.to_string(),
-            true => format!("{channels} with attention"),
-        })
-        .collect();
     let mut lines = vec![
-        (
-            "images",
-            format!("{} channels, {size}", settings.in_channels),
-        ),
-        (
-            "network",
-            format!(
-                "UNet2DModel, levels {}; {} layers each",
-                levels.join(", "),
-                settings.layers_per_block
-            ),
-        ),
+        ("images", format!("{} channels, {size}", unet.channels())),
+        ("network", unet.to_string()),
         ("parameters", grouped(unet.parameter_count())),
     ];
     lines.extend(classes(unet).map(|text| ("classes", text)));
-    let unplanned = unet.unplanned(Use::Sampling).ok().flatten();
+    let unplanned = unet.unplanned().ok().flatten();
     lines.extend(unplanned.map(|why| ("plan", format!("none on the CPU, because of {why}"))));
     lines
 }
 
-fn classes(unet: &UNetConfig) -> Option<String> {
+fn classes(unet: &NetworkConfig) -> Option<String> {
     Some(match unet.class_kind()? {
         ClassKind::Below(classes) => format!("{}, 0 to {}", classes, classes.saturating_sub(1)),
         ClassKind::Number => "any number".to_owned(),

@@ -10,7 +10,7 @@ use ddpm_checkpoint::{
 };
 use ddpm_image::{Film, PixelMap};
 use ddpm_samplers::{Clip, SamplerKind, SchedulerClass};
-use ddpm_unet::{Precision, PrecisionName, SampleSize, UNet, UNetConfig, Use};
+use ddpm_unet::{Network, NetworkConfig, Precision, PrecisionName, SampleSize};
 
 use crate::classes::Labels;
 use crate::flags::Rng;
@@ -23,7 +23,7 @@ use crate::{Failure, Flags, PROGRAM};
 
 /// Everything that sampling needs, checked: nothing that can be found out beforehand fails after it.
 pub struct Request {
-    pub(crate) network: UNet,
+    pub(crate) network: Network,
     pub(crate) way: Way,
     /// The classes of a network that knows some.
     pub(crate) labels: Option<Labels>,
@@ -53,7 +53,7 @@ impl Request {
         let model = find_model(&flags)?;
         let pixels = pixels(&model)?;
         pixels
-            .check(model.unet.settings().in_channels)
+            .check(model.unet.channels())
             .context("the model's pixel map does not fit its network")?;
         let precision = precision(&flags, &model.unet)?;
         let noise = flags.noise.as_deref().map(NoiseFile::read).transpose()?;
@@ -99,7 +99,7 @@ impl Request {
         };
         let output = Output::claim(&flags.out, kind, name)?;
         let pipeline = model.load(&flags.weights).map_err(anyhow::Error::from)?;
-        let network = UNet::new(&pipeline.unet, &pipeline.weights)
+        let network = Network::new(&pipeline.unet, &pipeline.weights)
             .map_err(anyhow::Error::from)?
             .in_precision(precision)
             .frozen();
@@ -271,9 +271,9 @@ fn kind(flags: &Flags) -> Result<Kind, Failure> {
 }
 
 /// What the network is to compute in.
-fn precision(flags: &Flags, unet: &UNetConfig) -> Result<Precision, Failure> {
+fn precision(flags: &Flags, unet: &NetworkConfig) -> Result<Precision, Failure> {
     if flags.precision == PrecisionName::Bf16 {
-        let why = unet.unplanned(Use::Sampling).map_err(anyhow::Error::from)?;
+        let why = unet.unplanned().map_err(anyhow::Error::from)?;
         if let Some(why) = why {
             return Err(usage(format!(
                 "--precision bf16 cannot be had: this network has {why}, for which there is only f32"
@@ -284,12 +284,12 @@ fn precision(flags: &Flags, unet: &UNetConfig) -> Result<Precision, Failure> {
 }
 
 /// What there is to say of a network that goes another way than the fast one.
-fn unplanned(flags: &Flags, unet: &UNetConfig) -> anyhow::Result<Option<String>> {
+fn unplanned(flags: &Flags, unet: &NetworkConfig) -> anyhow::Result<Option<String>> {
     let in_f32 = match flags.precision {
         PrecisionName::Auto => ", and in f32",
         _ => "",
     };
-    let why = unet.unplanned(Use::Sampling)?;
+    let why = unet.unplanned()?;
     Ok(why.map(|why| {
         format!("the network has {why}: it goes operation by operation, slower than others of its size{in_f32}")
     }))
@@ -368,7 +368,7 @@ fn pixels(model: &Model) -> anyhow::Result<PixelMap> {
         return match (model.run.is_none(), model.scheduler.class()) {
             // diffusers' ScoreSdeVePipeline clamps to 0..1, and that is its image.
             (true, SchedulerClass::ScoreSdeVe) => {
-                let channels = model.unet.settings().in_channels;
+                let channels = model.unet.channels();
                 let zero_to_one = PixelMap::per_channel(vec![0.0; channels], vec![1.0; channels]);
                 Ok(zero_to_one?)
             }
@@ -382,7 +382,7 @@ fn pixels(model: &Model) -> anyhow::Result<PixelMap> {
 
 fn images(
     flags: &Flags,
-    unet: &UNetConfig,
+    unet: &NetworkConfig,
     noise: Option<&NoiseFile>,
     given: Option<&Given<'_>>,
 ) -> Result<usize, Failure> {
@@ -408,13 +408,13 @@ fn images(
 
 /// Channels, height, width: as the network's configuration says, or else the noise.
 fn image_shape(
-    unet: &UNetConfig,
+    unet: &NetworkConfig,
     noise: Option<&NoiseFile>,
     given: Option<&Given<'_>>,
 ) -> Result<(usize, usize, usize), Failure> {
     let given = given.map(|given| &given.images.0);
     let like = noise.map(|file| &file.noise).or(given);
-    let (h, w) = match (unet.settings().sample_size, like) {
+    let (h, w) = match (unet.sample_size(), like) {
         (Some(SampleSize::Square(side)), _) => (side, side),
         (Some(SampleSize::Rectangle(h, w)), _) => (h, w),
         (None, Some(like)) => (like.dims()[2], like.dims()[3]),
@@ -425,7 +425,7 @@ fn image_shape(
         }
     };
     unet.check_image(h, w).map_err(anyhow::Error::from)?;
-    let (c, out) = (unet.settings().in_channels, unet.settings().out_channels);
+    let (c, out) = (unet.channels(), unet.out_channels());
     // Twice as many: the second half is its word on the variance.
     if out != c && out != 2 * c {
         return Err(

@@ -123,7 +123,7 @@ pub(crate) fn clip_of(pixels: &PixelMap, model: &Model) -> anyhow::Result<Option
     match pixels {
         PixelMap::MinusOneToOne => Ok(None),
         map => {
-            let channels = model.unet.settings().out_channels;
+            let channels = model.unet.out_channels();
             Ok(Some(Clip::PerChannel(map.value_range(channels)?)))
         }
     }

@@ -177,7 +177,8 @@ fn contend(work: &str, precision: Precision, folder: &Path, output: &Path) -> Ou
     let Pipeline { unet, weights, .. } = Pipeline::load(folder)?;
     let mut file = TensorFile::open(&inputs(folder))?;
     let times = file.read_f32("t")?.to_vec1::<f32>()?;
-    let settings = settings_of(&unet, times.len())?;
+    let unet = unet.as_unet_2d().ok_or("the network is no UNet2DModel")?;
+    let settings = settings_of(unet, times.len())?;
     let objective = Objective::new(&settings.diffusion)?;
     let t = |time: &f32| objective.schedule.timestep(*time as usize + 1);
     let examples = Examples {
@@ -187,7 +188,7 @@ fn contend(work: &str, precision: Precision, folder: &Path, output: &Path) -> Ou
     };
     match work {
         "evaluate" => {
-            let network = UNet::new(&unet, &weights)?.in_precision(precision).frozen();
+            let network = UNet::new(unet, &weights)?.in_precision(precision).frozen();
             drop(weights);
             let (x_t, time) = (file.read_f32("x_t")?, objective.network_times(&examples.t));
             let first = network.forward(&x_t, &time)?.flatten_all()?.to_vec1()?;

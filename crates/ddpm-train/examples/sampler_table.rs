@@ -22,7 +22,7 @@ use ddpm_data::{DataSpec, Dataset};
 use ddpm_image::PixelMap;
 use ddpm_random::{SampleNoise, sample_start};
 use ddpm_samplers::{Choice, SamplerKind, SchedulerConfig};
-use ddpm_unet::UNet;
+use ddpm_unet::Network;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -35,7 +35,7 @@ fn main() -> Result<()> {
     let images = std::env::args().nth(1).map_or(Ok(256), |n| n.parse())?;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../checkpoints/digits");
     let pipeline = Pipeline::load(&folder)?;
-    let network = UNet::new(&pipeline.unet, &pipeline.weights)?.frozen();
+    let network = Network::new(&pipeline.unet, &pipeline.weights)?.frozen();
     let data = ddpm_data::load(&DataSpec::Digits, None)?;
     let unit = PixelMap::per_channel(vec![0.0], vec![1.0])?;
     let real = moments(&data.train.tensor(&all(&data.train), &unit, &Device::Cpu)?)?;
@@ -84,7 +84,7 @@ fn main() -> Result<()> {
 /// The network, and what its images are held to.
 struct Bench {
     scheduler: SchedulerConfig,
-    network: UNet,
+    network: Network,
     images: usize,
     /// Bytes to 0..=1.
     unit: PixelMap,

@@ -7,6 +7,7 @@ use ddpm_checkpoint::{Card, Model, Pipeline, Weights, check_new, resolve_model};
 use ddpm_image::PixelMap;
 use ddpm_unet::{SampleSize, UNet};
 
+use crate::init::trainable;
 use crate::run::{PER_CHANNEL, read_data};
 use crate::samples::picture_bytes;
 use crate::state::counter;
@@ -59,8 +60,9 @@ pub fn export(run: &Path, folder: &Path, weights: &Weights, stored: Stored) -> R
         pipeline.beyond_diffusers.push(said);
     }
     let objective = Objective::new(&settings.diffusion)?;
-    let network = UNet::new(&pipeline.unet, &in_f32(&pipeline)?)?.frozen();
     let place = model.folder.display().to_string();
+    let unet = trainable(&pipeline.unet, &place)?;
+    let network = UNet::new(unet, &in_f32(&pipeline)?)?.frozen();
     let exported = Exported {
         step: counter(&model.counters, "step", &place)?,
         bytes: pipeline.weights.iter().map(|(_, t)| size(t)).sum(),
@@ -145,8 +147,7 @@ fn held_out_loss(
 }
 
 fn image_shape(model: &Model) -> Result<(usize, usize, usize)> {
-    let unet = model.unet.settings();
-    let (height, width) = match unet.sample_size {
+    let (height, width) = match model.unet.sample_size() {
         Some(SampleSize::Square(side)) => (side, side),
         Some(SampleSize::Rectangle(height, width)) => (height, width),
         None => {
@@ -156,7 +157,7 @@ fn image_shape(model: &Model) -> Result<(usize, usize, usize)> {
             });
         }
     };
-    Ok((unet.in_channels, height, width))
+    Ok((model.unet.channels(), height, width))
 }
 
 /// What the page tells.

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use ddpm_checkpoint::{Model, Weights, resolve_model};
 use ddpm_core::{Prediction, Variance};
 use ddpm_samplers::{Betas, SchedulerConfig, StepVariance};
-use ddpm_unet::UNetConfig;
+use ddpm_unet::{NetworkConfig, UNetConfig};
 use toml::{Table, Value};
 
 use crate::settings::ModelSettings;
@@ -29,10 +29,11 @@ impl Init {
     /// It is no such folder, has no such weights, or its network or schedule cannot be said in settings.
     pub fn read(path: &Path, weights: &Weights) -> Result<Self> {
         let model = resolve_model(path)?;
-        let pipeline = model.load(weights)?;
         let place = path.display().to_string();
+        let unet = trainable(&model.unet, &place)?.clone();
+        let pipeline = model.load(weights)?;
         let mut table = Table::new();
-        table.insert("model".into(), model_table(&model, &place)?.into());
+        table.insert("model".into(), model_table(&unet, &place)?.into());
         table.insert("diffusion".into(), diffusion_table(&model, &place)?.into());
         let step = model
             .step()
@@ -41,7 +42,7 @@ impl Init {
             layer: Layer::from_text(&format!("--init {place}"), &table.to_string())?,
             story: format!("{}, {weights}{step}", model.folder.display()),
             weights: pipeline.weights,
-            unet: model.unet,
+            unet,
             place,
         })
     }
@@ -103,6 +104,20 @@ impl Init {
     }
 }
 
+/// The network of a model as one that is trained here.
+///
+/// # Errors
+/// It is none of diffusers'.
+pub(crate) fn trainable<'a>(unet: &'a NetworkConfig, place: &str) -> Result<&'a UNetConfig> {
+    unet.as_unet_2d().ok_or_else(|| {
+        let class = unet.class_name();
+        let problem = format!(
+            "its network is a {class}, which is sampled from but not trained here; trained are UNet2DModels"
+        );
+        state(place, problem)
+    })
+}
+
 /// What only records something, or only matters while training: no part of what the weights are of.
 const NOT_THE_NETWORK: [&str; 3] = ["sample_size", "dropout", "num_train_timesteps"];
 
@@ -135,9 +150,9 @@ fn state(place: &str, problem: impl ToString) -> Error {
 }
 
 /// `[model]`: every key of the configuration that is also one of the settings.
-fn model_table(model: &Model, place: &str) -> Result<Table> {
+fn model_table(unet: &UNetConfig, place: &str) -> Result<Table> {
     let mut table = Table::new();
-    for (key, value) in keys(&model.unet)? {
+    for (key, value) in keys(unet)? {
         let Ok(value) = Value::try_from(&value) else {
             continue; // null is said by leaving the key out
         };
@@ -151,8 +166,8 @@ fn model_table(model: &Model, place: &str) -> Result<Table> {
         model: settings,
         ..Settings::default()
     };
-    let again = settings.unet_config(model.unet.settings().in_channels, 8, 8)?;
-    if let Some((key, value, _)) = first_difference(&model.unet, &again)? {
+    let again = settings.unet_config(unet.settings().in_channels, 8, 8)?;
+    if let Some((key, value, _)) = first_difference(unet, &again)? {
         let problem = format!(
             "its network has `{key}` = {value}, which the settings of a training cannot say"
         );

@@ -14,6 +14,7 @@ use ddpm_unet::UNet;
 use toml::Table;
 
 use crate::durable::replace_file;
+use crate::init::trainable;
 use crate::metrics::whole_lines;
 use crate::samples::film;
 use crate::{Error, MetricsLine, Objective, Result, Settings};
@@ -120,7 +121,8 @@ pub(crate) const PROGRAM: &str = concat!("ddpm-train ", env!("CARGO_PKG_VERSION"
 pub(crate) fn newest_network(folder: &Path) -> Result<(UNet, Counts)> {
     let model = resolve_model(folder)?;
     let pipeline = model.load(&Weights::Ema)?;
-    let network = UNet::new(&pipeline.unet, &pipeline.weights)?.frozen();
+    let unet = trainable(&pipeline.unet, &folder.display().to_string())?;
+    let network = UNet::new(unet, &pipeline.weights)?.frozen();
     let count = |name: &str| model.counters.get(name).and_then(|text| text.parse().ok());
     let seconds = model
         .counters

@@ -69,6 +69,13 @@ pub(crate) struct Parameter {
     pub(crate) role: Role,
 }
 
+impl Parameter {
+    /// Its name and shape.
+    pub(crate) fn named(&self) -> (&str, &[usize]) {
+        (&self.name, &self.shape)
+    }
+}
+
 /// What a parameter does, as far as its first value depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {

@@ -151,7 +151,7 @@ impl Block {
         skips: &[Tensor],
         image: Option<&Tensor>,
     ) -> Result<BlockOutput> {
-        let weights = matched(&self.parameters, weights)?;
+        let weights = matched(self.parameters.iter().map(Parameter::named), weights)?;
         let mut ops = Compute {
             weights: &weights,
             dropout: None,

@@ -406,21 +406,24 @@ impl UNetConfig {
     /// # Errors
     /// [`Error::ImageSize`], which names the nearest sizes that work.
     pub fn check_image(&self, height: usize, width: usize) -> Result<()> {
-        let factor = self.size_factor();
-        if height > 0 && width > 0 && height.is_multiple_of(factor) && width.is_multiple_of(factor)
-        {
-            return Ok(());
-        }
-        let levels = self.settings.block_out_channels.len();
-        let nearest = nearest_sizes(height, width, factor);
-        Err(Error::ImageSize {
-            height,
-            width,
-            levels,
-            factor,
-            nearest,
-        })
+        check_size(height, width, self.settings.block_out_channels.len())
     }
+}
+
+/// Whether images of this height and width can be halved between so many levels.
+pub(crate) fn check_size(height: usize, width: usize, levels: usize) -> Result<()> {
+    let factor = 1 << (levels - 1);
+    if height > 0 && width > 0 && height.is_multiple_of(factor) && width.is_multiple_of(factor) {
+        return Ok(());
+    }
+    let nearest = nearest_sizes(height, width, factor);
+    Err(Error::ImageSize {
+        height,
+        width,
+        levels,
+        factor,
+        nearest,
+    })
 }
 
 fn nearest_sizes(height: usize, width: usize, factor: usize) -> String {

@@ -12,13 +12,15 @@ pub enum Error {
     /// The text of a configuration is not JSON, or not a JSON object.
     #[error("the network's configuration is not a JSON object: {0}")]
     Json(String),
-    /// A key that diffusers' `UNet2DModel` does not have.
+    /// A key that networks of this class do not have.
     #[error(
-        "unknown key `{key}` in the network's configuration; the keys are those of diffusers' UNet2DModel: {known}"
+        "unknown key `{key}` in the network's configuration; the keys are those of {class}: {known}"
     )]
     UnknownKey {
         /// The key as written.
         key: String,
+        /// Whose keys are known.
+        class: &'static str,
         /// The keys there are, separated by commas.
         known: String,
     },

@@ -12,8 +12,7 @@ use crate::{
 impl UNetConfig {
     /// Reads the keys of a `config.json` one by one.
     pub(crate) fn from_keys(keys: Map<String, Value>) -> Result<Self> {
-        let mut keys = Keys(keys);
-        keys.check_class_name()?;
+        let mut keys = Keys::of(CLASS_NAME, keys)?;
         let defaults = UNetSettings::default();
         let settings = UNetSettings {
             sample_size: keys.sample_size()?,
@@ -66,7 +65,7 @@ impl UNetConfig {
             timestep_scale: keys.number(TIMESTEP_SCALE, defaults.timestep_scale)?,
             timestep_width: keys.whole_or_null(TIMESTEP_WIDTH, defaults.timestep_width)?,
         };
-        keys.finish()?;
+        keys.finish("diffusers' UNet2DModel", known_keys())?;
         Self::new(settings)
     }
 
@@ -74,7 +73,7 @@ impl UNetConfig {
     pub(crate) fn to_keys(&self) -> Map<String, Value> {
         let settings = self.settings();
         let pairs = [
-            ("_class_name", json!(CLASS_NAME)),
+            (CLASS_KEY, json!(CLASS_NAME)),
             ("_diffusers_version", json!(DIFFUSERS_VERSION)),
             ("act_fn", json!(name_of(&settings.act_fn, &NONLINEARITIES))),
             ("add_attention", json!(settings.add_attention)),
@@ -185,7 +184,7 @@ impl SampleSize {
         }
     }
 
-    fn to_value(self) -> Value {
+    pub(crate) fn to_value(self) -> Value {
         match self {
             Self::Square(side) => json!(side),
             Self::Rectangle(height, width) => json!([height, width]),
@@ -193,7 +192,9 @@ impl SampleSize {
     }
 }
 
-const CLASS_NAME: &str = "UNet2DModel";
+/// The class of a network, of diffusers or of ours.
+pub(crate) const CLASS_KEY: &str = "_class_name";
+pub(crate) const CLASS_NAME: &str = "UNet2DModel";
 impl DownBlock {
     /// diffusers' name of it.
     pub fn name(self) -> &'static str {
@@ -251,45 +252,53 @@ const SCALE_SHIFTS: [(&str, TimeScaleShift); 2] = [
     ("scale_shift", TimeScaleShift::ScaleShift),
 ];
 
+/// Every key that is read.
+fn known_keys() -> Vec<String> {
+    let known = UNetConfig::ddpm_cifar10().to_keys();
+    let known = known.into_iter().map(|(key, _)| key);
+    let ours = [
+        RESCALE_RESIDUALS,
+        ATTENTION_HEADS,
+        TIMESTEP_SCALE,
+        TIMESTEP_WIDTH,
+    ];
+    known.chain(ours.map(str::to_owned)).collect()
+}
+
 /// The keys of a configuration that nobody has read yet.
-struct Keys(Map<String, Value>);
+pub(crate) struct Keys(Map<String, Value>);
 
 impl Keys {
-    fn check_class_name(&mut self) -> Result<()> {
-        let class_name = self.0.get("_class_name").cloned();
-        self.0.retain(|key, _| !key.starts_with('_'));
-        match class_name {
-            Some(name) if name != CLASS_NAME => {
-                Err(unsupported("_class_name", &name, "\"UNet2DModel\""))
+    /// Those of a network of this class, without the notes that begin with `_`.
+    ///
+    /// # Errors
+    /// `_class_name` says another class.
+    pub(crate) fn of(class: &str, mut keys: Map<String, Value>) -> Result<Self> {
+        let said = keys.get(CLASS_KEY).cloned();
+        keys.retain(|key, _| !key.starts_with('_'));
+        match said {
+            Some(said) if said != class => {
+                Err(unsupported(CLASS_KEY, &said, &format!("\"{class}\"")))
             }
-            _ => Ok(()),
+            _ => Ok(Self(keys)),
         }
     }
 
-    /// Every key must have been read by now.
-    fn finish(self) -> Result<()> {
+    /// Every key must have been read by now; `known` are those of `class`, which an error lists.
+    pub(crate) fn finish(self, class: &'static str, known: Vec<String>) -> Result<()> {
         let Some(key) = self.0.keys().next() else {
             return Ok(());
         };
-        let known = UNetConfig::ddpm_cifar10().to_keys();
-        let known = known.keys().filter(|key| !key.starts_with('_'));
-        let known: Vec<&str> = known
-            .map(String::as_str)
-            .chain([
-                RESCALE_RESIDUALS,
-                ATTENTION_HEADS,
-                TIMESTEP_SCALE,
-                TIMESTEP_WIDTH,
-            ])
-            .collect();
+        let known: Vec<String> = known.into_iter().filter(|k| !k.starts_with('_')).collect();
         Err(Error::UnknownKey {
             key: key.clone(),
+            class,
             known: known.join(", "),
         })
     }
 
     /// Reads a value by `read`, which returns `None` for what it does not accept.
-    fn read<T>(
+    pub(crate) fn read<T>(
         &mut self,
         key: &str,
         default: T,
@@ -302,11 +311,15 @@ impl Keys {
         read(&value).ok_or_else(|| unsupported(key, &value, supported))
     }
 
-    fn whole(&mut self, key: &str, default: usize) -> Result<usize> {
+    pub(crate) fn whole(&mut self, key: &str, default: usize) -> Result<usize> {
         self.read(key, default, "a whole number", as_whole)
     }
 
-    fn whole_or_null(&mut self, key: &str, default: Option<usize>) -> Result<Option<usize>> {
+    pub(crate) fn whole_or_null(
+        &mut self,
+        key: &str,
+        default: Option<usize>,
+    ) -> Result<Option<usize>> {
         self.read(
             key,
             default,
@@ -318,21 +331,26 @@ impl Keys {
         )
     }
 
-    fn wholes(&mut self, key: &str, default: Vec<usize>) -> Result<Vec<usize>> {
+    pub(crate) fn wholes(&mut self, key: &str, default: Vec<usize>) -> Result<Vec<usize>> {
         self.read(key, default, "a list of whole numbers", |value| {
             value.as_array()?.iter().map(as_whole).collect()
         })
     }
 
-    fn number(&mut self, key: &str, default: f64) -> Result<f64> {
+    pub(crate) fn number(&mut self, key: &str, default: f64) -> Result<f64> {
         self.read(key, default, "a number", Value::as_f64)
     }
 
-    fn truth(&mut self, key: &str, default: bool) -> Result<bool> {
+    pub(crate) fn truth(&mut self, key: &str, default: bool) -> Result<bool> {
         self.read(key, default, "true or false", Value::as_bool)
     }
 
-    fn name<T: Copy>(&mut self, key: &str, default: T, table: &[(&str, T)]) -> Result<T> {
+    pub(crate) fn name<T: Copy>(
+        &mut self,
+        key: &str,
+        default: T,
+        table: &[(&str, T)],
+    ) -> Result<T> {
         self.read(
             key,
             default,
@@ -414,7 +432,7 @@ impl Keys {
         )
     }
 
-    fn sample_size(&mut self) -> Result<Option<SampleSize>> {
+    pub(crate) fn sample_size(&mut self) -> Result<Option<SampleSize>> {
         self.read(
             "sample_size",
             None,
@@ -466,7 +484,7 @@ fn named<T: Copy>(value: &Value, table: &[(&str, T)]) -> Option<T> {
         .map(|&(_, item)| item)
 }
 
-fn name_of<T: PartialEq>(item: &T, table: &[(&'static str, T)]) -> &'static str {
+pub(crate) fn name_of<T: PartialEq>(item: &T, table: &[(&'static str, T)]) -> &'static str {
     // Each table lists every variant of its type.
     table
         .iter()

@@ -22,6 +22,8 @@
 //! | dropout with an address | `dropout` |
 //! | one block alone | `block` |
 //! | first weights as Ho's or PyTorch's | `initialisation` |
+//! | any network that samples, be it diffusers' or not; how to add one | `network` |
+//! | lucidrains' `Unet`, which is none of diffusers' | `lucidrains` |
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -54,8 +56,10 @@ mod engine;
 mod error;
 mod initialisation;
 mod keys;
+mod lucidrains;
 mod measure;
 mod memory;
+mod network;
 mod precision;
 mod record;
 mod time_embedding;
@@ -72,7 +76,12 @@ pub use ddpm_kernels::Precision;
 pub use dropout::DropoutAddress;
 pub use error::{Error, Result, WeightsMismatch};
 pub use initialisation::{Initialisation, initialise, initialise_as_torch};
+pub use lucidrains::{
+    AttentionNorm, Halving, LucidrainsConfig, LucidrainsSettings, LucidrainsTime, LucidrainsUNet,
+    WeightStandardization,
+};
 pub use memory::{MemoryEstimate, Use};
+pub use network::{Network, NetworkConfig};
 pub use precision::PrecisionName;
 pub use time_embedding::timestep_embedding;
 pub use unet::{NamedTensors, UNet};

@@ -41,7 +41,7 @@ impl UNet {
     /// [`Error::Weights`], which names every tensor that is missing, extra, of the wrong shape or not f32.
     pub fn new(config: &UNetConfig, weights: &(impl NamedTensors + ?Sized)) -> Result<Self> {
         let network = Architecture::new(config.settings());
-        let weights = matched(&network.parameters, weights)?;
+        let weights = matched(network.parameters.iter().map(Parameter::named), weights)?;
         Ok(Self {
             config: config.clone(),
             sinusoids: Sinusoids::new(config.settings()),
@@ -437,8 +437,8 @@ impl NamedTensors for BTreeMap<String, Tensor> {
 }
 
 /// The tensors in construction order, or everything that is wrong with them.
-pub(crate) fn matched(
-    parameters: &[Parameter],
+pub(crate) fn matched<'a>(
+    parameters: impl Iterator<Item = (&'a str, &'a [usize])>,
     weights: &(impl NamedTensors + ?Sized),
 ) -> Result<Vec<Tensor>> {
     let mut given = BTreeMap::new();
@@ -448,18 +448,16 @@ pub(crate) fn matched(
             mismatch.wrong.push(format!("`{name}` is given twice"));
         }
     }
-    let mut tensors = Vec::with_capacity(parameters.len());
-    for parameter in parameters {
-        let name = &parameter.name;
-        let Some(tensor) = given.remove(name.as_str()) else {
-            mismatch.missing.push(name.clone());
+    let mut tensors = Vec::new();
+    for (name, shape) in parameters {
+        let Some(tensor) = given.remove(name) else {
+            mismatch.missing.push(name.to_owned());
             continue;
         };
-        if tensor.dims() != parameter.shape {
+        if tensor.dims() != shape {
             mismatch.wrong.push(format!(
-                "`{name}` is {:?}, expected {:?}",
+                "`{name}` is {:?}, expected {shape:?}",
                 tensor.dims(),
-                parameter.shape
             ));
         } else if tensor.dtype() != DType::F32 {
             mismatch

@@ -14,8 +14,8 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Arch(BTreeMap<String, String>);
 
-/// Every key, and what it says. Those of OpenAI's are called as their programs' flags.
-const KEYS: [(&str, &str); 18] = [
+/// Every key, and what it says. Those of OpenAI's and of lucidrains' are called as in their programs.
+const KEYS: [(&str, &str); 29] = [
     ("image_size", "the images' side, N or HxW"),
     ("noise_schedule", "linear or cosine"),
     ("diffusion_steps", "the steps that it was trained with"),
@@ -43,6 +43,26 @@ const KEYS: [(&str, &str); 18] = [
         "whether residual blocks halve and double",
     ),
     ("use_scale_shift_norm", "whether the time scales and shifts"),
+    (
+        "version",
+        "the version of denoising-diffusion-pytorch that trained it",
+    ),
+    ("timesteps", "the steps that it was trained with"),
+    ("beta_schedule", "linear, cosine or sigmoid"),
+    ("objective", "pred_noise, pred_x0 or pred_v"),
+    ("resnet_block_groups", "groups of a normalisation"),
+    ("attn_heads", "attention heads, one number or one a level"),
+    (
+        "sinusoidal_pos_emb_theta",
+        "the longest period of the time's sinusoids",
+    ),
+    ("dim", "as many sinusoids tell the time"),
+    ("channels", "channels of an image"),
+    (
+        "self_condition",
+        "whether the network is told what it last took for the image",
+    ),
+    ("learned_variance", "whether the network tells the variance"),
 ];
 
 impl Arch {
@@ -94,6 +114,11 @@ impl<'a> Answers<'a> {
             used: BTreeSet::new(),
             missing: Vec::new(),
         }
+    }
+
+    /// The file that is asked about.
+    pub(super) fn path(&self) -> &Path {
+        self.path
     }
 
     /// What was said for a key, read by `read`.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use ddpm_unet::UNetSettings;
+use ddpm_unet::{UNetConfig, UNetSettings};
 
 use super::arch::Answers;
 use super::{Arch, Conversion, Goes, Layout, Shapes};
@@ -74,7 +74,7 @@ pub(super) fn convert(shapes: &Shapes<'_>, arch: &Arch) -> Result<Conversion> {
         ..UNetSettings::ho()
     };
     Ok(Conversion {
-        settings: settings.with_levels(&widths),
+        unet: shapes.network(UNetConfig::new(settings.with_levels(&widths)))?,
         scheduler,
         goes,
     })

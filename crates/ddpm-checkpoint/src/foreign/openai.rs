@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use ddpm_unet::{DownBlock, Resampling, TimeScaleShift, UNetSettings, UpBlock};
+use ddpm_unet::{DownBlock, Resampling, TimeScaleShift, UNetConfig, UNetSettings, UpBlock};
 
 use super::arch::Answers;
 use super::{Arch, Conversion, Goes, Layout, QkvOrder, Shapes};
@@ -126,7 +126,7 @@ pub(super) fn convert(shapes: &Shapes<'_>, arch: &Arch) -> Result<Conversion> {
         ..levels.settings()
     };
     Ok(Conversion {
-        settings: heads.told(settings, &widths),
+        unet: shapes.network(UNetConfig::new(heads.told(settings, &widths)))?,
         scheduler,
         goes,
     })

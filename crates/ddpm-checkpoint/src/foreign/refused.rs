@@ -8,7 +8,6 @@ use crate::tensors::Tensors;
 
 /// Why a network of this layout is not converted.
 pub(super) fn refuse(shapes: &Shapes<'_>, layout: Layout) -> Error {
-    let ends = |ending: &str| shapes.of.keys().any(|name| name.ends_with(ending));
     let begins = |beginning: &str| shapes.of.keys().any(|name| name.starts_with(beginning));
     let mut lacks: Vec<&str> = Vec::new();
     match layout {
@@ -28,32 +27,6 @@ pub(super) fn refuse(shapes: &Shapes<'_>, layout: Layout) -> Error {
             return shapes.refused(
                 "it holds a latent diffusion model: its images are another network's codes, which is not read",
             );
-        }
-        Layout::Lucidrains => {
-            let side = shapes
-                .of
-                .get("init_conv.weight")
-                .and_then(|shape| shape.get(2));
-            if side == Some(&7) {
-                lacks.push("a 7x7 convolution at the input");
-            }
-            if ends(".g") {
-                lacks.push("normalisation of each pixel's channels (RMSNorm, LayerNorm) in place of groups");
-            }
-            if ends(".to_out.1.g") {
-                lacks.push("linear attention");
-            }
-            if ends(".mem_kv") {
-                lacks.push("learned keys and values in attention (mem_kv)");
-            }
-            if begins("downs.0.3.1.") {
-                lacks.push("halving by putting 2x2 pixels into channels");
-            }
-            if begins("time_mlp.0.") {
-                lacks.push("learned or random frequencies of the time");
-            }
-            lacks.push("GELU between the layers of the time embedding");
-            lacks.push("the time only in the first half of a residual block, and weight-standardised convolutions in older files");
         }
         Layout::KDiffusion => {
             lacks.push("1x1 convolutions at input and output (proj_in, proj_out)");
@@ -97,7 +70,7 @@ pub(super) fn unknown(path: &Path, states: &[Box<dyn Tensors>]) -> Error {
     Error::unsupported(
         path,
         format!(
-            "{found}; known are those of diffusers (a folder), of Ho, pesser and DDIM, and of improved- and guided-diffusion"
+            "{found}; known are those of diffusers (a folder), of Ho, pesser and DDIM, of improved- and guided-diffusion and of lucidrains"
         ),
     )
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use ddpm_checkpoint::{Arch, ForeignFile, Layout, Pipeline, TensorFile, Weights, resolve_model_as};
-use ddpm_unet::{Classes, UNet, UNetConfig};
+use ddpm_unet::{Classes, Network, NetworkConfig};
 
 use crate::{assert_same, message};
 
@@ -32,8 +32,8 @@ fn convert(file: &str, arch: &Arch, weights: &Weights) -> ddpm_checkpoint::Resul
 }
 
 /// What a converted network answers.
-fn answer(unet: &UNetConfig, weights: &[(String, Tensor)], known: &mut TensorFile) -> Tensor {
-    let mut network = UNet::new(unet, weights).unwrap();
+fn answer(unet: &NetworkConfig, weights: &[(String, Tensor)], known: &mut TensorFile) -> Tensor {
+    let mut network = Network::new(unet, weights).unwrap();
     let list = |tensor: Tensor| -> Vec<f64> {
         let numbers = tensor.to_vec1::<f32>().unwrap();
         numbers.into_iter().map(f64::from).collect()
@@ -81,7 +81,7 @@ fn check(file: &str, answers: &str, arch: &Arch, weights: &Weights) -> Pipeline 
 #[test]
 fn ho_as_pesser_wrote_it() {
     let pipeline = check("ho.pt", "ho", &arch(&["num_groups=2"]), &Weights::Ema);
-    let settings = pipeline.unet.settings();
+    let settings = pipeline.unet.as_unet_2d().unwrap().settings();
     assert_eq!(settings.block_out_channels, [4, 8]);
     assert_eq!(settings.down_block_types[1].name(), "AttnDownBlock2D");
     assert!(pipeline.unet.beyond_diffusers().is_empty());
@@ -129,7 +129,7 @@ fn improved_diffusion_with_its_heads_and_its_4000_steps() {
         &Arch::new(said).unwrap(),
         &Weights::Ema,
     );
-    let settings = pipeline.unet.settings();
+    let settings = pipeline.unet.as_unet_2d().unwrap().settings();
     assert_eq!(
         (settings.attention_heads, settings.timestep_scale),
         (Some(2), 0.25)
@@ -152,7 +152,7 @@ fn improved_diffusion_without_scale_and_shift_in_an_old_file() {
     let said = arch(&["num_heads=1", "num_groups=2"]);
     let pipeline = check("improved_plain.pt", "improved_plain", &said, &Weights::Ema);
     assert!(pipeline.unet.beyond_diffusers().is_empty());
-    assert_eq!(pipeline.unet.settings().out_channels, 1);
+    assert_eq!(pipeline.unet.out_channels(), 1);
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn guided_diffusion_with_classes_and_blocks_that_halve() {
         "use_new_attention_order=false",
     ];
     let pipeline = check("guided.pt", "guided", &arch(&said), &Weights::Ema);
-    let settings = pipeline.unet.settings();
+    let settings = pipeline.unet.as_unet_2d().unwrap().settings();
     assert_eq!(
         settings.down_block_types[0].name(),
         "ResnetDownsampleBlock2D"
@@ -181,7 +181,7 @@ fn guided_diffusion_whose_first_level_is_narrower() {
         "num_channels=8",
     ];
     let pipeline = check("guided_half.pt", "guided_half", &arch(&said), &Weights::Ema);
-    let settings = pipeline.unet.settings();
+    let settings = pipeline.unet.as_unet_2d().unwrap().settings();
     assert_eq!(settings.block_out_channels, [4, 8]);
     assert_eq!(settings.timestep_width, Some(8));
     assert_eq!(pipeline.unet.beyond_diffusers().len(), 1);
@@ -228,7 +228,7 @@ fn names_in_a_safetensors_file_are_recognised_too() {
         |shape: &[usize]| Tensor::ones(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
     let tensors = [("model.temb.dense.0.weight".to_owned(), ones(&[4, 4]))];
     ddpm_checkpoint::write_tensors(&path, "a test", &tensors, &Default::default()).unwrap();
-    let file = ForeignFile::open(&path).unwrap();
+    let mut file = ForeignFile::open(&path).unwrap();
     assert_eq!(file.layout(), Layout::Ho);
     let expected = "FOLDER/ho.safetensors: it has no residual block `down.0.block.0`";
     assert_eq!(
@@ -329,18 +329,6 @@ fn what_is_said_in_vain_or_wrongly_is_refused() {
 #[test]
 fn networks_that_diffusers_cannot_express_are_refused_by_what_they_have() {
     let refused = |file: &str| message(convert(file, &arch(&[]), &Weights::Ema), &golden(""));
-    let text = refused("lucidrains.pt");
-    for part in [
-        "FOLDERlucidrains.pt: it holds a Unet of lucidrains' denoising-diffusion-pytorch, which UNet2DModel cannot express",
-        "a 7x7 convolution at the input",
-        "RMSNorm",
-        "linear attention",
-        "mem_kv",
-        "2x2 pixels",
-        "GELU",
-    ] {
-        assert!(text.contains(part), "{part}: {text}");
-    }
     let text = refused("k_diffusion.pt");
     for part in [
         "an image_v1 network of k-diffusion",

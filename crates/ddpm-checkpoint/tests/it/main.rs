@@ -14,6 +14,7 @@ mod hostile;
 mod hub;
 mod hub_cache;
 mod layouts;
+mod lucidrains;
 mod round_trip;
 mod run_folder;
 mod torch_files;

@@ -106,7 +106,7 @@ fn what_is_missing_or_in_vain_is_wrong_usage() {
     );
     refuses(
         &house,
-        &format!("--model {} {HO}", golden("lucidrains.pt").display()),
+        &format!("--model {} {HO}", golden("k_diffusion.pt").display()),
         1,
         "which UNet2DModel cannot express",
     );

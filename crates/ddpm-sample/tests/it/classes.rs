@@ -10,7 +10,7 @@ use ddpm_image::{Picture, PixelMap, read_png, sheet_with_columns};
 use ddpm_random::sample_start;
 use ddpm_samplers::{Choice, SamplerKind};
 use ddpm_unet::{
-    ClassEmbedType, Classes, Initialisation, UNet, UNetConfig, UNetSettings, initialise,
+    ClassEmbedType, Classes, Initialisation, Network, UNetConfig, UNetSettings, initialise,
 };
 
 use crate::{House, bits, check_done, read_samples};
@@ -23,7 +23,7 @@ fn model(kind: Option<ClassEmbedType>, classes: Option<usize>) -> Pipeline {
     let unet = UNetConfig::new(UNetSettings {
         class_embed_type: kind,
         num_class_embeds: classes,
-        ..plain.unet.settings().clone()
+        ..plain.unet.as_unet_2d().unwrap().settings().clone()
     })
     .unwrap();
     let weights = initialise(&unet, Initialisation::PyTorch, 12, &Device::Cpu).unwrap();
@@ -46,7 +46,7 @@ impl NoiseSource for NoNoise {
 
 /// What the library makes of the model in 4 steps for images of these classes.
 fn walked(model: &Pipeline, classes: Classes, images: usize) -> Vec<u32> {
-    let network = UNet::new(&model.unet, &model.weights).unwrap();
+    let network = Network::new(&model.unet, &model.weights).unwrap();
     let network = network.with_classes(classes).unwrap();
     let ddim = model.scheduler.with_kind(SamplerKind::Ddim).unwrap();
     let sampler = ddim.sampler(&Choice::steps(4).as_diffusers()).unwrap();

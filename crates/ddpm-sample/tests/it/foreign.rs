@@ -5,7 +5,7 @@ use ddpm_checkpoint::Pipeline;
 use ddpm_core::NoiseSource;
 use ddpm_random::sample_start;
 use ddpm_samplers::{Choice, SamplerKind};
-use ddpm_unet::{Nonlinearity, UNet, UNetConfig, UNetSettings};
+use ddpm_unet::{Network, Nonlinearity, UNetConfig, UNetSettings};
 
 use crate::{House, bits, check_done, pipeline};
 
@@ -21,7 +21,7 @@ impl NoiseSource for NoNoise {
 /// What the library makes of the same model in so many of its 100 steps.
 fn walked(steps: usize, as_diffusers: bool) -> Vec<u32> {
     let pipeline = pipeline();
-    let network = UNet::new(&pipeline.unet, &pipeline.weights).unwrap();
+    let network = Network::new(&pipeline.unet, &pipeline.weights).unwrap();
     let ddim = pipeline.scheduler.with_kind(SamplerKind::Ddim).unwrap();
     let choice = match as_diffusers {
         true => Choice::steps(steps).as_diffusers(),
@@ -60,7 +60,7 @@ fn networks_without_a_plan_are_named() {
     let plain = pipeline();
     let unet = UNetConfig::new(UNetSettings {
         act_fn: Nonlinearity::Gelu,
-        ..plain.unet.settings().clone()
+        ..plain.unet.as_unet_2d().unwrap().settings().clone()
     });
     let model = Pipeline::new(unet.unwrap(), plain.weights, plain.scheduler);
     model.save(&house.path("foreign")).unwrap();

@@ -7,7 +7,7 @@ use ddpm_checkpoint::{TensorFile, write_tensors};
 use ddpm_image::{Picture, PixelMap, read_png, write_png};
 use ddpm_random::{SampleNoise, sample_start};
 use ddpm_samplers::{Choice, RePaintSettings, SchedulerClass, repaint};
-use ddpm_unet::UNet;
+use ddpm_unet::Network;
 
 use crate::{House, bits, check_done, read_samples};
 
@@ -45,7 +45,7 @@ fn what_is_known_is_kept_and_the_rest_is_the_librarys_walk() {
     let paint = "--model foreign --inpaint old.png --mask keep.png --steps 10 --jumps 3,2 --eta 0.5 --seed 4";
     let made = house.samples_of(&format!("{paint} --num 3"));
     let pipeline = crate::pipeline();
-    let network = UNet::new(&pipeline.unet, &pipeline.weights).unwrap();
+    let network = Network::new(&pipeline.unet, &pipeline.weights).unwrap();
     let config = pipeline
         .scheduler
         .switched(SchedulerClass::RePaint)
