@@ -150,7 +150,7 @@ pub struct Flags {
     #[arg(long, value_name = "FILE.safetensors")]
     pub noise: Option<PathBuf>,
 
-    /// Write the model as a new diffusers folder and stop
+    /// Write the model as a new folder, diffusers' where it has the network, and stop
     #[arg(long, value_name = "DIR", conflicts_with_all = ["num", "batch_size", "seed", "sampler", "steps", "timesteps", "sigmas", "order", "levels", "spacing", "eta", "no_clip", "class", "inpaint", "mask", "jumps", "invert", "precision", "out", "strip", "rng", "noise", "inspect"])]
     pub save_model: Option<PathBuf>,
 

@@ -9,7 +9,7 @@ use ddpm_checkpoint::{
     Arch, Error, Model, check_new, find_shipped, resolve_model, resolve_model_with,
 };
 use ddpm_image::{Film, PixelMap};
-use ddpm_samplers::{Clip, SamplerKind, SchedulerClass};
+use ddpm_samplers::{Clip, Process, SamplerKind, SchedulerClass};
 use ddpm_unet::{Network, NetworkConfig, Precision, PrecisionName, SampleSize};
 
 use crate::classes::Labels;
@@ -25,6 +25,8 @@ use crate::{Failure, Flags, PROGRAM};
 pub struct Request {
     pub(crate) network: Network,
     pub(crate) way: Way,
+    /// The whole process of training, for a network that is told its last x_0-hat.
+    pub(crate) process: Option<Process>,
     /// The classes of a network that knows some.
     pub(crate) labels: Option<Labels>,
     /// The images that noise is to be found for.
@@ -108,6 +110,7 @@ impl Request {
         Ok(Self {
             network,
             way: chosen.way,
+            process: chosen.process,
             labels,
             inverted,
             images,
@@ -182,7 +185,7 @@ fn tell_fetched(quiet: bool, file: &str, have: u64, size: u64) {
     }
 }
 
-/// Writes the chosen weights of the model as a diffusers folder; returns what was done.
+/// Writes the chosen weights of the model as a folder, diffusers' where it has the network; returns what was done.
 ///
 /// # Errors
 /// The folder holds something already, or the model cannot be read.
@@ -203,10 +206,15 @@ pub(crate) fn save_model(flags: &Flags, folder: &Path) -> Result<String, Failure
     };
     let saved = pipeline.save_with(folder, beside);
     saved.map_err(anyhow::Error::from)?;
+    let kind = match pipeline.unet.as_unet_2d() {
+        Some(_) => "a diffusers folder".to_owned(),
+        None => format!(
+            "a folder of a {}, which diffusers does not load",
+            pipeline.unet.class_name()
+        ),
+    };
     let (folder, parameters) = (folder.display(), pipeline.unet.parameter_count());
-    Ok(format!(
-        "{folder}: a diffusers folder, {parameters} parameters"
-    ))
+    Ok(format!("{folder}: {kind}, {parameters} parameters"))
 }
 
 /// The model that a clone of the project brings along, looked for above the current folder and above the program.

@@ -4,8 +4,8 @@ use candle_core::Tensor;
 use ddpm_checkpoint::Model;
 use ddpm_image::PixelMap;
 use ddpm_samplers::{
-    Choice, Clip, Manner, RePaintSettings, Sampler, SamplerKind, SchedulerClass, SchedulerConfig,
-    Steps,
+    Choice, Clip, Manner, Process, RePaintSettings, Sampler, SamplerKind, SchedulerClass,
+    SchedulerConfig, Steps,
 };
 
 use crate::flags::{CurveName, Rng, SpacingName};
@@ -18,6 +18,8 @@ pub(crate) struct Chosen {
     pub(crate) name: String,
     pub(crate) steps: usize,
     pub(crate) eta: Option<f64>,
+    /// The whole process of training, for a network that is told its last x_0-hat.
+    pub(crate) process: Option<Process>,
 }
 
 /// The sampler that the flags ask for, or else the model's own; `step_noise` says whether a file brings the noise of the steps.
@@ -39,7 +41,9 @@ pub(crate) fn choose(
         clip: clip(flags, pixels, model)?,
     };
     let sampler = config.sampler(&choice).map_err(refused)?;
+    let whole = || config.whole_process(&choice).map_err(refused);
     Ok(Chosen {
+        process: model.unet.self_conditioned().then(whole).transpose()?,
         steps: sampler.steps(),
         eta: match &sampler {
             Sampler::Ddim(_, settings) => Some(settings.eta),
@@ -85,7 +89,9 @@ pub(crate) fn paint(
         jump_count: jumps.count,
     };
     let process = config.whole_process(&choice).map_err(refused)?;
+    let told = model.unet.self_conditioned();
     Ok(Chosen {
+        process: told.then(|| process.clone()),
         way: Way::RePaint(Painting {
             process,
             steps,

@@ -2,9 +2,10 @@
 
 use anyhow::Context;
 use candle_core::{Device, Tensor};
-use ddpm_core::NoiseSource;
+use ddpm_core::{Denoiser, NoiseSource};
 use ddpm_image::Film;
 use ddpm_random::{FixedNoise, SampleNoise, TorchGenerator, sample_start};
+use ddpm_samplers::SelfConditioned;
 
 use crate::Failure;
 use crate::camera::Camera;
@@ -48,6 +49,18 @@ pub(crate) fn sample(
                 &told
             }
             None => &request.network,
+        };
+        let conditioned = request.process.as_ref().map(|process| {
+            SelfConditioned::new(
+                process,
+                |x: &Tensor, time: &[f64], last: Option<&Tensor>| {
+                    Ok(network.forward_after(x, time, last)?)
+                },
+            )
+        });
+        let network: &dyn Denoiser = match &conditioned {
+            Some(conditioned) => conditioned,
+            None => network,
         };
         let mut x = x_t.clone();
         for step in request.way.walk(network, &x_t, noise, first)? {

@@ -52,6 +52,15 @@ pub enum Error {
         /// What was given.
         what: &'static str,
     },
+    /// A walk between the steps of training, for a network that is told its last x_0-hat.
+    #[error(
+        "the network is told what it last took for the clean images, which is known at the steps of training alone; this walk \
+         tells it time {time}: choose ddpm or ddim, or no curve of sigmas"
+    )]
+    Between {
+        /// The time that the network would have been told.
+        time: f64,
+    },
     /// The sampler works on steps, and the network has none.
     #[error(
         "{class} works on steps of training, but the network was trained at any sigma: choose another sampler"

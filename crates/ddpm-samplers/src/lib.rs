@@ -52,7 +52,7 @@
 //! [`SchedulerConfig`] reads, writes and switches diffusers' `scheduler_config.json` of all of these, and makes the [`Sampler`] of a
 //! walk. Every sampler runs on every network: [`Process`] is what those on steps share, a schedule, full or respaced, what the network
 //! predicts, how x_0-hat is clipped; the others walk over [`Levels`] of noise, which are made from a process with the schedule of
-//! training, or from the sigmas of a network that was trained at any. Where diffusers and the papers differ, [`Manner`] says who is followed.
+//! training, or from the sigmas of a network that was trained at any. [`SelfConditioned`] is a network that is told its last x_0-hat. Where diffusers and the papers differ, [`Manner`] says who is followed.
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
@@ -135,6 +135,8 @@ mod score_sde_ve;
 
 mod repaint;
 
+mod self_conditioned;
+
 mod class;
 
 mod keys;
@@ -175,6 +177,7 @@ pub use process::{Clip, Process};
 pub use repaint::{RePaintSettings, repaint};
 pub use sampler::{Sampler, SamplerKind};
 pub use score_sde_ve::score_sde_ve;
+pub use self_conditioned::SelfConditioned;
 pub use trained::Betas;
 pub use unipc::{UniPcKind, UniPcSettings, unipc};
 pub use walk::{Step, Walk};

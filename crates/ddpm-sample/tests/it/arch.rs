@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use ddpm_checkpoint::{TensorFile, write_tensors};
+
 use crate::{House, bits, check_done};
 
 /// What the program prints.
@@ -61,6 +63,100 @@ fn a_file_gives_the_images_of_the_folder_it_is_written_as() {
     ] {
         assert!(told.contains(line), "{told}");
     }
+}
+
+/// Every step of training by algorithm 2 of Ho et al., as lucidrains' `p_sample_loop`, from the noise that PyTorch had.
+#[test]
+fn lucidrains_networks_walk_as_in_pytorch() {
+    let house = House::new();
+    for (file, said) in [
+        ("lucidrains", "image_size=6x4"),
+        ("lucidrains_self", "image_size=4x8"),
+        (
+            "lucidrains_learned",
+            "image_size=6x4 timesteps=40 beta_schedule=linear",
+        ),
+    ] {
+        let mut known = TensorFile::open(&golden(&format!("{file}.safetensors"))).unwrap();
+        let noise = ["noise", "step_noise"].map(|name| {
+            let tensor = known.read_f32(name).unwrap();
+            (name.to_owned(), tensor)
+        });
+        let place = house.path(&format!("{file}.noise.safetensors"));
+        write_tensors(&place, "a test", &noise, &Default::default()).unwrap();
+        let model = golden(&format!("{file}.pt"));
+        let model = format!("--model {} --arch {said}", model.display());
+        let walk = format!("--sampler ddpm --noise {file}.noise.safetensors");
+        let found = house.samples_of(&format!("{model} {walk}"));
+        let expected = known.read_f32("end").unwrap();
+        let off = (&found - expected).unwrap().abs().unwrap();
+        let off = off.flatten_all().unwrap().max(0).unwrap();
+        let off = off.to_scalar::<f32>().unwrap();
+        assert!(off < 1e-4, "{file}: {off}");
+
+        let said = says(&house, &format!("{model} --save-model {file}"));
+        assert!(
+            said.starts_with(&format!(
+                "{file}: a folder of a LucidrainsUnet, which diffusers does not load"
+            )),
+            "{said}"
+        );
+        let of_folder = house.samples_of(&format!("--model {file} {walk}"));
+        assert_eq!(bits(&found), bits(&of_folder));
+        // It is no model of diffusers', and says why.
+        assert!(!house.path(&format!("{file}/model_index.json")).exists());
+        let note =
+            std::fs::read_to_string(house.path(&format!("{file}/not-a-diffusers-pipeline.md")));
+        assert!(note.unwrap().contains("which diffusers does not have"));
+    }
+}
+
+#[test]
+fn of_lucidrains_networks_only_what_is_true_is_said() {
+    let house = House::new();
+    let model = format!(
+        "--model {} --arch image_size=6x4",
+        golden("lucidrains.pt").display()
+    );
+    let told = says(&house, &format!("{model} --inspect"));
+    for line in [
+        "LucidrainsUnet, levels 4 with linear attention, 8 with full attention",
+        "3 channels, 6x4",
+        "none on the CPU, because of the attention of lucidrains' Unet",
+        "ema, raw",
+        "12 steps",
+        "velocity",
+    ] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
+    refuses(
+        &house,
+        &format!("{model} --precision bf16 --num 1"),
+        2,
+        "this network has the attention of lucidrains' Unet, for which there is only f32",
+    );
+    refuses(
+        &house,
+        &format!("{model} --class 1"),
+        2,
+        "the network knows no classes",
+    );
+    let said = golden("lucidrains_self.pt");
+    refuses(
+        &house,
+        &format!(
+            "--model {} --arch image_size=4x8 --sampler euler --levels karras --steps 4 --num 1",
+            said.display()
+        ),
+        1,
+        "choose ddpm or ddim",
+    );
+    refuses(
+        &house,
+        &format!("--model {} --arch image_size=4x6 --num 1", said.display()),
+        1,
+        "both sides must be multiples of 4",
+    );
 }
 
 #[test]

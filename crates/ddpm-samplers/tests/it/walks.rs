@@ -4,8 +4,8 @@ use crate::{NoNoise, OnSteps, Waves, fails, last, linear, numbers, process, same
 use candle_core::{Tensor, Var};
 use ddpm_core::{Denoiser, NoiseSource, Prediction, Result, Schedule, Spacing, Variance};
 use ddpm_samplers::{
-    Clip, DdimSettings, Landing, SamplerKind, ancestral, ddim, ddim_inversion, ddim_inversion_with,
-    ddim_with,
+    Clip, DdimSettings, Landing, SamplerKind, SelfConditioned, ancestral, ddim, ddim_inversion,
+    ddim_inversion_with, ddim_with,
 };
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
@@ -362,4 +362,45 @@ fn what_bad_input_gets() {
         "dpm++2m".parse::<SamplerKind>().unwrap(),
         SamplerKind::DpmPlusPlus
     );
+}
+
+#[test]
+fn a_self_conditioned_network_is_told_its_last_x_0_hat_clipped_and_none_at_first() {
+    for prediction in [Prediction::Original, Prediction::Velocity] {
+        let process = process(linear(5), prediction, Clip::Range(0.25));
+        let told = RefCell::new(Vec::new());
+        let network = |x: &Tensor, time: &[f64], last: Option<&Tensor>| {
+            told.borrow_mut().push((time[0], last.map(numbers)));
+            // Twice the channels: the second half is no part of x_0-hat.
+            let output = match last {
+                None => x.clone(),
+                Some(last) => ((x * 0.5)? + last)?,
+            };
+            Ok(Tensor::cat(&[&output, &output], 1)?)
+        };
+        let conditioned = SelfConditioned::new(&process, network);
+        let mut seen = vec![None];
+        for step in ddim(&process, 0.0, &conditioned, &start(), &mut NoNoise) {
+            let x_0_hat = numbers(&step.unwrap().x_0_hat);
+            assert!(x_0_hat.iter().all(|x| x.abs() <= 0.25));
+            seen.push(Some(x_0_hat));
+        }
+        let told = told.into_inner();
+        let times: Vec<f64> = told.iter().map(|(time, _)| *time).collect();
+        assert_eq!(times, [4.0, 3.0, 2.0, 1.0, 0.0]);
+        for ((_, told), seen) in told.into_iter().zip(seen) {
+            assert_eq!(told, seen);
+        }
+    }
+}
+
+#[test]
+fn a_self_conditioned_network_is_asked_at_steps_of_training() {
+    let process = process(linear(5), Prediction::Noise, Clip::None);
+    let network = |x: &Tensor, _: &[f64], _: Option<&Tensor>| Ok(x.clone());
+    let conditioned = SelfConditioned::new(&process, network);
+    for time in [1.5, -1.0, 5.0, f64::NAN] {
+        let error = conditioned.predict(&start(), &[time]).unwrap_err();
+        assert!(error.to_string().contains("choose ddpm or ddim"), "{error}");
+    }
 }
