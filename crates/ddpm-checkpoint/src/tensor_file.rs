@@ -19,6 +19,8 @@ pub struct TensorFile {
     file: BufReader<File>,
     header: Metadata,
     data_start: u64,
+    /// Of the tensor read last: memory for the next.
+    bytes: Vec<u8>,
 }
 
 impl TensorFile {
@@ -47,6 +49,7 @@ impl TensorFile {
             file,
             header,
             data_start,
+            bytes: Vec::new(),
         })
     }
 
@@ -115,15 +118,15 @@ impl TensorFile {
             Error::unsupported(&self.path, reason)
         })?;
         let (start, end) = info.data_offsets;
-        let mut bytes = vec![0; end - start];
+        self.bytes.resize(end - start, 0);
         self.file
             .seek(SeekFrom::Start(self.data_start + start as u64))
             .map_err(Error::read(&self.path))?;
         self.file
-            .read_exact(&mut bytes)
+            .read_exact(&mut self.bytes)
             .map_err(Error::read(&self.path))?;
         Ok(Tensor::from_raw_buffer(
-            &bytes,
+            &self.bytes,
             dtype,
             &info.shape,
             &Device::Cpu,

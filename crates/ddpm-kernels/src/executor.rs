@@ -12,8 +12,8 @@ mod gradients;
 mod graph;
 mod run;
 
-/// How a network's activations are stored and what multiplies them. Parameters, their gradients, statistics, and whatever is
-/// added up are f32 always.
+/// How a network's activations are stored and what multiplies them. Parameters, statistics, and whatever is added up are f32
+/// always; so are the parameters' gradients, but for [`Gradients::of_one_pass`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// f32 throughout.
@@ -37,4 +37,4 @@ impl Precision {
 
 pub use gradients::Gradients;
 pub use graph::{Graph, Value};
-pub use run::{DrawMask, Executor, Use};
+pub use run::{DrawMask, Executor, Needed, Use};

@@ -138,7 +138,7 @@ pub use attention::attention;
 pub use conv::{Conv2d, Padding, conv2d};
 pub use elementwise::{add, concat_channels, dropout, silu};
 pub use embedding::embedding;
-pub use executor::{DrawMask, Executor, Gradients, Graph, Precision, Use, Value};
+pub use executor::{DrawMask, Executor, Gradients, Graph, Needed, Precision, Use, Value};
 pub use fir::{fir_downsample_2x, fir_upsample_2x};
 pub use linear::linear;
 pub use norm::{Activation, group_norm};

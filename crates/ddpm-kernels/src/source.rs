@@ -30,6 +30,15 @@ pub(crate) enum Data<'a> {
     Halves(&'a [Bf16]),
 }
 
+impl Data<'_> {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Data::Floats(floats) => floats.len(),
+            Data::Halves(halves) => halves.len(),
+        }
+    }
+}
+
 /// Some channels of a batch of images.
 #[derive(Clone, Copy)]
 pub(crate) struct Part<'a> {

@@ -5,8 +5,10 @@ use std::sync::Mutex;
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::bf16::Element;
 use crate::executor::Gradients;
 use crate::simd::per_processor;
+use crate::source::Data;
 use crate::storage::view;
 
 /// The settings of one step of Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101, algorithm 2,
@@ -51,7 +53,7 @@ pub fn adamw_step(p: &Tensor, m: &Tensor, v: &Tensor, g: &Tensor, adamw: &AdamW)
     in_place("adamw_step", "p", p, |p| {
         in_place("adamw_step", "m", m, |m| {
             in_place("adamw_step", "v", v, |v| {
-                optimise_slices((p, m, v), &g, 1.0, adamw, &mut []);
+                optimise_slices::<f32>((p, m, v), &g, 1.0, adamw, &mut []);
                 Ok(())
             })
         })
@@ -85,13 +87,14 @@ pub fn optimise(
 ) -> Result<()> {
     check_step((parameters, m, v), gradients.len(), adamw, averages)?;
     for (i, p) in parameters.iter().enumerate() {
-        if gradients.get(i).is_none_or(|g| g.len() != p.elem_count()) {
+        if gradients.data(i).is_none_or(|g| g.len() != p.elem_count()) {
             bail!("optimise: gradient {i} is not shaped as p, {:?}", p.dims());
         }
     }
     for i in 0..parameters.len() {
-        let g = gradients.get(i).unwrap_or_default();
-        optimise_parameter((parameters, m, v), i, g, factor as f32, adamw, averages)?;
+        if let Some(g) = gradients.data(i) {
+            optimise_parameter((parameters, m, v), i, g, factor as f32, adamw, averages)?;
+        }
     }
     Ok(())
 }
@@ -144,7 +147,8 @@ pub fn optimise_tensors(
     if norm.is_finite() {
         for (i, g) in gradients.iter().enumerate() {
             let g = view("optimise", "gradient", g)?;
-            optimise_parameter((parameters, m, v), i, &g, factor as f32, adamw, averages)?;
+            let g = Data::Floats(&g);
+            optimise_parameter((parameters, m, v), i, g, factor as f32, adamw, averages)?;
         }
     }
     Tensor::new(&[norm as f32, factor as f32], device)
@@ -184,7 +188,7 @@ fn check_step(
 fn optimise_parameter(
     (parameters, m, v): (&[Tensor], &[Tensor], &[Tensor]),
     i: usize,
-    g: &[f32],
+    g: Data<'_>,
     factor: f32,
     adamw: &AdamW,
     averages: &[Averaged<'_>],
@@ -194,7 +198,11 @@ fn optimise_parameter(
         in_place("optimise", "m", &m[i], |m| {
             in_place("optimise", "v", &v[i], |v| {
                 with_all(&of, Vec::new(), &mut |averages| {
-                    optimise_slices((&mut *p, &mut *m, &mut *v), g, factor, adamw, averages);
+                    let moved = (&mut *p, &mut *m, &mut *v);
+                    match g {
+                        Data::Floats(g) => optimise_slices(moved, g, factor, adamw, averages),
+                        Data::Halves(g) => optimise_slices(moved, g, factor, adamw, averages),
+                    }
                 })
             })
         })
@@ -225,9 +233,9 @@ fn with_all(
 }
 
 /// One parameter, some elements at a time: each comes into the cache once.
-fn optimise_slices(
+fn optimise_slices<E: Element>(
     (p, m, v): (&mut [f32], &mut [f32], &mut [f32]),
-    g: &[f32],
+    g: &[E],
     factor: f32,
     adamw: &AdamW,
     averages: &mut [AverageSlice<'_>],
@@ -288,12 +296,12 @@ pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
     if !x.device().is_cpu() {
         return crate::reference::sum_of_squares(&x);
     }
-    Ok(squares(&view("sum_of_squares", "x", &x)?))
+    Ok(squares::<f32>(&view("sum_of_squares", "x", &x)?))
 }
 
 /// Chunk by chunk, in order.
-pub(crate) fn squares(x: &[f32]) -> f64 {
-    let parts: Vec<f64> = x.par_chunks(CHUNK).map(sum_of_squares_slice).collect();
+pub(crate) fn squares<E: Element>(x: &[E]) -> f64 {
+    let parts: Vec<f64> = x.par_chunks(CHUNK).map(sum_of_squares_slice::<E>).collect();
     parts.iter().sum()
 }
 
@@ -316,15 +324,15 @@ const CHUNK: usize = 1 << 14;
 
 per_processor! {
     /// Sixteen running sums, added up at the end in order.
-    fn sum_of_squares_slice(x: &[f32]) -> f64 {
+    fn sum_of_squares_slice<E: Element>(x: &[E]) -> f64 {
         let mut sums = [0f64; 16];
         let whole = x.chunks_exact(16);
-        for (sum, &x) in sums.iter_mut().zip(whole.remainder()) {
-            *sum = f64::from(x) * f64::from(x);
+        for (sum, x) in sums.iter_mut().zip(whole.remainder()) {
+            *sum = f64::from(x.widen()) * f64::from(x.widen());
         }
         for x in whole {
-            for (sum, &x) in sums.iter_mut().zip(x) {
-                *sum += f64::from(x) * f64::from(x);
+            for (sum, x) in sums.iter_mut().zip(x) {
+                *sum += f64::from(x.widen()) * f64::from(x.widen());
             }
         }
         sums.iter().sum()
@@ -343,10 +351,10 @@ per_processor! {
         }
     }
 
-    fn adamw_piece(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], factor: f32, numbers: &Numbers) {
+    fn adamw_piece<E: Element>(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[E], factor: f32, numbers: &Numbers) {
         let Numbers { shrink, step_size, root_correction, eps, beta2, one_less_beta1, one_less_beta2 } = *numbers;
         for (((p, m), v), &g) in p.iter_mut().zip(m).zip(v).zip(g) {
-            let g = g * factor;
+            let g = g.widen() * factor;
             *m += one_less_beta1 * (g - *m); // torch's lerp
             *v = *v * beta2 + one_less_beta2 * g * g;
             let denominator = v.sqrt() / root_correction + eps;

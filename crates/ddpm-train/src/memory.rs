@@ -22,6 +22,7 @@ pub fn memory_needed(
     let used = Use::Training {
         averages: settings.ema.rates.len(),
         recompute: train.gradient_checkpointing,
+        in_one_pass: settings.one_pass_a_step(),
     };
     let precision = settings.train.precision.on_this_processor();
     let training = config.memory_estimate_in(precision, at_once, height, width, used)?;

@@ -949,6 +949,12 @@ impl Settings {
         })
     }
 
+    /// Whether an optimiser step is a single pass, whose gradients are not added up.
+    pub(crate) fn one_pass_a_step(&self) -> bool {
+        let train = &self.train;
+        train.micro_batch.unwrap_or(train.batch_size) >= train.batch_size
+    }
+
     /// What of the network makes its training go operation by operation instead of by plan, in words
     /// ([`UNetConfig::unplanned`]); none where it goes by plan, or where the settings make no network.
     pub fn unplanned(&self) -> Option<String> {
@@ -958,6 +964,7 @@ impl Settings {
         let training = Use::Training {
             averages: 0,
             recompute: false,
+            in_one_pass: false,
         };
         config.unplanned(training).ok()?
     }

@@ -1,5 +1,6 @@
 //! Algorithm 1 as an iterator: every `next()` is one optimiser step, and yields its report.
 
+use std::borrow::Cow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -103,10 +104,11 @@ impl Trainer {
         let config = settings.unet_config(size.0, size.1, size.2)?;
         let mut names = Vec::with_capacity(weights.len());
         let mut parameters = Vec::with_capacity(weights.len());
-        for (name, tensor) in weights {
-            names.push(name);
+        for (name, tensor) in &weights {
+            names.push(name.clone());
             parameters.push(tensor.detach().copy()?);
         }
+        drop(weights); // all at once: the optimiser finds room for its moments
         let named: Vec<_> = names
             .iter()
             .cloned()
@@ -145,7 +147,10 @@ impl Trainer {
             names,
             parameters,
             network,
-            gradients: Gradients::zeros(&shapes),
+            gradients: match settings.one_pass_a_step() {
+                true => Gradients::of_one_pass(&shapes),
+                false => Gradients::zeros(&shapes),
+            },
             images: 0,
         })
     }
@@ -263,7 +268,7 @@ impl Trainer {
     }
 
     /// The gradient of the `index`-th parameter at the last step, before clipping.
-    pub(crate) fn gradient(&self, index: usize) -> &[f32] {
+    pub(crate) fn gradient(&self, index: usize) -> Cow<'_, [f32]> {
         self.gradients.get(index).unwrap_or_default()
     }
 

@@ -30,7 +30,7 @@ struct Planned {
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Key {
     size: [usize; 3],
-    training: bool,
+    used: Use,
     how: How,
 }
 
@@ -80,7 +80,7 @@ impl Engine {
     }
 
     pub(crate) fn forward(&self, it: &Inputs<'_>) -> Result<Tensor> {
-        self.with(it, (false, None), |executor| {
+        self.with(it, (Use::Inference, None), |executor| {
             if !self.frozen {
                 executor.refresh();
             }
@@ -96,7 +96,12 @@ impl Engine {
         (gradients, accumulate): (&mut Gradients, bool),
         gradient_of: impl FnOnce(&Tensor) -> std::result::Result<Tensor, E>,
     ) -> std::result::Result<(), E> {
-        self.with(it, (true, dropout), |executor| {
+        let used = match gradients.are_of_one_pass() {
+            true => Use::TrainingInOnePass,
+            false => Use::Training,
+        };
+        self.with(it, (used, dropout), |executor| {
+            executor.take_back(gradients);
             let mut draw = |place: usize, mask: &mut [u8]| match dropout {
                 Some(dropout) => dropout.draw(place, mask).map_err(candle_core::Error::wrap),
                 None => Ok(()),
@@ -115,16 +120,16 @@ impl Engine {
     fn with<R, E: From<crate::Error>>(
         &self,
         it: &Inputs<'_>,
-        (training, dropout): (bool, Option<&Dropout<'_>>),
+        (used, dropout): (Use, Option<&Dropout<'_>>),
         run: impl FnOnce(&mut Executor) -> std::result::Result<R, E>,
     ) -> std::result::Result<R, E> {
         let (batch, _, height, width) = it.x.dims4().map_err(crate::Error::from)?;
         let key = Key {
             size: [batch, height, width],
-            training,
+            used,
             how: How {
                 dropout: dropout.is_some(),
-                recompute: training && self.recompute,
+                recompute: used != Use::Inference && self.recompute,
             },
         };
         // A panic in a pass leaves nothing behind that the next one reads.
@@ -135,11 +140,6 @@ impl Engine {
             None => {
                 planned.truncate(KEPT - 1);
                 let (graph, output) = record(it.config, it.network, key.size, key.how)?;
-                let used = if training {
-                    Use::Training
-                } else {
-                    Use::Inference
-                };
                 let executor = Executor::with_precision(graph, &output, used, self.precision)
                     .map_err(crate::Error::from)?;
                 Planned { key, executor }

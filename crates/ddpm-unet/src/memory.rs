@@ -1,7 +1,7 @@
 //! How much memory a network needs on the CPU: its weights and what the plan of a pass sets aside, or, where there is no
 //! plan, what the walk over it on tensors keeps.
 
-use ddpm_kernels::{Executor, Precision};
+use ddpm_kernels::{Executor, Needed, Precision};
 
 use crate::architecture::Architecture;
 use crate::measure::measured;
@@ -19,6 +19,8 @@ pub enum Use {
         averages: usize,
         /// Whether what is inside of blocks is computed again ([`UNet::recomputing`](crate::UNet::recomputing)).
         recompute: bool,
+        /// Whether the gradients are [`of one pass`](ddpm_kernels::Gradients::of_one_pass).
+        in_one_pass: bool,
     },
 }
 
@@ -27,14 +29,14 @@ pub enum Use {
 pub struct MemoryEstimate {
     /// The weights.
     pub parameters: u64,
-    /// Their gradients; 0 in sampling.
+    /// Their gradients, but for those that lie where activations lay; 0 in sampling.
     pub gradients: u64,
     /// Adam's two moments; 0 in sampling.
     pub moments: u64,
     /// Moving averages of the weights; 0 in sampling.
     pub averages: u64,
     /// The block that the plan of a pass lays its activations out in, and in training the gradients between operations
-    /// and the masks of dropout. Without a plan: the most that is alive at once; in training the results of all
+    /// and the masks of dropout, and where it can the gradients of weights. Without a plan: the most that is alive at once; in training the results of all
     /// operations, which the way back needs, and the gradients alive at once.
     pub activations: u64,
 }
@@ -95,7 +97,14 @@ impl UNetConfig {
         let parameters = bytes(&[self.parameter_count()]);
         let (copies, averages, planned) = match used {
             Use::Sampling => (0, 0, ddpm_kernels::Use::Inference),
-            Use::Training { averages, .. } => (1, averages as u64, ddpm_kernels::Use::Training),
+            Use::Training {
+                averages,
+                in_one_pass,
+                ..
+            } => match in_one_pass {
+                true => (1, averages as u64, ddpm_kernels::Use::TrainingInOnePass),
+                false => (1, averages as u64, ddpm_kernels::Use::Training),
+            },
         };
         let how = match used {
             Use::Sampling => How::default(),
@@ -106,18 +115,21 @@ impl UNetConfig {
         };
         let size = [batch, height, width];
         let (evaluated, trained) = planned_for(self, &network)?;
-        let activations = if (used == Use::Sampling && evaluated) || trained {
+        let needed = if (used == Use::Sampling && evaluated) || trained {
             let (graph, output) = record(self, &network, size, how)?;
             Executor::memory(graph, &output, planned, precision)?
         } else {
-            measured(self, &network, size, used)?
+            Needed {
+                activations: measured(self, &network, size, used)?,
+                gradients: copies * parameters,
+            }
         };
         Ok(MemoryEstimate {
             parameters,
-            gradients: copies * parameters,
+            gradients: needed.gradients,
             moments: 2 * copies * parameters,
             averages: parameters.saturating_mul(averages),
-            activations,
+            activations: needed.activations,
         })
     }
 }

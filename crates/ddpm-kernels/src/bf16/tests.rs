@@ -349,6 +349,17 @@ fn run(setting: &Setting) -> [Vec<f32>; 4] {
         }
         .run(target);
     }
+    let mut halves = vec![Bf16(0); dw.len()];
+    let length = super::weight_gradient::sums(case.batch, case.inputs, case.outputs, g.taps());
+    WeightGradient {
+        batch: case.batch,
+        source: &setting.source(),
+        window: &g.forward(),
+        dy: &setting.gradient(),
+    }
+    .run_in_halves(&mut vec![f32::NAN; length], &mut halves);
+    let narrowed = dw.iter().map(|&dw| Bf16::narrow(dw));
+    assert!(halves.into_iter().eq(narrowed), "{case:?}");
     [
         plain,
         plain_of(case, case.outputs, out, &sum),

@@ -10,12 +10,13 @@ use rayon::prelude::*;
 
 use super::dot::{DEPTH, SIDE, SQUARE, Session, Squares, TILE};
 use super::gather::Rows;
-use super::{Bf16, halves_mut};
+use super::{Bf16, Element, halves_mut};
 use crate::aligned::with_scratch;
 use crate::simd::{per_processor, per_vector};
 use crate::source::{Gathered, Source, Window};
 use crate::storage::Shared;
 use crate::tile::LANES;
+use crate::transpose::transpose_slices;
 use crate::vector::Vector;
 use crate::weight_gradient::Target;
 
@@ -47,6 +48,19 @@ struct Plan {
     squares: usize,
 }
 
+/// The parts of a batch for so many blocks of inputs and outputs, and the floats of a part's sums.
+fn cut(batch: usize, (inputs, outputs): (usize, usize), taps: usize) -> (usize, usize) {
+    let squares = inputs * outputs * taps * SQUARE;
+    ((SUMS / squares).clamp(2, 8).min(batch), squares)
+}
+
+/// Floats that the sums of such a gradient take.
+pub(crate) fn sums(batch: usize, inputs: usize, outputs: usize, taps: usize) -> usize {
+    let blocks = (inputs.div_ceil(LANES), outputs.div_ceil(LANES));
+    let (parts, squares) = cut(batch, blocks, taps);
+    parts * squares
+}
+
 impl WeightGradient<'_> {
     /// Computes the gradient, in parallel.
     ///
@@ -56,24 +70,36 @@ impl WeightGradient<'_> {
     pub(crate) unsafe fn run(&self, target: Target<'_>) {
         let plan = self.plan();
         with_scratch(plan.parts * plan.squares, |sums| {
-            sums.par_chunks_mut(plan.squares)
-                .with_max_len(1)
-                .enumerate()
-                .for_each(|(part, sums)| {
-                    let first = part * self.batch / plan.parts;
-                    let end = (part + 1) * self.batch / plan.parts;
-                    self.add_up(&plan, first..end, sums);
-                });
+            self.add_up_parts(&plan, sums);
             self.write(&plan, sums, target);
         });
+    }
+
+    /// As [`WeightGradient::run`], rounded to bf16 at the end: `[outputs, inputs, taps]`. `sums` has room for [`sums`].
+    pub(crate) fn run_in_halves(&self, sums: &mut [f32], to: &mut [Bf16]) {
+        let plan = self.plan();
+        self.add_up_parts(&plan, sums);
+        self.write_halves(&plan, sums, to);
+    }
+
+    /// The sums of all parts.
+    fn add_up_parts(&self, plan: &Plan, sums: &mut [f32]) {
+        sums[..plan.parts * plan.squares]
+            .par_chunks_mut(plan.squares)
+            .with_max_len(1)
+            .enumerate()
+            .for_each(|(part, sums)| {
+                let first = part * self.batch / plan.parts;
+                let end = (part + 1) * self.batch / plan.parts;
+                self.add_up(plan, first..end, sums);
+            });
     }
 
     fn plan(&self) -> Plan {
         let (inputs, outputs) = (self.source.blocks(), self.dy.blocks());
         let layout = self.window.layout(1, self.window.height);
         let of_image = layout.image / LANES;
-        let squares = inputs * outputs * self.window.offsets.len() * SQUARE;
-        let parts = (SUMS / squares).clamp(2, 8).min(self.batch);
+        let (parts, squares) = cut(self.batch, (inputs, outputs), self.window.offsets.len());
         let images = LAID_OUT / ((inputs + outputs) * LANES * of_image);
         let images = images.clamp(1, self.batch.div_ceil(parts));
         let furthest = layout.taps.iter().max();
@@ -250,6 +276,35 @@ impl WeightGradient<'_> {
     }
 }
 
+impl WeightGradient<'_> {
+    /// Writes the sums of all parts, added up and rounded: a square of channels at a time, whose weights are turned in the
+    /// first-level cache so that those of an output lie side by side.
+    fn write_halves(&self, plan: &Plan, sums: &[f32], to: &mut [Bf16]) {
+        let (inputs, outputs) = (self.source.blocks(), self.dy.blocks());
+        let (channels, taps) = (self.source.channels(), self.window.offsets.len());
+        let memory = Shared::new(to);
+        (0..inputs * outputs).into_par_iter().for_each(|task| {
+            let (input, output) = (task / outputs, task % outputs);
+            let rows = LANES.min(channels - input * LANES);
+            let lanes = LANES.min(self.dy.channels() - output * LANES);
+            let run = LANES * taps;
+            with_scratch(2 * LANES * run, |scratch| {
+                let (added, turned) = scratch.split_at_mut(LANES * run);
+                for (row, added) in added.chunks_exact_mut(run).take(rows).enumerate() {
+                    let first = (input * outputs + output) * SQUARE + row * SIDE;
+                    let strides = (inputs * outputs * SQUARE, plan.squares);
+                    add_parts(&sums[first..], strides, added);
+                }
+                transpose_slices((added, LANES), (rows * taps, LANES), (turned, run));
+                for (lane, turned) in turned.chunks_exact(run).take(lanes).enumerate() {
+                    let start = ((output * LANES + lane) * channels + input * LANES) * taps;
+                    narrow_run(turned, memory.at(start, rows * taps), rows * taps);
+                }
+            });
+        });
+    }
+}
+
 per_processor! {
     /// Pixels of LANES channels to pairs of positions from `first` on.
     fn pair_up(pixels: &[Bf16], first: usize, to: &mut [Bf16]) {
@@ -283,6 +338,9 @@ per_vector! {
     /// Rows of LANES channels to LANES rows of positions, `stride` apart; all of them lie in memory.
     fn turn(rows: &[Bf16], to: *mut Bf16, stride: usize);
 
+    /// So many numbers, all of which lie in memory on both sides.
+    fn narrow_run(from: &[f32], to: *mut Bf16, count: usize);
+
     /// For each tap a row of sums, those of all parts added up; from one tap, and one part, to the next.
     fn add_parts(sums: &[f32], strides: (usize, usize), to: &mut [f32]);
 }
@@ -304,6 +362,21 @@ mod body {
                 for (lane, value) in row.iter().enumerate() {
                     to.add(lane * stride + whole + position).write(*value);
                 }
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub(super) unsafe fn narrow_run<V: Vector>(from: &[f32], to: *mut Bf16, count: usize) {
+        let (whole, rest) = from[..count].as_chunks::<LANES>();
+        // SAFETY: whoever calls has seen that `count` numbers lie in memory.
+        unsafe {
+            for (index, from) in whole.iter().enumerate() {
+                V::load(from.as_ptr()).store_halves(to.add(index * LANES));
+            }
+            for (index, from) in rest.iter().enumerate() {
+                to.add(whole.len() * LANES + index)
+                    .write(Bf16::narrow(*from));
             }
         }
     }

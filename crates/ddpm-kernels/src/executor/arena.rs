@@ -14,11 +14,27 @@ impl Buffer {
     }
 }
 
-/// The place of each buffer, and the length of the whole. The largest buffers are placed first, each at the lowest place
-/// that nobody else needs at the time.
+/// The place of each buffer, and the length of the whole: the shorter that two orders of placing them give. In both the
+/// largest come first; in the second, what lives long counts as larger than it is.
 pub(super) fn places(buffers: &[Buffer]) -> (Vec<usize>, usize) {
+    let end = buffers.iter().map(|buffer| buffer.first).max().unwrap_or(0);
+    let weight = |buffer: &Buffer| {
+        let time = buffer.last.min(end).saturating_sub(buffer.first) + 1;
+        buffer.length as f64 * (time as f64).sqrt().sqrt()
+    };
+    let largest = in_order(buffers, |buffer| buffer.length as f64);
+    let longest = in_order(buffers, weight);
+    if longest.1 < largest.1 {
+        longest
+    } else {
+        largest
+    }
+}
+
+/// Places the heaviest buffers first, each at the lowest place that nobody else needs at the time.
+fn in_order(buffers: &[Buffer], weight: impl Fn(&Buffer) -> f64) -> (Vec<usize>, usize) {
     let mut order: Vec<usize> = (0..buffers.len()).collect();
-    order.sort_by_key(|&index| std::cmp::Reverse(buffers[index].length));
+    order.sort_by(|&a, &b| weight(&buffers[b]).total_cmp(&weight(&buffers[a])));
     let mut places = vec![0usize; buffers.len()];
     let mut placed: Vec<usize> = Vec::new(); // by place
     let mut length = 0usize;

@@ -6,9 +6,10 @@
 
 use candle_core::{Result, bail};
 
-use super::Precision;
 use super::arena::{Buffer, places};
 use super::graph::{Convolve, Graph, Node, Op, Shape, Value};
+use super::{Precision, Use};
+use crate::bf16::weight_gradient;
 use crate::tile::LANES;
 
 /// A buffer of the program.
@@ -66,9 +67,11 @@ pub(super) enum Step {
         g: Place,
         vector: Option<Sink>,
     },
+    /// The gradient of the weight: among the gradients, or (`to`) in the arena, where it stays.
     WeightGradient {
         node: usize,
         g: Place,
+        to: Option<Kept>,
     },
     /// The gradient of some of the channels that a convolution reads, from `first`.
     InputGradient {
@@ -121,6 +124,13 @@ pub(super) enum Step {
     },
 }
 
+/// The gradient of a weight in the arena, as bf16, and the sums that it is rounded from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) gradient: Id,
+    pub(super) sums: Id,
+}
+
 /// A gradient that a step writes, or adds to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sink {
@@ -139,8 +149,18 @@ pub(super) struct Program {
     /// The same in the backward pass.
     pub(super) results_backward: Vec<Option<Place>>,
     pub(super) buffers: Vec<Placed>,
+    /// The buffers of the gradients of parameters that stay in the arena.
+    pub(super) kept: Vec<Option<Id>>,
     /// Floats of the whole memory.
     pub(super) arena: usize,
+}
+
+impl Program {
+    /// Of each parameter whose gradient stays in the arena, the halves before it.
+    pub(super) fn halves_kept(&self) -> Vec<Option<usize>> {
+        let before = |id: Id| 2 * self.buffers[id].place;
+        self.kept.iter().map(|kept| kept.map(before)).collect()
+    }
 }
 
 /// A buffer in memory.
@@ -161,7 +181,7 @@ pub(super) struct Placed {
 pub(super) fn compile(
     graph: &mut Graph,
     output: &Value,
-    training: bool,
+    used: Use,
     precision: Precision,
 ) -> Result<Program> {
     let output = graph.stored(output);
@@ -188,6 +208,8 @@ pub(super) fn compile(
         norms_done: vec![false; graph.norms.len()],
         masks_done: vec![false; graph.masks.len()],
         reached: vec![false; graph.parameters.len()],
+        keeps: used == Use::TrainingInOnePass && precision == Precision::Bf16,
+        kept: vec![None; graph.parameters.len()],
         waiting: Vec::new(),
         alive,
     };
@@ -195,7 +217,7 @@ pub(super) fn compile(
         compiler.forward(node);
     }
     let results = compiler.results.clone();
-    if training {
+    if used.trains() {
         compiler.gradients[output] = Some(Place::Outside);
         let mut block = None;
         for node in (0..=output).rev() {
@@ -261,6 +283,9 @@ struct Compiler<'a> {
     norms_done: Vec<bool>,
     masks_done: Vec<bool>,
     reached: Vec<bool>,
+    /// Whether gradients of weights stay in the arena, and which do.
+    keeps: bool,
+    kept: Vec<Option<Id>>,
     /// Gradients of prepared values that more convolutions read: the value, its gradient, and how many are still to come.
     waiting: Vec<(Value, Id, usize)>,
     alive: Vec<bool>,
@@ -271,7 +296,10 @@ impl Compiler<'_> {
     fn buffer(&mut self, shape: Shape) -> Id {
         // What belongs to vectors is little, and goes into every image.
         let halves = self.precision == Precision::Bf16 && !shape.vectors;
-        let count = shape.length();
+        self.reserve(shape.length(), halves)
+    }
+
+    fn reserve(&mut self, count: usize, halves: bool) -> Id {
         let length = if halves { count.div_ceil(2) } else { count };
         self.numbers.push((count, halves));
         self.buffers.push(Buffer {
@@ -419,7 +447,8 @@ impl Compiler<'_> {
                 self.scale(g, convolve.scale);
                 let vector = convolve.vector.map(|vector| self.sink(vector));
                 self.backward.push(Step::BiasGradient { node, g, vector });
-                self.backward.push(Step::WeightGradient { node, g });
+                let to = self.kept(node, convolve);
+                self.backward.push(Step::WeightGradient { node, g, to });
                 self.reached[convolve.weight] = true;
                 self.reached[convolve.bias] = true;
                 self.input_gradient(node, &convolve.from, g);
@@ -456,6 +485,29 @@ impl Compiler<'_> {
                 }
             }
         }
+    }
+
+    /// Where the gradient of a weight stays in the arena, if no other node adds to it.
+    fn kept(&mut self, node: usize, convolve: &Convolve) -> Option<Kept> {
+        let of_weight =
+            |other: &&Node| matches!(&other.op, Op::Convolve(it) if it.weight == convolve.weight);
+        let graph = self.graph;
+        if !self.keeps || graph.nodes.iter().filter(of_weight).count() > 1 {
+            return None;
+        }
+        let count = graph.parameters[convolve.weight].iter().product();
+        let gradient = self.reserve(count, true);
+        self.kept[convolve.weight] = Some(gradient);
+        let (shape, inputs) = (graph.nodes[node].shape, graph.channels(&convolve.from));
+        let sums = match shape.vectors {
+            true => count, // they are added up in f32
+            false => {
+                let taps = convolve.geometry.taps();
+                weight_gradient::sums(shape.images, inputs, shape.channels, taps)
+            }
+        };
+        let sums = self.reserve(sums, false);
+        Some(Kept { gradient, sums })
     }
 
     /// The gradient of a sum that is scaled. (The last operation, whose gradient comes from outside, is not.)
@@ -645,10 +697,14 @@ impl Compiler<'_> {
                 buffer.last = buffer.last.max(time);
             }
         }
+        for &id in self.kept.iter().flatten() {
+            self.buffers[id].last = usize::MAX; // until the next pass
+        }
         let (places, arena) = places(&self.buffers);
         Program {
             forward: self.forward,
             backward: self.backward,
+            kept: self.kept,
             results,
             results_backward: self.results,
             buffers: places
@@ -698,7 +754,9 @@ impl Compiler<'_> {
                 places.push(*g);
                 places.extend(vector.map(|sink| Place::Buffer(sink.id)));
             }
-            Step::WeightGradient { node, g } => {
+            Step::WeightGradient { node, g, to } => {
+                let buffers = to.iter().flat_map(|kept| [kept.gradient, kept.sums]);
+                places.extend(buffers.map(Place::Buffer));
                 if let Op::Convolve(convolve) = &self.graph.nodes[*node].op {
                     nodes.extend(&convolve.from.parts);
                 }

@@ -2,12 +2,13 @@
 #![allow(unsafe_code)] // buffers of one block of memory, which the plan keeps apart
 
 use std::ops::Deref;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::Precision;
-use super::compile::{Id, Place, Placed, Program, Sink, Step, compile};
+use super::compile::{Id, Kept, Place, Placed, Program, Sink, Step, compile};
 use super::gradients::Gradients;
 use super::graph::{Convolve, Graph, Op, Shape, Value};
 use crate::aligned::Aligned;
@@ -36,6 +37,24 @@ pub enum Use {
     Inference,
     /// Forward and backward passes, with the weights as they are at each.
     Training,
+    /// The same for [`Gradients::of_one_pass`]: in bf16 the gradients of weights stay in the memory that
+    /// activations no longer need.
+    TrainingInOnePass,
+}
+
+impl Use {
+    pub(super) fn trains(self) -> bool {
+        self != Use::Inference
+    }
+}
+
+/// Bytes that a network takes beside its weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needed {
+    /// Of activations, gradients between operations, masks, and what gradients of parameters stay in the same memory.
+    pub activations: u64,
+    /// Of the other parameters' gradients.
+    pub gradients: u64,
 }
 
 /// A network ready to run.
@@ -44,7 +63,10 @@ pub struct Executor {
     program: Program,
     used: Use,
     precision: Precision,
+    /// Empty while gradients are kept in it elsewhere.
     arena: Aligned,
+    /// Tells whose memory is whose.
+    mark: Arc<()>,
     norms: Vec<NormState>,
     masks: Vec<Vec<u8>>,
     /// In inference the weights of each node, in training those of the step.
@@ -84,7 +106,7 @@ impl Executor {
         used: Use,
         precision: Precision,
     ) -> Result<Self> {
-        let program = compile(&mut graph, output, used == Use::Training, precision)?;
+        let program = compile(&mut graph, output, used, precision)?;
         let norms = graph.norms.iter().map(|norm| {
             let shape = graph.nodes[norm.parts[0]].shape;
             let channels: usize = norm
@@ -110,6 +132,7 @@ impl Executor {
         };
         Ok(Executor {
             arena: Aligned::zeros(program.arena),
+            mark: Arc::new(()),
             norms,
             masks,
             packed: vec![Packed::default(); per_node],
@@ -123,8 +146,7 @@ impl Executor {
         })
     }
 
-    /// Bytes of activations, gradients between operations and masks that such an executor holds: all that depends on the
-    /// batch. Nothing is allocated to find out.
+    /// What such an executor takes. Nothing is allocated to find out.
     ///
     /// # Errors
     /// As [`Executor::new`].
@@ -133,18 +155,30 @@ impl Executor {
         output: &Value,
         used: Use,
         precision: Precision,
-    ) -> Result<u64> {
-        let program = compile(&mut graph, output, used == Use::Training, precision)?;
+    ) -> Result<Needed> {
+        let program = compile(&mut graph, output, used, precision)?;
         let masks = graph.masks.iter().map(|mask| mask.shape.length() as u64);
-        Ok(masks.fold(
-            4u64.saturating_mul(program.arena as u64),
-            u64::saturating_add,
-        ))
+        let apart = graph.parameters.iter().zip(&program.kept);
+        let apart = apart.filter(|(_, kept)| used.trains() && kept.is_none());
+        let sizes = apart.map(|(shape, _)| shape.iter().product::<usize>() as u64);
+        let bytes = |numbers: u64| numbers.saturating_mul(4);
+        Ok(Needed {
+            activations: masks.fold(bytes(program.arena as u64), u64::saturating_add),
+            gradients: bytes(sizes.fold(0, u64::saturating_add)),
+        })
     }
 
     /// Lays the weights out anew at the next forward pass: they have changed.
     pub fn refresh(&mut self) {
         self.laid_out.fill(None);
+    }
+
+    /// Takes back the memory in which gradients of the pass before are kept: to be called before the next forward pass.
+    /// Without it that pass takes new memory.
+    pub fn take_back(&mut self, gradients: &mut Gradients) {
+        if let Some(memory) = gradients.take_back(&self.mark) {
+            self.arena = memory;
+        }
     }
 
     /// The forward pass.
@@ -167,6 +201,9 @@ impl Executor {
         let parameters = parameters.collect::<Result<Vec<_>>>()?;
         let images = view("executor", "images", &images)?;
         let vectors = view("executor", "vectors", &vectors)?;
+        if self.arena.len() < self.program.arena {
+            self.arena = Aligned::zeros(self.program.arena);
+        }
         let (shape, length) = self.output_shape();
         let mut output = vec![0f32; length];
         let given = Given {
@@ -191,7 +228,9 @@ impl Executor {
     /// that of the output, written or (`accumulate`) added.
     ///
     /// # Errors
-    /// A network planned for inference; tensors of other shapes or types than were recorded.
+    /// A network planned for inference; tensors of other shapes or types than were recorded; gradients of one pass that are
+    /// to be added up, or others for a network planned for those; no forward pass since the last backward pass in which
+    /// gradients were kept.
     pub fn backward(
         &mut self,
         parameters: &[Tensor],
@@ -200,7 +239,7 @@ impl Executor {
         gradients: &mut Gradients,
         accumulate: bool,
     ) -> Result<()> {
-        if self.used != Use::Training {
+        if !self.used.trains() {
             bail!("executor: a network planned for inference has no backward pass");
         }
         self.check(parameters, Some(images), None)?;
@@ -218,14 +257,17 @@ impl Executor {
         {
             bail!("executor: the gradients are of other parameters than the network's");
         }
+        if self.arena.len() < self.program.arena {
+            bail!("executor: there was no forward pass before this backward pass");
+        }
+        gradients.begin(&self.program.halves_kept(), accumulate)?;
         let (images, gradient) = (images.contiguous()?, gradient.contiguous()?);
         let parameters = parameters.iter().map(|p| view("executor", "parameter", p));
         let parameters = parameters.collect::<Result<Vec<_>>>()?;
         let images = view("executor", "images", &images)?;
         let gradient = view("executor", "gradient", &gradient)?;
-        let starts: Vec<usize> = (0..gradients.len())
-            .map(|index| gradients.start(index))
-            .collect();
+        let starts = (0..gradients.len()).map(|index| gradients.start(index));
+        let starts: Vec<usize> = starts.map(|start| start.unwrap_or(usize::MAX)).collect();
         let given = Given {
             parameters: parameters.iter().map(Deref::deref).collect(),
             images: &images,
@@ -240,6 +282,9 @@ impl Executor {
         };
         for step in &program.backward {
             pass.backward_step(step, &mut found);
+        }
+        if program.kept.iter().any(Option::is_some) {
+            gradients.lend(std::mem::take(&mut self.arena), &self.mark);
         }
         Ok(())
     }
@@ -627,7 +672,7 @@ impl<'a> Pass<'a> {
     fn pack(&mut self, node: usize, convolve: &Convolve, slot: usize) {
         let level = Some(Level::current());
         let before = std::mem::replace(&mut self.laid_out[slot], level);
-        if self.used == Use::Training || before != level {
+        if self.used.trains() || before != level {
             let weights = self.weights(node, convolve);
             let taps: Vec<usize> = (0..convolve.geometry.taps()).collect();
             if self.in_halves(self.graph.nodes[node].shape) {
@@ -743,7 +788,7 @@ impl Pass<'_> {
                 g.for_each(|g| scale_all(g, *scale));
             }),
             Step::BiasGradient { node, g, vector } => self.bias_gradient(*node, *g, *vector, found),
-            Step::WeightGradient { node, g } => self.weight_gradient(*node, *g, found),
+            Step::WeightGradient { node, g, to } => self.weight_gradient(*node, *g, *to, found),
             Step::InputGradient {
                 node,
                 g,
@@ -825,42 +870,59 @@ impl Pass<'_> {
         }
     }
 
-    fn weight_gradient(&mut self, node: usize, g: Place, found: &mut Found<'_>) {
+    fn weight_gradient(&self, node: usize, g: Place, to: Option<Kept>, found: &mut Found<'_>) {
         let Op::Convolve(convolve) = &self.graph.nodes[node].op else {
             return;
         };
         let (source, dy) = (self.source(&convolve.from), self.gradient_source(node, g));
-        let start = found.starts[convolve.weight];
-        let taps = convolve.geometry.taps();
-        let places: Vec<usize> = (0..taps).map(|tap| start + tap).collect();
         let shape = self.graph.nodes[node].shape;
         let window = &convolve.geometry.forward();
+        let (batch, source, dy) = (shape.images, &source, &dy);
+        let in_halves = bf16::weight_gradient::WeightGradient {
+            batch,
+            source,
+            window,
+            dy,
+        };
+        let in_floats = WeightGradient {
+            batch,
+            source,
+            window,
+            dy,
+        };
+        let taps = convolve.geometry.taps();
+        let (start, accumulate) = match to {
+            Some(_) => (0, false),
+            None => (
+                found.starts[convolve.weight],
+                found.written[convolve.weight],
+            ),
+        };
+        let places: Vec<usize> = (start..start + taps).collect();
         let target = Target {
             memory: &found.memory,
             taps: &places,
             input: taps,
             output: taps * source.channels(),
-            accumulate: found.written[convolve.weight],
+            accumulate,
         };
-        let (batch, source, dy) = (shape.images, &source, &dy);
-        // SAFETY: nothing else is written while this step runs.
+        // SAFETY: nothing else is written while this step runs; the plan gives what is kept a place of its own.
         unsafe {
-            if self.in_halves(shape) {
-                bf16::weight_gradient::WeightGradient {
-                    batch,
-                    source,
-                    window,
-                    dy,
+            match to {
+                Some(Kept { gradient, sums }) if self.in_halves(shape) => {
+                    in_halves.run_in_halves(self.memory.write(sums), self.memory.write(gradient));
                 }
-                .run(target);
-            } else {
-                WeightGradient {
-                    batch,
-                    source,
-                    window,
-                    dy,
+                Some(Kept { gradient, sums }) => {
+                    let sums = self.memory.write::<f32>(sums);
+                    let memory = &Shared::new(sums);
+                    in_floats.run(Target { memory, ..target });
+                    let gradient = self.memory.write::<Bf16>(gradient);
+                    let sums = sums.par_chunks(CHUNK);
+                    sums.zip(gradient.par_chunks_mut(CHUNK))
+                        .for_each(|(sums, gradient)| narrow_all(sums, gradient));
                 }
-                .run(target);
+                None if self.in_halves(shape) => in_halves.run(target),
+                None => in_floats.run(target),
             }
         }
         found.written[convolve.weight] = true;
@@ -1216,6 +1278,12 @@ per_processor! {
     fn scale_all<E: Element>(to: &mut [E], scale: f32) {
         for to in to {
             *to = E::narrow(to.widen() * scale);
+        }
+    }
+
+    fn narrow_all(from: &[f32], to: &mut [Bf16]) {
+        for (from, to) in from.iter().zip(to) {
+            *to = Bf16::narrow(*from);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor, Var};
 use ddpm_kernels::{
-    Activation, Conv2d, Executor, Gradients, Graph, Padding, Precision, Use, Value,
+    Activation, AdamW, Conv2d, Executor, Gradients, Graph, Padding, Precision, Use, Value, optimise,
 };
 
 use crate::support::{assert_close, numbers};
@@ -193,6 +193,165 @@ fn blocks_of_any_size_computed_again_give_the_same_bits() {
             assert!(found == expected, "{blocks:b} in {precision:?}");
         }
     }
+}
+
+/// Rounded to the nearest of eight bits, to even between two.
+fn rounded(x: f32) -> f32 {
+    let bits = x.to_bits();
+    f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
+}
+
+/// The gradients of weights are the others' rounded once, pass after pass in the same memory; those of
+/// biases and norms are the others' bits. An optimiser moves along
+/// them as along tensors of the same numbers.
+#[test]
+fn gradients_of_one_pass_are_rounded_once_and_take_no_memory_of_their_own() {
+    let parameters: Vec<Tensor> = shapes()
+        .iter()
+        .enumerate()
+        .map(|(seed, shape)| numbers(shape.as_slice(), seed as u64))
+        .collect();
+    let network = |used| {
+        let mut graph = Graph::new(2, shapes(), 0.0);
+        let output = planned(&mut graph, 0).unwrap();
+        let needed = Executor::memory(graph.clone(), &output, used, Precision::Bf16).unwrap();
+        let network = Executor::with_precision(graph, &output, used, Precision::Bf16).unwrap();
+        (network, needed)
+    };
+    let (mut adding, apart) = network(Use::Training);
+    let (mut keeping, within) = network(Use::TrainingInOnePass);
+    let mut expected = Gradients::zeros(&shapes());
+    let mut found = Gradients::of_one_pass(&shapes());
+    assert!(found.get(0).is_none() && found.are_of_one_pass());
+    for pass in 0..3 {
+        let (x, vectors) = (numbers((2, 3, 4, 6), 50 + pass), numbers((2, 4), 60 + pass));
+        let weight = numbers((2, 5, 8, 12), 99 + pass);
+        for (network, gradients) in [(&mut adding, &mut expected), (&mut keeping, &mut found)] {
+            network.take_back(gradients);
+            network
+                .forward(&parameters, &x, &vectors, &mut |_, _| Ok(()))
+                .unwrap();
+            network
+                .backward(&parameters, &x, &weight, gradients, false)
+                .unwrap();
+        }
+        let mut all = 0.0;
+        for (index, shape) in shapes().iter().enumerate() {
+            let (found, expected) = (found.get(index).unwrap(), expected.get(index).unwrap());
+            assert_eq!(found.len(), shape.iter().product::<usize>());
+            let kept = shape.len() > 1;
+            let expected = expected.iter().map(|&g| if kept { rounded(g) } else { g });
+            assert!(
+                expected.eq(found.iter().copied()),
+                "gradient {index}, pass {pass}"
+            );
+            all += found.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>();
+        }
+        assert!((found.sum_of_squares() / all - 1.0).abs() < 1e-12);
+    }
+    assert_eq!(
+        apart.gradients,
+        4 * shapes()
+            .iter()
+            .map(|s| s.iter().product::<usize>() as u64)
+            .sum::<u64>()
+    );
+    assert!(
+        within.gradients < apart.gradients / 2,
+        "{within:?} {apart:?}"
+    );
+
+    let adamw = AdamW {
+        learning_rate: 0.1,
+        beta1: 0.9,
+        beta2: 0.99,
+        eps: 1e-8,
+        weight_decay: 0.01,
+        step: 1,
+    };
+    let copies = |tensors: &[Tensor]| {
+        tensors
+            .iter()
+            .map(|t| t.copy().unwrap())
+            .collect::<Vec<_>>()
+    };
+    let zeros: Vec<Tensor> = parameters.iter().map(|p| p.zeros_like().unwrap()).collect();
+    let step = |gradients: &Gradients| {
+        let (p, m, v) = (copies(&parameters), copies(&zeros), copies(&zeros));
+        optimise((&p, &m, &v), gradients, 0.5, &adamw, &[]).unwrap();
+        let all = [p, m, v].concat().into_iter();
+        all.map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+            .collect::<Vec<_>>()
+    };
+    let mut as_tensors = Gradients::zeros(&shapes());
+    for index in 0..found.len() {
+        let gradient = found.tensor(index).unwrap();
+        as_tensors.set(index, &gradient, false).unwrap();
+    }
+    assert!(step(&found) == step(&as_tensors));
+}
+
+#[test]
+fn gradients_of_one_pass_are_neither_added_up_nor_mistaken() {
+    let shapes = [vec![3, 3, 3, 3], vec![3]];
+    let tensors = [numbers((3, 3, 3, 3), 1), numbers(3, 2)];
+    let (x, vectors) = (numbers((1, 3, 4, 4), 3), numbers((1, 1), 1));
+    let network = |used| {
+        let mut graph = Graph::new(1, shapes.to_vec(), 0.0);
+        let x = graph.images(3, 4, 4);
+        let y = graph.conv2d(&x, 0, 1, None, SAME).unwrap();
+        Executor::with_precision(graph, &y, used, Precision::Bf16).unwrap()
+    };
+    let mut keeping = network(Use::TrainingInOnePass);
+    let forward = |network: &mut Executor| {
+        network
+            .forward(&tensors, &x, &vectors, &mut |_, _| Ok(()))
+            .unwrap()
+    };
+    let dy = forward(&mut keeping);
+    let mut refused = |gradients: &mut Gradients, accumulate, why: &str| {
+        let error = keeping.backward(&tensors, &x, &dy, gradients, accumulate);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    };
+    let mut others = Gradients::zeros(&shapes);
+    refused(&mut others, false, "planned for those of one pass");
+    let mut gradients = Gradients::of_one_pass(&shapes);
+    refused(&mut gradients, true, "cannot be added to");
+    keeping
+        .backward(&tensors, &x, &dy, &mut gradients, false)
+        .unwrap();
+    let again = keeping.backward(&tensors, &x, &dy, &mut gradients, false);
+    let again = again.unwrap_err().to_string();
+    assert!(again.contains("no forward pass before"), "{again}");
+    let first = gradients.get(0).unwrap().into_owned();
+
+    // Another network's pass lets go of the memory; the first one finds itself new.
+    let mut other = network(Use::TrainingInOnePass);
+    other.take_back(&mut gradients);
+    assert!(gradients.get(0).is_none() && gradients.get(1).is_some());
+    for network in [&mut other, &mut keeping] {
+        network.take_back(&mut gradients);
+        let dy = forward(network);
+        network
+            .backward(&tensors, &x, &dy, &mut gradients, false)
+            .unwrap();
+        assert_eq!(*gradients.get(0).unwrap(), *first);
+    }
+
+    // Gradients that were computed elsewhere have room as well, but are not added either.
+    gradients.set(0, &tensors[0], false).unwrap();
+    assert_eq!(gradients.tensor(0).unwrap().dims(), [3, 3, 3, 3]);
+    let error = gradients.set(0, &tensors[0], true).unwrap_err().to_string();
+    assert!(error.contains("cannot be added to"), "{error}");
+
+    // A weight of two convolutions gets its gradient from both: it is added up apart.
+    let mut graph = Graph::new(1, shapes.to_vec(), 0.0);
+    let x = graph.images(3, 4, 4);
+    let y = graph.conv2d(&x, 0, 1, None, SAME).unwrap();
+    let y = graph.conv2d(&y, 0, 1, None, SAME).unwrap();
+    let needed = Executor::memory(graph, &y, Use::TrainingInOnePass, Precision::Bf16).unwrap();
+    assert_eq!(needed.gradients, 4 * (81 + 3));
 }
 
 #[test]

@@ -285,7 +285,7 @@ fn pass(
     (
         output,
         (0..gradients.len())
-            .map(|index| bits(gradients.get(index).unwrap()))
+            .map(|index| bits(&gradients.get(index).unwrap()))
             .collect(),
     )
 }

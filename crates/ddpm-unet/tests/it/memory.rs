@@ -16,6 +16,7 @@ fn training(averages: usize) -> Use {
     Use::Training {
         averages,
         recompute: false,
+        in_one_pass: false,
     }
 }
 
@@ -96,12 +97,37 @@ fn training_takes_more_than_sampling_and_batches_add_up() {
     assert!(estimate(1, training) > 3 * estimate(1, Use::Sampling));
 }
 
+/// In a batch of eight, the gradients of network M take little more than its activations leave; those that have a place of
+/// their own are of biases and norms.
+#[test]
+fn gradients_of_one_pass_take_little_memory_in_bf16() {
+    let in_one_pass = Use::Training {
+        averages: 0,
+        recompute: false,
+        in_one_pass: true,
+    };
+    let of = |precision, used| {
+        let estimate = UNetConfig::ddpm_cifar10().memory_estimate_in(precision, 8, 32, 32, used);
+        estimate.unwrap()
+    };
+    let added = of(Precision::Bf16, training(0));
+    let once = of(Precision::Bf16, in_one_pass);
+    assert_eq!(added.gradients, added.parameters);
+    assert!(once.gradients < once.parameters / 500, "{once:?}");
+    let more = once.activations - added.activations;
+    assert!(more < added.gradients / 5, "{once:?} {added:?}");
+    // In f32 each has its own.
+    let added = of(Precision::F32, training(0));
+    assert_eq!(of(Precision::F32, in_one_pass), added);
+}
+
 /// Network M of the benchmarks is the paper's for CIFAR-10.
 #[test]
 fn blocks_computed_again_take_three_fifths_of_the_memory() {
     let again = Use::Training {
         averages: 0,
         recompute: true,
+        in_one_pass: false,
     };
     let cifar10 = UNetConfig::ddpm_cifar10();
     for (name, config, side) in [("S", small(), 28), ("M", cifar10, 32)] {
@@ -189,10 +215,12 @@ fn absurd_sizes_saturate() {
             Use::Training {
                 averages: usize::MAX,
                 recompute: false,
+                in_one_pass: false,
             },
             Use::Training {
                 averages: usize::MAX,
                 recompute: true,
+                in_one_pass: false,
             },
         ] {
             assert_eq!(

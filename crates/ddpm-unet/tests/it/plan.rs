@@ -11,6 +11,7 @@ use crate::formula::{formula, golden_config, max_difference};
 const TRAINING: Use = Use::Training {
     averages: 1,
     recompute: false,
+    in_one_pass: false,
 };
 
 #[test]
