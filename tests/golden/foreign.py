@@ -7,9 +7,10 @@ The networks are stated here anew, from the papers and from what the layouts' na
 original programs is in them. Weights are random (and not zero where training would begin with zero, so that every path
 counts), widths are tiny, groups fewer than the 32 that the originals have, so that files stay small. Files go to
 crates/ddpm-checkpoint/tests/golden/: NAME.pt in the layout, NAME.safetensors with `x`, `time`, perhaps `classes`, and
-the output `y`. Weights stored in half precision are rounded before the answer is computed.
+the output `y`; betas.json has the noise schedules of Ho's and DDIM's programs. Weights stored in half precision are rounded before the answer is computed.
 """
 
+import json
 import math
 import pathlib
 import shutil
@@ -17,6 +18,7 @@ import zipfile
 from collections import OrderedDict
 
 import diffusers
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -47,18 +49,19 @@ class Holder(nn.Module):
 
 
 class HoResnet(nn.Module):
-    def __init__(self, a, b, time, groups):
+    def __init__(self, a, b, time, groups, wide=False):
         super().__init__()
         self.norm1, self.conv1 = nn.GroupNorm(groups, a, eps=1e-6), nn.Conv2d(a, b, 3, padding=1)
         self.temb_proj = nn.Linear(time, b)
         self.norm2, self.conv2 = nn.GroupNorm(groups, b, eps=1e-6), nn.Conv2d(b, b, 3, padding=1)
-        if a != b:
-            self.nin_shortcut = nn.Conv2d(a, b, 1)
+        self.shortcut = ("conv_shortcut" if wide else "nin_shortcut") if a != b else None
+        if self.shortcut:
+            self.add_module(self.shortcut, nn.Conv2d(a, b, 3, padding=1) if wide else nn.Conv2d(a, b, 1))
 
     def forward(self, x, t):
         h = self.conv1(F.silu(self.norm1(x))) + self.temb_proj(F.silu(t))[:, :, None, None]
         h = self.conv2(F.silu(self.norm2(h)))
-        return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
+        return h + (getattr(self, self.shortcut)(x) if self.shortcut else x)
 
 
 class HoAttention(nn.Module):
@@ -76,23 +79,26 @@ class HoAttention(nn.Module):
 
 
 class Ho(nn.Module):
-    def __init__(self, channels, width, mults, layers, attended, groups):
+    """`wide`: shortcuts are 3x3 convolutions; `plain`: levels change their size without one."""
+
+    def __init__(self, channels, width, mults, layers, attended, groups, wide=False, plain=False):
         super().__init__()
-        self.width, time, n = width, 4 * width, len(mults)
+        self.width, time, n, self.plain = width, 4 * width, len(mults), plain
         self.temb = Holder(dense=nn.ModuleList([nn.Linear(width, time), nn.Linear(time, time)]))
         self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
         down, skips, c = [], [width], width
         for i, m in enumerate(mults):
             blocks, attns = nn.ModuleList(), nn.ModuleList()
             for _ in range(layers):
-                blocks.append(HoResnet(c, width * m, time, groups))
+                blocks.append(HoResnet(c, width * m, time, groups, wide))
                 c = width * m
                 skips.append(c)
                 if i in attended:
                     attns.append(HoAttention(c, groups))
             level = Holder(block=blocks, attn=attns)
             if i < n - 1:
-                level.downsample = Holder(conv=nn.Conv2d(c, c, 3, stride=2))
+                if not plain:
+                    level.downsample = Holder(conv=nn.Conv2d(c, c, 3, stride=2))
                 skips.append(c)
             down.append(level)
         self.down = nn.ModuleList(down)
@@ -101,12 +107,12 @@ class Ho(nn.Module):
         for i in reversed(range(n)):
             blocks, attns = nn.ModuleList(), nn.ModuleList()
             for _ in range(layers + 1):
-                blocks.append(HoResnet(c + skips.pop(), width * mults[i], time, groups))
+                blocks.append(HoResnet(c + skips.pop(), width * mults[i], time, groups, wide))
                 c = width * mults[i]
                 if i in attended:
                     attns.append(HoAttention(c, groups))
             up[i] = Holder(block=blocks, attn=attns)
-            if i > 0:
+            if i > 0 and not plain:
                 up[i].upsample = Holder(conv=nn.Conv2d(c, c, 3, padding=1))
         self.up = nn.ModuleList([up[i] for i in range(n)])
         self.norm_out, self.conv_out = nn.GroupNorm(groups, c, eps=1e-6), nn.Conv2d(c, channels, 3, padding=1)
@@ -115,23 +121,24 @@ class Ho(nn.Module):
         t = self.temb.dense[1](F.silu(self.temb.dense[0](sines_first(time, self.width))))
         h = self.conv_in(x)
         kept = [h]
-        for level in self.down:
+        for i, level in enumerate(self.down):
             for j, block in enumerate(level.block):
                 h = block(h, t)
                 if len(level.attn):
                     h = level.attn[j](h)
                 kept.append(h)
-            if hasattr(level, "downsample"):
-                h = level.downsample.conv(F.pad(h, (0, 1, 0, 1)))
+            if i < len(self.down) - 1:
+                h = F.avg_pool2d(h, 2) if self.plain else level.downsample.conv(F.pad(h, (0, 1, 0, 1)))
                 kept.append(h)
         h = self.mid.block_2(self.mid.attn_1(self.mid.block_1(h, t)), t)
-        for level in reversed(self.up):
+        for i, level in reversed(list(enumerate(self.up))):
             for j, block in enumerate(level.block):
                 h = block(torch.cat([h, kept.pop()], 1), t)
                 if len(level.attn):
                     h = level.attn[j](h)
-            if hasattr(level, "upsample"):
-                h = level.upsample.conv(F.interpolate(h, scale_factor=2, mode="nearest"))
+            if i > 0:
+                h = F.interpolate(h, scale_factor=2, mode="nearest")
+                h = h if self.plain else level.upsample.conv(h)
         return self.conv_out(F.silu(self.norm_out(h)))
 
 
@@ -195,7 +202,7 @@ class OpenAiAttention(nn.Module):
 
 
 class OpenAi(nn.Module):
-    def __init__(self, channels, out, width, mults, layers, attended, groups, heads, new_order=False, film=True, updown=False, classes=None, rescale=None):
+    def __init__(self, channels, out, width, mults, layers, attended, groups, heads, new_order=False, film=True, updown=False, classes=None, rescale=None, heads_up=None):
         super().__init__()
         self.width, time, n, self.rescale = width, 4 * width, len(mults), rescale
         first = int(width * mults[0])
@@ -203,6 +210,7 @@ class OpenAi(nn.Module):
         if classes:
             self.label_emb = nn.Embedding(classes, time)
         attention = lambda c: OpenAiAttention(c, groups, heads, new_order)
+        attention_up = lambda c: OpenAiAttention(c, groups, heads_up or heads, new_order)
         blocks, skips, c = [nn.Sequential(nn.Conv2d(channels, first, 3, padding=1))], [first], first
         for i, m in enumerate(mults):
             for _ in range(layers):
@@ -222,7 +230,7 @@ class OpenAi(nn.Module):
                 parts = [OpenAiResnet(c + skips.pop(), int(width * mults[i]), time, groups, film)]
                 c = int(width * mults[i])
                 if i in attended:
-                    parts.append(attention(c))
+                    parts.append(attention_up(c))
                 if i > 0 and j == layers:
                     parts.append(OpenAiResnet(c, c, time, groups, film, "up") if updown else Holder(conv=nn.Conv2d(c, c, 3, padding=1)))
                 blocks.append(nn.Sequential(*parts))
@@ -325,6 +333,40 @@ def layouts():
     answer("guided_half", half, (3, 8, 12), [999, 250])
 
 
+def variants():
+    """What the programs have as switches, and few checkpoints."""
+    torch.manual_seed(11)
+    ho = randomised(Ho(1, 4, (1, 2, 2), 1, {1}, 2, wide=True, plain=True), torch.float16)
+    # DDIM's "bayesian" type keeps a number for each step, which its forward pass does not use.
+    save("ho_variants", {**state(ho, torch.float16), "logvar": torch.zeros(10)})
+    answer("ho_variants", ho, (1, 8, 12), [9, 0])
+    of = lambda n: (lambda c: n)
+    up = randomised(OpenAi(1, 1, 8, (0.5, 1), 1, {0, 1}, 2, of(2), rescale=1000 / 4000, heads_up=of(4)), torch.float16)
+    save("improved_up", state(up, torch.float16))
+    answer("improved_up", up, (1, 8, 4), [3999, 1])
+
+
+def betas(name, start, end, steps):
+    """The schedules of Ho's and DDIM's programs by their names."""
+    rising = lambda n: start + (end - start) * np.arange(n) / max(n - 1, 1)
+    if name == "quad":
+        return (math.sqrt(start) + (math.sqrt(end) - math.sqrt(start)) * np.arange(steps) / (steps - 1)) ** 2
+    if name == "sigmoid":
+        return start + (end - start) / (1 + np.exp(-np.linspace(-6, 6, steps)))
+    if name in ("warmup10", "warmup50"):
+        warm = int(steps * int(name[6:]) / 100)
+        return np.concatenate([rising(warm), np.full(steps - warm, end)])
+    if name == "const":
+        return np.full(steps, end)
+    return 1 / np.arange(steps, 0, -1)  # jsd
+
+
+def schedules():
+    names = ("quad", "sigmoid", "warmup10", "warmup50", "const", "jsd")
+    told = {name: betas(name, 2e-4, 0.03, 24).tolist() for name in names}
+    (OUT / "betas.json").write_text(json.dumps(told, indent=0) + "\n")
+
+
 def refused():
     """Layouts that are recognised and refused: some names and shapes of each, numbers of no meaning."""
     z = torch.zeros
@@ -395,6 +437,8 @@ def folder():
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
     layouts()
+    variants()
+    schedules()
     refused()
     files()
     folder()

@@ -4,10 +4,12 @@
     # said so with torch 2.15.0, diffusers 0.42.1:
     #   ho 6e-07, ddim 8e-07, ddim_raw 6e-07, improved_plain 4e-07, guided 1e-06, guided_new_order 1e-06 apart at most
 
-The files and the answers are those of foreign.py. `improved` has heads and a time that diffusers has not: its folder must
+The files and the answers are those of foreign.py, and so are the betas of schedules that diffusers has no name for.
+`improved` has heads and a time that diffusers has not: its folder must
 be refused as a pipeline.
 """
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -54,6 +56,14 @@ def main(program):
                 pipeline.set_progress_bar_config(disable=True)
                 assert len(pipeline(num_inference_steps=2, output_type="np").images) == 1
             print(f"{answers}: {apart:.0e} apart at most")
+        for name, told in json.loads((GOLDEN / "betas.json").read_text()).items():
+            folder = pathlib.Path(place) / name
+            ends = [] if name == "jsd" else ["beta_end=0.03"] if name == "const" else ["beta_start=2e-4", "beta_end=0.03"]
+            convert(program, "ho", ["image_size=8", "diffusion_steps=24", "num_groups=2", f"noise_schedule={name}", *ends], [], folder)
+            betas = DDPMPipeline.from_pretrained(folder).scheduler.betas
+            apart = (betas - torch.tensor(told)).abs().max().item()
+            assert len(betas) == 24 and apart < 1e-7, (name, apart)
+            print(f"{name}: {apart:.0e} apart at most")
         folder = pathlib.Path(place) / "improved"
         arch = ["image_size=8x12", "diffusion_steps=4000", "noise_schedule=cosine", "num_groups=2", "num_heads=2"]
         convert(program, "improved", [*arch, "use_new_attention_order=false", "rescale_timesteps=true"], [], folder)

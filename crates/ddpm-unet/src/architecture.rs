@@ -109,6 +109,8 @@ pub(crate) struct Level {
 pub(crate) enum Resample {
     /// A convolution of stride 2, or after doubling.
     Conv(Conv),
+    /// Nothing that is learned.
+    Plain(Change),
     /// A residual block.
     Resnet(Resnet),
     /// A residual block; on the way down the filtered image enters by `conv`.
@@ -257,6 +259,8 @@ pub(crate) struct LevelShape {
     pub(crate) width: usize,
     /// Whether the size changes at the end.
     pub(crate) resampled: bool,
+    /// Whether it lies on the way up.
+    pub(crate) up: bool,
 }
 
 /// The parameters laid out so far.
@@ -359,6 +363,7 @@ impl<'a> Plan<'a> {
             skips: vec![0; settings.layers_per_block],
             width: widths[level],
             resampled: level + 1 < widths.len(),
+            up: false,
         };
         let name = format!("down_blocks.{level}.");
         self.down(&name, settings.down_block_types[level], &shape)
@@ -372,6 +377,7 @@ impl<'a> Plan<'a> {
             DownBlock::AttnDown if self.settings.downsample_type == Resampling::Resnet => {
                 self.resampler(name, "downsamplers", shape.width)
             }
+            _ if self.settings.plain_resampling => Resample::Plain(Change::Average),
             DownBlock::Down | DownBlock::AttnDown => self.strided(name, shape.width),
         });
         Level {
@@ -398,6 +404,7 @@ impl<'a> Plan<'a> {
             skips: (0..=last).map(skip).collect(),
             width: widths[level],
             resampled: level > 0,
+            up: true,
         };
         let name = format!("up_blocks.{step}.");
         self.up(&name, settings.up_block_types[step], &shape)
@@ -414,6 +421,7 @@ impl<'a> Plan<'a> {
             UpBlock::AttnUp if self.settings.upsample_type == Resampling::Resnet => {
                 self.resampler(name, "upsamplers", shape.width)
             }
+            _ if self.settings.plain_resampling => Resample::Plain(Change::Nearest),
             UpBlock::Up | UpBlock::AttnUp => {
                 let name = format!("{name}upsamplers.0.conv");
                 Resample::Conv(self.conv(&name, shape.width, shape.width, 3, Role::Weight))
@@ -445,7 +453,7 @@ impl<'a> Plan<'a> {
             let resnet = self.layer(name, index, (input, groups_in), shape.width, skip);
             let attention = attention.then(|| {
                 let name = format!("{name}attentions.{index}");
-                self.attention(&name, shape.width, groups, divisor)
+                self.attention(&name, shape.width, groups, (divisor, shape.up))
             });
             layers.push((resnet, attention));
         }
@@ -466,7 +474,8 @@ impl<'a> Plan<'a> {
             layers.push((resnet, None));
         }
         let (name, divisor) = (format!("{name}attentions.0"), self.divisor(true));
-        let attention = self.attention(&name, shape.width, Some(SKIP_ATTENTION_GROUPS), divisor);
+        let groups = Some(SKIP_ATTENTION_GROUPS);
+        let attention = self.attention(&name, shape.width, groups, (divisor, true));
         if let Some((_, last)) = layers.last_mut() {
             *last = Some(attention);
         }
@@ -584,7 +593,7 @@ impl<'a> Plan<'a> {
         let first = self.resnet(&format!("{name}resnets.0"), &shape);
         let attention = settings.add_attention.then(|| {
             let name = format!("{name}attentions.0");
-            self.attention(&name, width, groups, divisor)
+            self.attention(&name, width, groups, (divisor, false))
         });
         let second = self.resnet(&format!("{name}resnets.1"), &shape);
         Mid {
@@ -620,6 +629,7 @@ impl<'a> Plan<'a> {
         let time_output = if scale_shift { 2 * output } else { output };
         let dropout = self.dropouts;
         self.dropouts += 1;
+        let kernel = if self.settings.wide_shortcuts { 3 } else { 1 };
         let part = |part: &str| format!("{name}.{part}");
         let time_name = part("time_emb_proj");
         Resnet {
@@ -632,7 +642,7 @@ impl<'a> Plan<'a> {
             dropout,
             conv2: self.conv(&part("conv2"), output, output, 3, Role::LastWeight),
             shortcut: (shape.shortcut || input != output)
-                .then(|| self.conv(&part("conv_shortcut"), input, output, 1, Role::Weight)),
+                .then(|| self.conv(&part("conv_shortcut"), input, output, kernel, Role::Weight)),
             divisor: shape.divisor,
         }
     }
@@ -643,12 +653,14 @@ impl<'a> Plan<'a> {
         name: &str,
         width: usize,
         groups: Option<usize>,
-        divisor: f64,
+        (divisor, up): (f64, bool),
     ) -> Attention {
-        let (heads, head_dim) = match self.settings.attention_heads {
+        let settings = self.settings;
+        let own = settings.attention_heads_up.filter(|_| up);
+        let (heads, head_dim) = match own.or(settings.attention_heads) {
             Some(heads) => (heads, width / heads),
             None => {
-                let head_dim = self.settings.attention_head_dim.unwrap_or(width);
+                let head_dim = settings.attention_head_dim.unwrap_or(width);
                 (width / head_dim, head_dim)
             }
         };

@@ -61,6 +61,7 @@ impl Block {
             skips: vec![0; inputs.len()],
             width,
             resampled: true,
+            up: false,
         };
         Self::new(settings, |plan| Kind::Down(plan.down("", kind, &shape)))
     }
@@ -83,6 +84,7 @@ impl Block {
             skips: inputs.iter().map(|&(_, skip)| skip).collect(),
             width,
             resampled: true,
+            up: true,
         };
         Self::new(settings, |plan| Kind::Up(plan.up("", kind, &shape)))
     }

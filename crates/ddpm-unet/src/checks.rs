@@ -55,6 +55,7 @@ fn check_numbers(settings: &UNetSettings) -> Result<()> {
         ("layers_per_block", Some(settings.layers_per_block)),
         ("attention_head_dim", settings.attention_head_dim),
         ("attention_heads", settings.attention_heads),
+        ("attention_heads_up", settings.attention_heads_up),
         ("timestep_width", settings.timestep_width),
         ("norm_num_groups", settings.norm_num_groups),
         ("attn_norm_num_groups", settings.attn_norm_num_groups),
@@ -247,6 +248,10 @@ fn check_heads(settings: &UNetSettings) -> Result<()> {
     if let Some(heads) = settings.attention_heads {
         return check_heads_of_ours(settings, heads);
     }
+    if let Some(up) = settings.attention_heads_up {
+        let supported = "null where `attention_heads` is null";
+        return Err(unsupported("attention_heads_up", &json!(up), supported));
+    }
     let Some(head_dim) = settings.attention_head_dim else {
         return Ok(());
     };
@@ -267,13 +272,19 @@ fn check_heads_of_ours(settings: &UNetSettings, heads: usize) -> Result<()> {
         let value = json!([heads, head_dim]);
         return Err(unsupported("attention_heads", &value, supported));
     }
-    match attended(settings).find(|(_, channels)| !channels.is_multiple_of(heads)) {
-        None => Ok(()),
-        Some((level, channels)) => {
-            let supported = format!("what divides the {channels} channels of level {level}");
-            Err(unsupported("attention_heads", &json!(heads), &supported))
-        }
+    let last = settings.block_out_channels.len() - 1;
+    let up = settings.attention_heads_up.unwrap_or(heads);
+    for (level, channels) in attended(settings) {
+        let climbs = settings.up_block_types[last - level].has_attention();
+        let (key, heads) = match channels.is_multiple_of(heads) {
+            false => ("attention_heads", heads),
+            true if climbs && !channels.is_multiple_of(up) => ("attention_heads_up", up),
+            true => continue,
+        };
+        let supported = format!("what divides the {channels} channels of level {level}");
+        return Err(unsupported(key, &json!(heads), &supported));
     }
+    Ok(())
 }
 
 /// The levels that have attention, and their channels.

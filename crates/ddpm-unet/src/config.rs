@@ -9,7 +9,7 @@ use crate::{Error, Result};
 /// The version of diffusers whose files these are: written as `_diffusers_version`.
 pub const DIFFUSERS_VERSION: &str = "0.42.1";
 
-/// What a network looks like: the keys of diffusers' `UNet2DModel`, with diffusers' defaults, and four keys of ours.
+/// What a network looks like: the keys of diffusers' `UNet2DModel`, with diffusers' defaults, and seven keys of ours.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UNetSettings {
     /// The size of the images that the network was made for: recorded for samplers, does not change the network.
@@ -77,6 +77,15 @@ pub struct UNetSettings {
     /// Ours: how many heads every attention has, however wide its level (improved-diffusion); `attention_head_dim` is
     /// then `None`. Written to a file only if it is given.
     pub attention_heads: Option<usize>,
+    /// Ours: how many heads attention has on the way up, where they are not as many as elsewhere (improved-diffusion's
+    /// `num_heads_upsample`); `attention_heads` is then given. Written to a file only if it is given.
+    pub attention_heads_up: Option<usize>,
+    /// Ours: whether the convolutions in the shortcuts of residual blocks are 3 by 3, not 1 by 1 (Ho's `conv_shortcut`).
+    /// Written to a file only if it is true.
+    pub wide_shortcuts: bool,
+    /// Ours: whether levels that halve and double by a convolution do so without it, by means of 2 by 2 and by repetition
+    /// (Ho's `resamp_with_conv` false). Written to a file only if it is true.
+    pub plain_resampling: bool,
     /// Ours: what times are multiplied by before their sinusoids (improved-diffusion tells t * 1000 / T). Written to a
     /// file only if it is not 1.
     pub timestep_scale: f64,
@@ -239,6 +248,9 @@ impl Default for UNetSettings {
             num_train_timesteps: None,
             rescale_residuals: false,
             attention_heads: None,
+            attention_heads_up: None,
+            wide_shortcuts: false,
+            plain_resampling: false,
             timestep_scale: 1.0,
             timestep_width: None,
         }
@@ -345,6 +357,18 @@ impl UNetConfig {
             (
                 settings.attention_heads.is_some(),
                 "attention has as many heads at every level, of as many channels as the level's width gives",
+            ),
+            (
+                settings.attention_heads_up.is_some(),
+                "attention has another number of heads on the way up (`attention_heads_up` in the network's configuration)",
+            ),
+            (
+                settings.wide_shortcuts,
+                "shortcuts of residual blocks are 3 by 3 convolutions (`wide_shortcuts` in the network's configuration)",
+            ),
+            (
+                settings.plain_resampling,
+                "levels halve and double without a convolution (`plain_resampling` in the network's configuration)",
             ),
             (
                 settings.timestep_scale != 1.0,

@@ -62,6 +62,10 @@ impl UNetConfig {
                 .whole_or_null("num_train_timesteps", defaults.num_train_timesteps)?,
             rescale_residuals: keys.truth(RESCALE_RESIDUALS, defaults.rescale_residuals)?,
             attention_heads: keys.whole_or_null(ATTENTION_HEADS, defaults.attention_heads)?,
+            attention_heads_up: keys
+                .whole_or_null(ATTENTION_HEADS_UP, defaults.attention_heads_up)?,
+            wide_shortcuts: keys.truth(WIDE_SHORTCUTS, defaults.wide_shortcuts)?,
+            plain_resampling: keys.truth(PLAIN_RESAMPLING, defaults.plain_resampling)?,
             timestep_scale: keys.number(TIMESTEP_SCALE, defaults.timestep_scale)?,
             timestep_width: keys.whole_or_null(TIMESTEP_WIDTH, defaults.timestep_width)?,
         };
@@ -145,15 +149,17 @@ impl UNetConfig {
                 json!(name_of(&settings.upsample_type, &RESAMPLINGS)),
             ),
         ];
-        let (heads, scale) = (settings.attention_heads, settings.timestep_scale);
-        let width = settings.timestep_width;
+        let scale = settings.timestep_scale;
+        let is = |key, said: bool| said.then_some((key, json!(true)));
+        let number = |key, said: Option<usize>| said.map(|number| (key, json!(number)));
         let ours = [
-            settings
-                .rescale_residuals
-                .then_some((RESCALE_RESIDUALS, json!(true))),
-            heads.map(|heads| (ATTENTION_HEADS, json!(heads))),
+            is(RESCALE_RESIDUALS, settings.rescale_residuals),
+            number(ATTENTION_HEADS, settings.attention_heads),
+            number(ATTENTION_HEADS_UP, settings.attention_heads_up),
+            is(WIDE_SHORTCUTS, settings.wide_shortcuts),
+            is(PLAIN_RESAMPLING, settings.plain_resampling),
             (scale != 1.0).then_some((TIMESTEP_SCALE, json!(scale))),
-            width.map(|width| (TIMESTEP_WIDTH, json!(width))),
+            number(TIMESTEP_WIDTH, settings.timestep_width),
         ];
         pairs
             .into_iter()
@@ -212,6 +218,9 @@ impl UpBlock {
 /// The keys that are ours.
 const RESCALE_RESIDUALS: &str = "rescale_residuals";
 const ATTENTION_HEADS: &str = "attention_heads";
+const ATTENTION_HEADS_UP: &str = "attention_heads_up";
+const WIDE_SHORTCUTS: &str = "wide_shortcuts";
+const PLAIN_RESAMPLING: &str = "plain_resampling";
 const TIMESTEP_SCALE: &str = "timestep_scale";
 const TIMESTEP_WIDTH: &str = "timestep_width";
 const DOWN_BLOCKS: [(&str, DownBlock); 5] = [
@@ -259,6 +268,9 @@ fn known_keys() -> Vec<String> {
     let ours = [
         RESCALE_RESIDUALS,
         ATTENTION_HEADS,
+        ATTENTION_HEADS_UP,
+        WIDE_SHORTCUTS,
+        PLAIN_RESAMPLING,
         TIMESTEP_SCALE,
         TIMESTEP_WIDTH,
     ];

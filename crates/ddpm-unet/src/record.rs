@@ -38,6 +38,7 @@ fn lacking(settings: &UNetSettings, network: &Architecture, used: crate::Use) ->
             Some(Resample::Resnet(_)) if *kind == DownBlock::AttnDown => {
                 lacks("`downsample_type` \"resnet\"".to_owned());
             }
+            Some(Resample::Plain(_)) => lacks("`plain_resampling`".to_owned()),
             Some(Resample::Resnet(_) | Resample::SkipDown { .. }) => lacks(kind.name().to_owned()),
             _ => {}
         }

@@ -162,6 +162,7 @@ pub(crate) fn down<O: Operations>(
     match &level.resample {
         None => return Ok(h),
         Some(Resample::Conv(conv)) => h = ops.conv2d(&h, conv)?,
+        Some(Resample::Plain(change)) => h = changed(ops, &h, *change)?,
         Some(Resample::Resnet(block) | Resample::SkipUp { resnet: block, .. }) => {
             h = resnet(block, ops, h, (time, act))?;
         }
@@ -216,6 +217,7 @@ pub(crate) fn up<O: Operations>(
     }
     match &level.resample {
         None => Ok(h),
+        Some(Resample::Plain(change)) => changed(ops, &h, *change),
         Some(Resample::Conv(conv)) => {
             h = ops.upsample_nearest_2x(&h)?;
             ops.conv2d(&h, conv)

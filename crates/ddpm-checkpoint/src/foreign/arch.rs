@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use ddpm_core::{Prediction, Variance};
+use ddpm_core::{Prediction, Schedule, Variance};
 use ddpm_samplers::{Betas, Clip, SchedulerConfig};
 use ddpm_unet::SampleSize;
 
@@ -15,13 +15,14 @@ use crate::{Error, Result};
 pub struct Arch(BTreeMap<String, String>);
 
 /// Every key, and what it says. Those of OpenAI's and of lucidrains' are called as in their programs.
-const KEYS: [(&str, &str); 29] = [
+const KEYS: [(&str, &str); 32] = [
     ("image_size", "the images' side, N or HxW"),
-    ("noise_schedule", "linear or cosine"),
+    ("noise_schedule", "the name of the schedule of its betas"),
     ("diffusion_steps", "the steps that it was trained with"),
-    ("beta_start", "the first beta of a linear schedule"),
-    ("beta_end", "the last beta of a linear schedule"),
+    ("beta_start", "the first beta of a schedule with ends"),
+    ("beta_end", "the last beta of a schedule with ends"),
     ("num_heads", "attention heads"),
+    ("num_heads_upsample", "attention heads on the way up"),
     ("num_head_channels", "channels of a head"),
     ("use_new_attention_order", "true or false"),
     (
@@ -63,7 +64,16 @@ const KEYS: [(&str, &str); 29] = [
         "whether the network is told what it last took for the image",
     ),
     ("learned_variance", "whether the network tells the variance"),
+    ("conv_shortcut", "whether shortcuts are 3 by 3 convolutions"),
+    ("resamp_with_conv", "whether convolutions halve and double"),
 ];
+
+/// The noise schedules of Ho's program and of DDIM's (which has the sigmoid), and OpenAI's cosine on their network.
+const HO_SCHEDULES: [&str; 8] = [
+    "linear", "cosine", "quad", "sigmoid", "warmup10", "warmup50", "const", "jsd",
+];
+/// Those of improved- and guided-diffusion.
+const OPENAI_SCHEDULES: [&str; 2] = ["linear", "cosine"];
 
 impl Arch {
     /// Reads `KEY=VALUE` texts.
@@ -197,13 +207,8 @@ impl<'a> Answers<'a> {
         Ok(size)
     }
 
-    /// The noise schedule and what the network tells; `scaled` linear schedules keep their ends times steps, as OpenAI's.
-    /// `None` if something is missing.
-    pub(super) fn diffusion(
-        &mut self,
-        scaled: bool,
-        learned: bool,
-    ) -> Result<Option<(SchedulerConfig, usize)>> {
+    /// The noise schedule and what the network tells. `None` if something is missing.
+    pub(super) fn diffusion(&mut self, learned: bool) -> Result<Option<(SchedulerConfig, usize)>> {
         let steps = self.said(
             "diffusion_steps",
             "a whole number from 1 to 1000000",
@@ -212,12 +217,16 @@ impl<'a> Answers<'a> {
         if steps.is_none() {
             self.miss("diffusion_steps", "N");
         }
-        let names = ["linear", "cosine"];
-        let schedule = self.said("noise_schedule", "linear or cosine", |text| {
-            names.into_iter().find(|name| *name == text)
+        let names = match self.layout {
+            Layout::Ho => HO_SCHEDULES.as_slice(),
+            _ => OPENAI_SCHEDULES.as_slice(),
+        };
+        let expected = format!("one of {}", names.join(", "));
+        let schedule = self.said("noise_schedule", &expected, |text| {
+            names.iter().copied().find(|name| *name == text)
         })?;
         if schedule.is_none() {
-            self.miss("noise_schedule", "linear|cosine");
+            self.miss("noise_schedule", &names.join("|"));
         }
         let (Some(steps), Some(schedule)) = (steps, schedule) else {
             // Used, whatever they say, once the others are there.
@@ -225,16 +234,7 @@ impl<'a> Answers<'a> {
                 .extend(["beta_start", "beta_end", "predict_xstart", "sigma_small"]);
             return Ok(None);
         };
-        let betas = match schedule {
-            "linear" => {
-                let scale = if scaled { 1000.0 / steps as f64 } else { 1.0 };
-                Betas::Linear {
-                    start: self.number("beta_start")?.unwrap_or(scale * 1e-4),
-                    end: self.number("beta_end")?.unwrap_or(scale * 0.02),
-                }
-            }
-            _ => Betas::Cosine,
-        };
+        let betas = self.betas(schedule, steps)?;
         let prediction = match self.truth("predict_xstart")? {
             Some(true) => Prediction::Original,
             _ => Prediction::Noise,
@@ -258,6 +258,45 @@ impl<'a> Answers<'a> {
                 .map_err(refused)?;
         }
         Ok(Some((config, steps)))
+    }
+
+    /// The betas of a schedule under Ho's, DDIM's or OpenAI's name. Linear ones of OpenAI's are scaled, so that fewer steps
+    /// end in as much noise. What diffusers has no name for becomes its `trained_betas`.
+    fn betas(&mut self, schedule: &str, steps: usize) -> Result<Betas> {
+        let scale = match self.layout {
+            Layout::OpenAi => 1000.0 / steps as f64,
+            _ => 1.0,
+        };
+        let start = |answers: &mut Self| -> Result<f64> {
+            Ok(answers.number("beta_start")?.unwrap_or(scale * 1e-4))
+        };
+        let end = |answers: &mut Self| -> Result<f64> {
+            Ok(answers.number("beta_end")?.unwrap_or(scale * 0.02))
+        };
+        let schedule = match schedule {
+            "linear" => {
+                let (start, end) = (start(self)?, end(self)?);
+                return Ok(Betas::Linear { start, end });
+            }
+            "quad" => {
+                let (start, end) = (start(self)?, end(self)?);
+                return Ok(Betas::ScaledLinear { start, end });
+            }
+            "sigmoid" => {
+                let (start, end) = (start(self)?, end(self)?);
+                return Ok(Betas::Sigmoid { start, end });
+            }
+            "warmup10" => Schedule::warm_up(steps, start(self)?, end(self)?, 0.1),
+            "warmup50" => Schedule::warm_up(steps, start(self)?, end(self)?, 0.5),
+            "const" => Schedule::constant(steps, end(self)?),
+            "jsd" => Schedule::jsd(steps),
+            _ => return Ok(Betas::Cosine),
+        };
+        let schedule = schedule.map_err(|source| Error::Scheduler {
+            path: self.path.to_owned(),
+            source: source.into(),
+        })?;
+        Ok(Betas::Trained(schedule.betas().to_vec()))
     }
 
     /// Nothing is missing, and nothing was said in vain.

@@ -1,7 +1,8 @@
 //! Ho's network under the names of its PyTorch versions: `down.0.block.0.conv1`, `mid.attn_1.q`, `up.0.upsample.conv`.
 //!
 //! The levels of the way up are numbered by resolution, as those of the way down; diffusers numbers them as they are run.
-//! One attention head, halving with padding below and to the right, sines before cosines, `norm_eps` 1e-6.
+//! Shortcuts that are 3 by 3 convolutions (`conv_shortcut`) and levels that change their size without one
+//! (`resamp_with_conv` false) are seen in the names. One attention head, halving with padding below and to the right, sines before cosines, `norm_eps` 1e-6.
 
 use std::collections::BTreeMap;
 
@@ -22,24 +23,16 @@ pub(super) fn convert(shapes: &Shapes<'_>, arch: &Arch) -> Result<Conversion> {
         let width = shapes.side(&format!("down.{level}.block.0.conv1.weight"), 0)?;
         widths.push((width, shapes.has(&format!("down.{level}.attn.0.q.weight"))));
     }
-    if let Some(level) =
-        (0..levels - 1).find(|level| !shapes.has(&format!("down.{level}.downsample.conv.weight")))
-    {
-        return Err(shapes.refused(format!(
-            "level {level} is halved without a convolution (resamp_with_conv false), which UNet2DModel cannot"
-        )));
-    }
-    if let Some(name) = shapes
-        .of
-        .keys()
-        .find(|name| name.contains(".conv_shortcut."))
-    {
-        return Err(shapes.refused(format!(
-            "`{name}` is a 3x3 convolution in a shortcut (conv_shortcut true), which UNet2DModel does not have"
-        )));
-    }
+    let resampling = |level: usize| shapes.has(&format!("down.{level}.downsample.conv.weight"));
+    let plain = levels > 1 && (0..levels - 1).all(|level| !resampling(level));
+    let mut names = shapes.of.keys();
+    let wide = names.any(|name| name.contains(".conv_shortcut."));
     let mut goes = BTreeMap::new();
     for name in shapes.of.keys() {
+        if name == "logvar" {
+            // Weights of DDIM's "bayesian" loss, which no image depends on.
+            continue;
+        }
         let to = diffusers_name(name, levels);
         let to = to.ok_or_else(|| {
             shapes.refused(format!("tensor `{name}` has no place in {}", Layout::Ho))
@@ -53,7 +46,11 @@ pub(super) fn convert(shapes: &Shapes<'_>, arch: &Arch) -> Result<Conversion> {
     let said = answers.whole("num_res_blocks")?;
     answers.agrees("num_res_blocks", said, layers)?;
     let sample_size = answers.image_size()?;
-    let diffusion = answers.diffusion(false, false)?;
+    let diffusion = answers.diffusion(false)?;
+    for (key, found) in [("conv_shortcut", wide), ("resamp_with_conv", !plain)] {
+        let said = answers.truth(key)?;
+        answers.agrees(key, said, found)?;
+    }
     let groups = answers.whole("num_groups")?.unwrap_or(32);
     if widths.iter().any(|&(width, _)| width % groups != 0) {
         answers.miss("num_groups", "N");
@@ -70,6 +67,8 @@ pub(super) fn convert(shapes: &Shapes<'_>, arch: &Arch) -> Result<Conversion> {
         time_embedding_dim: (time != 4 * widths[0].0).then_some(time),
         layers_per_block: layers,
         norm_num_groups: Some(groups),
+        wide_shortcuts: wide,
+        plain_resampling: plain,
         add_attention: shapes.has("mid.attn_1.q.weight"),
         ..UNetSettings::ho()
     };
@@ -125,7 +124,7 @@ fn resnet(part: &str) -> Option<&str> {
     Some(match part {
         "norm1" | "norm2" | "conv1" | "conv2" => part,
         "temb_proj" => "time_emb_proj",
-        "nin_shortcut" => "conv_shortcut",
+        "nin_shortcut" | "conv_shortcut" => "conv_shortcut",
         _ => return None,
     })
 }

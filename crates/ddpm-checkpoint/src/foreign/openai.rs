@@ -26,6 +26,8 @@ struct Levels {
 #[derive(Clone, Copy)]
 struct Heads {
     heads: HeadsOf,
+    /// Another number of them on the way up.
+    up: Option<usize>,
     order: QkvOrder,
 }
 
@@ -66,7 +68,7 @@ pub(super) fn convert(shapes: &Shapes<'_>, arch: &Arch) -> Result<Conversion> {
         answers.agrees(key, said, found)?;
     }
     let sample_size = answers.image_size()?;
-    let diffusion = answers.diffusion(true, learned)?;
+    let diffusion = answers.diffusion(learned)?;
     let time_scale = time_scale(&mut answers, diffusion.as_ref().map(|(_, steps)| *steps))?;
     let heads = heads(&mut answers, shapes)?;
     let groups = answers.whole("num_groups")?.unwrap_or(32);
@@ -150,6 +152,13 @@ fn heads(answers: &mut Answers<'_>, shapes: &Shapes<'_>) -> Result<Option<Heads>
     let order = answers.truth("use_new_attention_order")?;
     let number = answers.whole("num_heads")?;
     let channels = answers.whole("num_head_channels")?;
+    // OpenAI's programs heed it, too, only where the channels of a head are not given.
+    let up = match (number, channels) {
+        (Some(number), None) => answers
+            .whole("num_heads_upsample")?
+            .filter(|up| *up != number),
+        _ => None,
+    };
     let heads = match (number, channels) {
         // guided-diffusion lets the channels win where both are given.
         (_, Some(channels)) => HeadsOf::Channels(channels),
@@ -162,6 +171,7 @@ fn heads(answers: &mut Answers<'_>, shapes: &Shapes<'_>) -> Result<Option<Heads>
     let unheard = number.is_none() && channels.is_none();
     // The order of one head is no question.
     let one = !unheard
+        && up.is_none()
         && shapes
             .of
             .iter()
@@ -182,22 +192,26 @@ fn heads(answers: &mut Answers<'_>, shapes: &Shapes<'_>) -> Result<Option<Heads>
             return Ok(None);
         }
     };
-    Ok((!unheard).then_some(Heads { heads, order }))
+    Ok((!unheard).then_some(Heads { heads, up, order }))
 }
 
 impl Heads {
     /// How many heads a matrix of so many rows, query, key and value, has.
     fn number(self, name: &str, rows: usize, shapes: &Shapes<'_>) -> Result<usize> {
         let width = rows / 3;
-        let heads = match self.heads {
+        let heads = match (self.heads, self.up) {
+            (_, Some(up)) if name.starts_with("output_blocks.") => HeadsOf::Number(up),
+            (heads, _) => heads,
+        };
+        let number = match heads {
             HeadsOf::Number(number) => number,
             HeadsOf::Channels(channels) => width / channels,
         };
-        let channels = width.checked_div(heads).unwrap_or(0);
-        if rows.is_multiple_of(3) && channels > 0 && channels * heads == width {
-            return Ok(heads);
+        let channels = width.checked_div(number).unwrap_or(0);
+        if rows.is_multiple_of(3) && channels > 0 && channels * number == width {
+            return Ok(number);
         }
-        let said = match self.heads {
+        let said = match heads {
             HeadsOf::Number(number) => format!("{number} heads"),
             HeadsOf::Channels(channels) => format!("heads of {channels} channels"),
         };
@@ -217,6 +231,12 @@ impl Heads {
                 let all_alike = widths.windows(2).all(|pair| pair[0] == pair[1]);
                 let channels = widths.first().map(|width| width / number);
                 match (number, all_alike) {
+                    _ if self.up.is_some() => UNetSettings {
+                        attention_head_dim: None,
+                        attention_heads: Some(number),
+                        attention_heads_up: self.up,
+                        ..settings
+                    },
                     (1, _) => UNetSettings {
                         attention_head_dim: None,
                         ..settings

@@ -88,6 +88,67 @@ fn ho_as_pesser_wrote_it() {
 }
 
 #[test]
+fn ho_with_wide_shortcuts_and_without_convolutions_that_resample() {
+    let said = ["num_groups=2", "conv_shortcut=true"];
+    let pipeline = check("ho_variants.pt", "ho_variants", &arch(&said), &Weights::Ema);
+    let settings = pipeline.unet.settings();
+    assert!(settings.wide_shortcuts && settings.plain_resampling);
+    assert_eq!(pipeline.unet.beyond_diffusers().len(), 2);
+}
+
+/// `betas.json` is NumPy's; what diffusers has no name for is written as its `trained_betas`.
+#[test]
+fn the_schedules_of_hos_and_ddims_programs() {
+    let text = std::fs::read_to_string(golden("betas.json")).unwrap();
+    let known: std::collections::BTreeMap<String, Vec<f64>> = serde_json::from_str(&text).unwrap();
+    assert_eq!(known.len(), 6);
+    for (name, betas) in known {
+        let ends = ["beta_start=0.0002", "beta_end=0.03"];
+        let used = match name.as_str() {
+            "jsd" => &ends[..0],
+            "const" => &ends[1..],
+            _ => &ends[..],
+        };
+        let schedule = format!("noise_schedule={name}");
+        let said = [
+            "image_size=8",
+            "diffusion_steps=24",
+            "num_groups=2",
+            &schedule,
+        ];
+        let arch = Arch::new(said.iter().chain(used)).unwrap();
+        let (_, scheduler) = ForeignFile::open(&golden("ho.pt"))
+            .unwrap()
+            .describe(&arch)
+            .unwrap();
+        let found = scheduler.schedule().unwrap();
+        assert_eq!(found.steps(), 24);
+        for (found, beta) in found.betas().iter().zip(&betas) {
+            assert!(
+                (found - beta).abs() < 1e-15 * beta.max(0.1),
+                "{name}: {found} {beta}"
+            );
+        }
+        let named = matches!(name.as_str(), "quad" | "sigmoid");
+        assert_eq!(scheduler.to_json().contains("\"trained_betas\": ["), !named);
+        let again = ddpm_samplers::SchedulerConfig::from_json(&scheduler.to_json()).unwrap();
+        assert_eq!(again, scheduler);
+    }
+    let refused = |said: [&str; 3]| {
+        let arch = Arch::new(["image_size=8", "num_groups=2"].iter().chain(&said)).unwrap();
+        message(convert("ho.pt", &arch, &Weights::Ema), &golden("")).replace("FOLDER", "")
+    };
+    assert_eq!(
+        refused(["diffusion_steps=9", "noise_schedule=jsd", "beta_end=0.1"]),
+        "--arch: `beta_end` would be ignored: ho.pt holds Ho's network (as pesser and DDIM wrote it)"
+    );
+    assert_eq!(
+        refused(["diffusion_steps=9", "noise_schedule=exp", "num_channels=4"]),
+        "--arch: `noise_schedule` is `exp`, expected one of linear, cosine, quad, sigmoid, warmup10, warmup50, const, jsd"
+    );
+}
+
+#[test]
 fn the_lists_of_ddims_program() {
     let arch = arch(&["num_groups=2", "num_channels=4", "num_res_blocks=2"]);
     check("ddim.pt", "ddim", &arch, &Weights::Ema);
@@ -145,6 +206,34 @@ fn improved_diffusion_with_its_heads_and_its_4000_steps() {
     }
     // diffusers has neither these heads nor this time.
     assert_eq!(pipeline.unet.beyond_diffusers().len(), 2);
+}
+
+#[test]
+fn improved_diffusion_with_other_heads_on_the_way_up() {
+    let said = |up: &str| {
+        let up = format!("num_heads_upsample={up}");
+        let said = [
+            "image_size=8x4",
+            "diffusion_steps=4000",
+            "noise_schedule=linear",
+            "rescale_timesteps=true",
+            "num_heads=2",
+            "num_groups=2",
+            "use_new_attention_order=false",
+            &up,
+        ];
+        Arch::new(said).unwrap()
+    };
+    let pipeline = check("improved_up.pt", "improved_up", &said("4"), &Weights::Ema);
+    let settings = pipeline.unet.settings();
+    assert_eq!(
+        (settings.attention_heads, settings.attention_heads_up),
+        (Some(2), Some(4))
+    );
+    assert_eq!(pipeline.unet.beyond_diffusers().len(), 4);
+    // As many on the way up are no case of their own.
+    let same = convert("improved_up.pt", &said("2"), &Weights::Ema).unwrap();
+    assert_eq!(same.unet.settings().attention_heads_up, None);
 }
 
 #[test]
@@ -250,7 +339,7 @@ fn what_a_file_does_not_say_is_asked_for_by_name() {
     assert_eq!(
         asked("guided.pt", &[]),
         "guided.pt holds a network of OpenAI's improved- or guided-diffusion, which does not say image_size (the \
-         images' side, N or HxW), diffusion_steps (the steps that it was trained with), noise_schedule (linear or cosine), \
+         images' side, N or HxW), diffusion_steps (the steps that it was trained with), noise_schedule (the name of the schedule of its betas), \
          num_heads (attention heads), use_new_attention_order (true or false), num_groups (groups of a normalisation); \
          give --arch image_size=N diffusion_steps=N noise_schedule=linear|cosine num_heads=N or num_head_channels=N \
          use_new_attention_order=true|false num_groups=N"
@@ -258,7 +347,8 @@ fn what_a_file_does_not_say_is_asked_for_by_name() {
     assert_eq!(
         asked("ho.pt", &["image_size=8", "num_groups=2"]),
         "ho.pt holds Ho's network (as pesser and DDIM wrote it), which does not say diffusion_steps (the steps that it was \
-         trained with), noise_schedule (linear or cosine); give --arch diffusion_steps=N noise_schedule=linear|cosine"
+         trained with), noise_schedule (the name of the schedule of its betas); give --arch diffusion_steps=N \
+         noise_schedule=linear|cosine|quad|sigmoid|warmup10|warmup50|const|jsd"
     );
     let of_4000 = [
         "image_size=8",
@@ -303,6 +393,32 @@ fn what_is_said_in_vain_or_wrongly_is_refused() {
         "ho.pt",
         &["num_groups=two"],
         "--arch: `num_groups` is `two`, expected a whole number from 1 to 65536",
+    );
+    check(
+        "ho_variants.pt",
+        &["num_groups=2", "resamp_with_conv=true"],
+        "--arch: `resamp_with_conv` is given as true, but in ho_variants.pt it is false",
+    );
+    check(
+        "improved_up.pt",
+        &[
+            "num_head_channels=2",
+            "num_groups=2",
+            "num_heads_upsample=4",
+            "use_new_attention_order=0",
+        ],
+        "--arch: `num_heads_upsample` would be ignored: improved_up.pt holds a network of OpenAI's improved- or \
+         guided-diffusion",
+    );
+    check(
+        "improved_up.pt",
+        &[
+            "num_heads=2",
+            "num_groups=2",
+            "num_heads_upsample=3",
+            "use_new_attention_order=0",
+        ],
+        "improved_up.pt: `output_blocks.0.1.qkv.bias` has 24 rows, a third of which 3 heads do not divide",
     );
     check(
         "ho.pt",

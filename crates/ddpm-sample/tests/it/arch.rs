@@ -180,7 +180,7 @@ fn what_is_missing_or_in_vain_is_wrong_usage() {
         &house,
         &format!("--model {}", file.display()),
         2,
-        "give --arch image_size=N diffusion_steps=N noise_schedule=linear|cosine num_groups=N",
+        "give --arch image_size=N diffusion_steps=N noise_schedule=linear|cosine|quad|sigmoid|warmup10|warmup50|const|jsd num_groups=N",
     );
     refuses(
         &house,

@@ -482,6 +482,9 @@ fn our_own_key_is_written_only_where_it_is_set_and_diffusers_is_told() {
 
     let improved = UNetSettings {
         attention_heads: Some(4),
+        attention_heads_up: Some(2),
+        wide_shortcuts: true,
+        plain_resampling: true,
         timestep_scale: 0.25,
         timestep_width: Some(64),
         ..plain.settings().clone()
@@ -491,7 +494,7 @@ fn our_own_key_is_written_only_where_it_is_set_and_diffusers_is_told() {
     assert!(json.contains("\"attention_heads\": 4") && json.contains("\"timestep_scale\": 0.25"));
     assert_eq!(UNetConfig::from_json(&json).unwrap(), improved);
     assert!(json.contains("\"timestep_width\": 64"));
-    assert_eq!(improved.beyond_diffusers().len(), 3);
+    assert_eq!(improved.beyond_diffusers().len(), 6);
 }
 
 #[test]
@@ -523,6 +526,30 @@ fn our_own_keys_are_checked() {
         None,
         0.0,
         "`timestep_scale` is 0.0 in the network's configuration; supported: numbers above 0",
+    );
+}
+
+#[test]
+fn heads_on_the_way_up_are_checked() {
+    let check = |attention_heads, attention_heads_up, expected: &str| {
+        let settings = UNetSettings {
+            attention_heads,
+            attention_heads_up: Some(attention_heads_up),
+            attention_head_dim: None,
+            ..UNetSettings::default()
+        };
+        let refused = UNetConfig::new(settings.with_levels(&[(32, true), (96, true)]));
+        assert_eq!(refused.unwrap_err().to_string(), expected);
+    };
+    check(
+        None,
+        4,
+        "`attention_heads_up` is 4 in the network's configuration; supported: null where `attention_heads` is null",
+    );
+    check(
+        Some(2),
+        3,
+        "`attention_heads_up` is 3 in the network's configuration; supported: what divides the 32 channels of level 0",
     );
 }
 

@@ -57,6 +57,11 @@ fn what_a_plan_cannot_hold_is_named() {
         settings.num_train_timesteps = Some(9);
     });
     check(&learned, None, Some("`time_embedding_type` learned"));
+    let plain = with(|settings| settings.plain_resampling = true);
+    let said = Some("`plain_resampling`");
+    check(&plain, said, said);
+    let wide = with(|settings| settings.wide_shortcuts = true);
+    check(&wide, None, None);
     let mish = with(|settings| settings.act_fn = ddpm_unet::Nonlinearity::Mish);
     check(&mish, Some("`act_fn` mish"), Some("`act_fn` mish"));
     // Doubling by blocks alone is something a plan holds.
