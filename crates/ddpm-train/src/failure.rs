@@ -1,5 +1,6 @@
 //! What ends the program early: what it says, and its exit status.
 
+use ddpm_checkpoint::Error::{ArchText, Unsaid};
 use ddpm_train::{Error, Run};
 
 /// Why there is nothing, or nothing more, to do.
@@ -76,6 +77,7 @@ fn status(error: &Error) -> u8 {
     match error {
         Error::Setting { .. } | Error::Layer { .. } | Error::UnknownPreset { .. } => WRONG_USAGE,
         Error::ResumeDiffers { .. } => WRONG_USAGE,
+        Error::Checkpoint(error) if matches!(**error, Unsaid { .. } | ArchText(_)) => WRONG_USAGE,
         Error::Data(error) if matches!(**error, ddpm_data::Error::Spec { .. }) => WRONG_USAGE,
         _ => FAILED,
     }

@@ -40,10 +40,14 @@ pub(crate) struct Flags {
     /// Continue the run in --out (or runs/NAME) from its newest whole checkpoint, to the bit
     #[arg(long)]
     pub(crate) resume: bool,
-    /// Begin with the weights of a trained model: a run, a checkpoint or a diffusers folder; network and noise schedule
-    /// are the model's, optimiser and averages are new
+    /// Begin with the weights of a trained model: a run, a checkpoint, a diffusers folder or another program's file (.pt,
+    /// .ckpt, ...); network and noise schedule are the model's, optimiser and averages are new
     #[arg(long, value_name = "MODEL", conflicts_with_all = ["resume", "export"])]
     pub(crate) init: Option<PathBuf>,
+    /// What another program's file does not say about its network: image_size=32 diffusion_steps=1000 ...; an error lists
+    /// what is missing
+    #[arg(long, value_name = "KEY=VALUE", num_args = 1.., requires = "init")]
+    pub(crate) arch: Vec<String>,
     /// Write the model of the run in --out (or runs/NAME) to the new folder DIR, as diffusers reads it, and stop
     #[arg(long, value_name = "DIR", conflicts_with_all = OF_TRAINING, conflicts_with = "report")]
     pub(crate) export: Option<PathBuf>,
@@ -109,6 +113,8 @@ const EXAMPLES: &str = "Examples:
   ddpm-train --preset digits --export checkpoints/mine    what it has made, to give away
   ddpm-train --preset digits --init runs/digits --data folder:mine --out runs/mine
                                                           from its weights, on other images of as many channels
+  ddpm-train --init ema.pt --arch image_size=64 num_heads=4 ... --data folder:mine --out runs/mine
+                                                          the same from another program's file
   ddpm-train --report runs/digits                         what has become of it, on one page
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (after saving).";
 

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use candle_core::Tensor;
-use ddpm_checkpoint::{Model, Weights, resolve_model};
-use ddpm_core::{Prediction, Variance};
+use ddpm_checkpoint::{Arch, Model, Weights, resolve_model_as};
+use ddpm_core::{Prediction, Schedule, Variance};
 use ddpm_samplers::{Betas, SchedulerConfig, StepVariance};
 use ddpm_unet::{NetworkConfig, UNetConfig};
 use toml::{Table, Value};
@@ -23,12 +23,13 @@ pub struct Init {
 }
 
 impl Init {
-    /// Reads a run (its newest whole checkpoint), a checkpoint or any diffusers folder.
+    /// Reads a run (its newest whole checkpoint), a checkpoint, any diffusers folder, or a file that another program wrote,
+    /// of which `arch` says what it does not.
     ///
     /// # Errors
-    /// It is no such folder, has no such weights, or its network or schedule cannot be said in settings.
-    pub fn read(path: &Path, weights: &Weights) -> Result<Self> {
-        let model = resolve_model(path)?;
+    /// It is no such folder or file, has no such weights, or its network or schedule cannot be said in settings.
+    pub fn read(path: &Path, arch: &Arch, weights: &Weights) -> Result<Self> {
+        let model = resolve_model_as(path, arch)?;
         let place = path.display().to_string();
         let unet = trainable(&model.unet, &place)?.clone();
         let pipeline = model.load(weights)?;
@@ -205,6 +206,11 @@ fn diffusion_table(model: &Model, place: &str) -> Result<Table> {
         Some(Betas::Sigmoid { start, end }) => ends("sigmoid", start, end),
         Some(Betas::Cosine) => put("schedule", "cosine".into()),
         Some(Betas::Laplace) => put("schedule", "laplace".into()),
+        Some(Betas::Trained(betas)) if named(&betas).is_some() => {
+            for (key, value) in named(&betas).into_iter().flatten() {
+                put(key, value);
+            }
+        }
         _ => {
             return Err(state(
                 place,
@@ -213,6 +219,23 @@ fn diffusion_table(model: &Model, place: &str) -> Result<Table> {
         }
     }
     Ok(table)
+}
+
+/// The keys of a schedule of ours that gives exactly these betas, among those that diffusers has no name for.
+fn named(betas: &[f64]) -> Option<Vec<(&'static str, Value)>> {
+    let (steps, start, end) = (betas.len(), *betas.first()?, *betas.last()?);
+    let kinds = [
+        ("jsd", Schedule::jsd(steps), 0),
+        ("constant", Schedule::constant(steps, end), 1),
+        ("warm-up-10", Schedule::warm_up(steps, start, end, 0.1), 2),
+        ("warm-up-50", Schedule::warm_up(steps, start, end, 0.5), 2),
+    ];
+    let (kind, _, ends) = kinds
+        .into_iter()
+        .find(|(_, schedule, _)| schedule.as_ref().is_ok_and(|s| s.betas() == betas))?;
+    let said = [("beta_end", end.into()), ("beta_start", start.into())];
+    let said = said.into_iter().take(ends);
+    Some(said.chain([("schedule", kind.into())]).collect())
 }
 
 fn prediction(scheduler: &SchedulerConfig, place: &str) -> Result<&'static str> {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use ddpm_checkpoint::Arch;
 use ddpm_train::{Decay, Init, Layer, Preset, Recorded, Settings};
 
 use crate::failure::Failure;
@@ -36,7 +37,9 @@ impl Request {
             layers.push(Preset::named(name)?.layer()?);
         }
         let weights = flags.weights.clone().unwrap_or_default();
-        let init = flags.init.as_deref().map(|path| Init::read(path, &weights));
+        let arch = Arch::new(&flags.arch).map_err(ddpm_train::Error::from)?;
+        let init = flags.init.as_deref();
+        let init = init.map(|path| Init::read(path, &arch, &weights));
         let init = init.transpose()?;
         if let Some(init) = &init {
             let recipes = layers

@@ -320,6 +320,25 @@ pub struct ModelSettings {
     /// Divide every residual sum by the square root of 2, which diffusers does not know; left out: no.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rescale_residuals: Option<bool>,
+    /// As many heads at every level that has attention, however wide, which diffusers does not know; in place of
+    /// `attention_head_dim`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention_heads: Option<usize>,
+    /// With `attention_heads`: how many on the way up; left out: as many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention_heads_up: Option<usize>,
+    /// Make the convolutions of shortcuts 3 by 3, which diffusers does not know; left out: no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wide_shortcuts: Option<bool>,
+    /// Halve and double without convolutions, which diffusers does not know; left out: no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plain_resampling: Option<bool>,
+    /// What the network is told in place of t is t times this, which diffusers does not know; left out: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestep_scale: Option<f64>,
+    /// How many sinusoids tell the time, which diffusers does not know; left out: as many as the first level has channels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestep_width: Option<usize>,
     /// How the weights begin: as Ho et al.'s or as PyTorch's.
     pub initialisation: InitialisationKind,
 }
@@ -349,6 +368,12 @@ impl Default for ModelSettings {
             attn_norm_num_groups: None,
             mid_block_scale_factor: None,
             rescale_residuals: None,
+            attention_heads: None,
+            attention_heads_up: None,
+            wide_shortcuts: None,
+            plain_resampling: None,
+            timestep_scale: None,
+            timestep_width: None,
             initialisation: InitialisationKind::Ho,
         }
     }
@@ -1010,6 +1035,12 @@ impl Settings {
                 m.mid_block_scale_factor.map(Into::into),
             ),
             ("rescale_residuals", m.rescale_residuals.map(Into::into)),
+            ("attention_heads", m.attention_heads.map(Into::into)),
+            ("attention_heads_up", m.attention_heads_up.map(Into::into)),
+            ("wide_shortcuts", m.wide_shortcuts.map(Into::into)),
+            ("plain_resampling", m.plain_resampling.map(Into::into)),
+            ("timestep_scale", m.timestep_scale.map(Into::into)),
+            ("timestep_width", m.timestep_width.map(Into::into)),
         ];
         for (key, value) in given {
             if let Some(value) = value {

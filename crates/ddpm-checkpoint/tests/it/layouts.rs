@@ -91,7 +91,7 @@ fn ho_as_pesser_wrote_it() {
 fn ho_with_wide_shortcuts_and_without_convolutions_that_resample() {
     let said = ["num_groups=2", "conv_shortcut=true"];
     let pipeline = check("ho_variants.pt", "ho_variants", &arch(&said), &Weights::Ema);
-    let settings = pipeline.unet.settings();
+    let settings = pipeline.unet.as_unet_2d().unwrap().settings();
     assert!(settings.wide_shortcuts && settings.plain_resampling);
     assert_eq!(pipeline.unet.beyond_diffusers().len(), 2);
 }
@@ -225,7 +225,7 @@ fn improved_diffusion_with_other_heads_on_the_way_up() {
         Arch::new(said).unwrap()
     };
     let pipeline = check("improved_up.pt", "improved_up", &said("4"), &Weights::Ema);
-    let settings = pipeline.unet.settings();
+    let settings = pipeline.unet.as_unet_2d().unwrap().settings();
     assert_eq!(
         (settings.attention_heads, settings.attention_heads_up),
         (Some(2), Some(4))
@@ -233,7 +233,14 @@ fn improved_diffusion_with_other_heads_on_the_way_up() {
     assert_eq!(pipeline.unet.beyond_diffusers().len(), 4);
     // As many on the way up are no case of their own.
     let same = convert("improved_up.pt", &said("2"), &Weights::Ema).unwrap();
-    assert_eq!(same.unet.settings().attention_heads_up, None);
+    assert_eq!(
+        same.unet
+            .as_unet_2d()
+            .unwrap()
+            .settings()
+            .attention_heads_up,
+        None
+    );
 }
 
 #[test]

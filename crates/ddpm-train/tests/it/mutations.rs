@@ -146,7 +146,11 @@ fn no_run_folder_makes_it_panic() {
         for _ in 0..rounds(200) {
             std::fs::write(&path, damaged(&whole, &mut dice)).unwrap();
             read += usize::from(Recorded::read(&run).is_ok());
-            drop(Init::read(&run, &ddpm_checkpoint::Weights::Raw));
+            drop(Init::read(
+                &run,
+                &ddpm_checkpoint::Arch::default(),
+                &ddpm_checkpoint::Weights::Raw,
+            ));
             if name == "metrics.jsonl" {
                 Metrics::open_at(&path, 3).unwrap();
                 let kept = ddpm_train::read_metrics(&path).unwrap();
