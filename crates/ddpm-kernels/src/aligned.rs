@@ -50,11 +50,17 @@ thread_local! {
     static SCRATCH: RefCell<Vec<Aligned>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Floats that a loan has at least, if it is not a small one: what is asked for grows from one layer of a network to the next,
+/// and memory that was outgrown is not soon of use again.
+const LEAST: usize = 1 << 19;
+const SMALL: usize = 1 << 14;
+
 /// Lends `length` floats with whatever was in them; the thread keeps them for the next loan.
 pub(crate) fn with_scratch<R>(length: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut scratch = SCRATCH.with_borrow_mut(|kept| take(kept, length));
     if scratch.len() < length {
-        scratch = Aligned::zeros(length);
+        let least = if length > SMALL { LEAST } else { 0 };
+        scratch = Aligned::zeros(length.max(least));
     }
     let result = work(&mut scratch[..length]);
     SCRATCH.with_borrow_mut(|kept| kept.push(scratch));
