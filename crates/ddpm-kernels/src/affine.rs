@@ -1,5 +1,7 @@
 //! What a convolution and a fully connected layer share: an input, weights and perhaps a bias, made known to candle.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use crate::aligned::with_scratch;
@@ -22,7 +24,30 @@ pub(crate) trait Affine: Send + Sync + 'static {
 
     /// Lays g out.
     fn lay_out(&self, _g: &[f32], _to: &mut [f32]) {}
+
+    /// y on a card.
+    #[cfg(feature = "cuda")]
+    fn forward_on_card(
+        &self,
+        x: OnCard<'_>,
+        weight: OnCard<'_>,
+        bias: Option<OnCard<'_>>,
+    ) -> Result<CudaStorage>;
+
+    /// The gradients of those arguments that need one, on a card; g is contiguous.
+    #[cfg(feature = "cuda")]
+    fn gradients_on_card(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)>;
 }
+
+/// An argument of a custom operation on a card.
+#[cfg(feature = "cuda")]
+pub(crate) type OnCard<'a> = (&'a CudaStorage, &'a Layout);
 
 /// dL/dy.
 #[derive(Clone, Copy)]
@@ -95,6 +120,10 @@ impl<A: Affine> Operation<A> {
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let g = g.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return self.0.gradients_on_card(x, weight, bias, &g);
+        }
         let g = view(A::NAME, "the gradient", &g)?;
         let both = |g: Gradient<'_>| -> Result<_> {
             let dx = if_tracked(x, || {
@@ -129,6 +158,18 @@ impl<A: Affine> CustomOp2 for Operation<A> {
         self.forward((x, x_layout), (w, w_layout), None)
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        w: &CudaStorage,
+        w_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let y = self.0.forward_on_card((x, x_layout), (w, w_layout), None)?;
+        Ok((y, self.0.output_shape()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -156,6 +197,21 @@ impl<A: Affine> CustomOp3 for Operation<A> {
         b_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         self.forward((x, x_layout), (w, w_layout), Some((b, b_layout)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        w: &CudaStorage,
+        w_layout: &Layout,
+        b: &CudaStorage,
+        b_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let bias = Some((b, b_layout));
+        let y = self.0.forward_on_card((x, x_layout), (w, w_layout), bias)?;
+        Ok((y, self.0.output_shape()))
     }
 
     fn bwd(

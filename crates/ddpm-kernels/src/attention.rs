@@ -1,6 +1,11 @@
 //! Softmax attention and its gradients, as an operation on candle's tensors.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+#[cfg(feature = "cuda")]
+use candle_core::{CudaStorage, bail, cuda_backend::cudarc::driver::CudaSlice};
+
+#[cfg(feature = "cuda")]
+use crate::cuda::{card::Card, launch::Machine};
 
 use crate::heads::{Heads, Memory, Order, View, ViewMut, attend, attend_backward};
 use crate::source::Data;
@@ -16,12 +21,12 @@ use crate::storage::{Shared, slice, tensor_like, view, written};
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
     crate::check::f32("attention", &[("q", q), ("k", k), ("v", v)])?;
     crate::check::attention(q, k, v)?;
-    if !q.device().is_cpu() {
+    if !crate::check::has_own(q) {
         return crate::reference::attention(q, k, v, scale);
     }
     let (batch, heads, queries, size) = q.dims4()?;
     let (_, _, keys, value_size) = v.dims4()?;
-    let attention = Attention(Heads {
+    let heads = Heads {
         batch,
         heads,
         queries,
@@ -29,13 +34,40 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tenso
         size,
         value_size,
         scale: scale as f32,
-    });
+    };
+    #[cfg(feature = "cuda")]
+    if q.device().is_cuda() && !on_card(&heads).fit() {
+        return crate::reference::attention(q, k, v, scale);
+    }
+    let attention = Attention {
+        heads,
+        #[cfg(feature = "cuda")]
+        logarithms: std::sync::OnceLock::new(),
+    };
     q.contiguous()?
         .apply_op3(&k.contiguous()?, &v.contiguous()?, attention)
 }
 
 /// Heads whose queries, keys and values are rows.
-struct Attention(Heads);
+struct Attention {
+    heads: Heads,
+    /// On a card, of each query the logarithm of the sum of the exponentials of its scores, kept for the gradients.
+    #[cfg(feature = "cuda")]
+    logarithms: std::sync::OnceLock<CudaSlice<f32>>,
+}
+
+/// The sizes as the card's kernels know them.
+#[cfg(feature = "cuda")]
+fn on_card(heads: &Heads) -> crate::cuda::attention::Heads {
+    crate::cuda::attention::Heads {
+        heads: heads.batch * heads.heads,
+        queries: heads.queries,
+        keys: heads.keys,
+        size: heads.size,
+        value_size: heads.value_size,
+        scale: heads.scale,
+    }
+}
 
 impl CustomOp3 for Attention {
     fn name(&self) -> &'static str {
@@ -54,11 +86,28 @@ impl CustomOp3 for Attention {
         let q = slice("attention", "q", q, q_layout)?;
         let k = slice("attention", "k", k, k_layout)?;
         let v = slice("attention", "v", v, v_layout)?;
-        let heads = &self.0;
-        Ok((
-            CpuStorage::F32(self.forward(q, k, v)),
-            Shape::from((heads.batch, heads.heads, heads.queries, heads.value_size)),
-        ))
+        Ok((CpuStorage::F32(self.forward(q, k, v)), self.output_shape()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        q: &CudaStorage,
+        q_layout: &Layout,
+        k: &CudaStorage,
+        k_layout: &Layout,
+        v: &CudaStorage,
+        v_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let card = Card::of(&q.device)?;
+        let (y, logarithms) = on_card(&self.heads).forward(
+            &card,
+            card.argument("attention", "q", q, q_layout)?,
+            card.argument("attention", "k", k, k_layout)?,
+            card.argument("attention", "v", v, v_layout)?,
+        )?;
+        let _ = self.logarithms.set(logarithms);
+        Ok((card.storage(y), self.output_shape()))
     }
 
     fn bwd(
@@ -66,10 +115,14 @@ impl CustomOp3 for Attention {
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
-        _: &Tensor,
+        _y: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let g = g.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if q.device().is_cuda() {
+            return self.gradients_on_card([q, k, v], _y, &g);
+        }
         let (dq, dk, dv) = self.backward(
             &view("attention", "q", q)?,
             &view("attention", "k", k)?,
@@ -87,10 +140,45 @@ impl CustomOp3 for Attention {
     }
 }
 
+#[cfg(feature = "cuda")]
 impl Attention {
+    fn gradients_on_card(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        y: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let card = Card::of(q.device().as_cuda_device()?)?;
+        let Some(logarithms) = self.logarithms.get() else {
+            bail!("attention: its gradient is asked for before its result");
+        };
+        let place = |name, tensor| card.place("attention", name, tensor);
+        let [dq, dk, dv] = on_card(&self.heads).backward(
+            &card,
+            [place("q", q)?, place("k", k)?, place("v", v)?],
+            [
+                place("the result", y)?,
+                card.address(logarithms),
+                place("the gradient", g)?,
+            ],
+        )?;
+        Ok((
+            card.gradient(dq, q),
+            card.gradient(dk, k),
+            card.gradient(dv, v),
+        ))
+    }
+}
+
+impl Attention {
+    fn output_shape(&self) -> Shape {
+        let heads = &self.heads;
+        Shape::from((heads.batch, heads.heads, heads.queries, heads.value_size))
+    }
+
     fn forward(&self, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
         let (q, k, v) = (self.rows(q), self.rows(k), self.rows(v));
-        let heads = &self.0;
+        let heads = &self.heads;
         self.filled(heads.queries * heads.value_size, |out| {
             #[allow(unsafe_code)]
             // SAFETY: the memory is new, and this call's alone.
@@ -109,7 +197,7 @@ impl Attention {
         g: &[f32],
     ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
         let (q, k, v, g) = (self.rows(q), self.rows(k), self.rows(v), self.rows(g));
-        let heads = &self.0;
+        let heads = &self.heads;
         let (mut dk, mut dv) = (Vec::new(), Vec::new());
         let dq = self.filled(heads.queries * heads.size, |dq| {
             dk = self.filled(heads.keys * heads.size, |dk| {
@@ -130,13 +218,13 @@ impl Attention {
         View {
             data: Data::Floats(data),
             order: Order::Rows,
-            image: data.len() / self.0.batch,
+            image: data.len() / self.heads.batch,
         }
     }
 
     /// A tensor of so many floats for each head, all of which `fill` writes.
     fn filled(&self, length: usize, fill: impl FnOnce(ViewMut<'_>)) -> Vec<f32> {
-        let image = self.0.heads * length;
+        let image = self.heads.heads * length;
         let write = |data: &mut [_]| {
             fill(ViewMut {
                 memory: Memory::Floats(&Shared::uninitialised(data)),
@@ -147,7 +235,7 @@ impl Attention {
         };
         #[allow(unsafe_code)]
         // SAFETY: attention and its gradients write every row of every head.
-        let (data, ()) = unsafe { written(self.0.batch * image, write) };
+        let (data, ()) = unsafe { written(self.heads.batch * image, write) };
         data
     }
 }

@@ -4,6 +4,11 @@ use candle_core::{DType, Result, Tensor, bail};
 
 use crate::{AdamW, Conv2d, Padding};
 
+/// Whether an operation has loops or kernels of its own where a tensor is; elsewhere it falls back to its reference.
+pub(crate) fn has_own(x: &Tensor) -> bool {
+    x.device().is_cpu() || cfg!(feature = "cuda") && x.device().is_cuda()
+}
+
 /// Refuses anything but f32: the fast operations know no other type.
 pub(crate) fn f32(op: &str, arguments: &[(&str, &Tensor)]) -> Result<()> {
     for (name, tensor) in arguments {

@@ -1,7 +1,11 @@
 //! Two-dimensional convolution and its gradients, as an operation on candle's tensors.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{Result, Shape, Tensor};
 
+#[cfg(feature = "cuda")]
+use crate::affine::OnCard;
 use crate::affine::{self, Affine, Gradient};
 use crate::aligned::Aligned;
 use crate::correlate::{Bias, Correlation, Output};
@@ -85,7 +89,7 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: Conv2d) 
         crate::check::f32("conv2d", &[("bias", bias)])?;
     }
     crate::check::conv2d(x, weight, bias, conv)?;
-    if !x.device().is_cpu() {
+    if !crate::check::has_own(x) {
         return crate::reference::conv2d(x, weight, bias, conv);
     }
     let (batch, inputs, height, width) = x.dims4()?;
@@ -96,6 +100,8 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: Conv2d) 
         outputs: outputs / conv.groups,
         groups: conv.groups,
         geometry: Geometry::new((height, width), (kernel_height, kernel_width), conv)?,
+        #[cfg(feature = "cuda")]
+        conv,
     };
     affine::apply(convolution, x, weight, bias)
 }
@@ -107,6 +113,8 @@ struct Convolution {
     outputs: usize,
     groups: usize,
     geometry: Geometry,
+    #[cfg(feature = "cuda")]
+    conv: Conv2d,
 }
 
 impl Affine for Convolution {
@@ -249,6 +257,27 @@ impl Affine for Convolution {
         }
         let of = |channel: usize| sums.iter().map(|sums| sums[channel]).sum::<f64>() as f32;
         (0..channels).map(of).collect()
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_on_card(
+        &self,
+        x: OnCard<'_>,
+        weight: OnCard<'_>,
+        bias: Option<OnCard<'_>>,
+    ) -> Result<CudaStorage> {
+        crate::cuda::conv::forward(self.conv, x, weight, bias)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn gradients_on_card(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        crate::cuda::conv::gradients(self.conv, x, weight, bias, g)
     }
 }
 

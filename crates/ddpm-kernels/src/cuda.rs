@@ -6,6 +6,7 @@
 #![cfg_attr(not(feature = "cuda"), allow(dead_code))] // tests use not all of it
 
 pub(crate) mod attention;
+pub(crate) mod convolution;
 pub(crate) mod dropout;
 pub(crate) mod elementwise;
 pub(crate) mod launch;
@@ -14,7 +15,22 @@ pub(crate) mod optimise;
 pub(crate) mod planes;
 pub(crate) mod sums;
 
+mod settings;
+
+#[cfg(feature = "cuda")]
+pub(crate) mod card;
+#[cfg(feature = "cuda")]
+pub(crate) mod conv;
+#[cfg(feature = "cuda")]
+mod cudnn;
+#[cfg(feature = "cuda")]
+pub(crate) mod linear;
+
 #[cfg(test)]
 mod host;
 #[cfg(test)]
 mod oracle;
+
+#[cfg(feature = "cuda")]
+pub use dropout::dropout_drawn;
+pub use settings::{use_deterministic, use_tf32};

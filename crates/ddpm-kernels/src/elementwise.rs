@@ -1,7 +1,11 @@
 //! SiLU, addition, dropout by a given mask, and channels put behind channels.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor};
 
+#[cfg(feature = "cuda")]
+use crate::cuda::{card::Card, elementwise};
 use crate::simd::{per_processor, sigmoid, silu_slope};
 use crate::storage::{in_pieces, slice, tensor_like, view};
 
@@ -11,7 +15,7 @@ use crate::storage::{in_pieces, slice, tensor_like, view};
 /// A type other than f32.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
     crate::check::f32("silu", &[("x", x)])?;
-    if !x.device().is_cpu() {
+    if !crate::check::has_own(x) {
         return crate::reference::silu(x);
     }
     x.contiguous()?.apply_op1(Silu)
@@ -121,8 +125,26 @@ impl CustomOp1 for Silu {
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let card = Card::of(&x.device)?;
+        let x = card.argument("silu", "x", x, layout)?;
+        let y = elementwise::silu(&card, x, layout.shape().elem_count())?;
+        Ok((card.storage(y), layout.shape().clone()))
+    }
+
     fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
         let g = g.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let card = Card::of(x.device().as_cuda_device()?)?;
+            let (at, g) = (
+                card.place("silu", "x", x)?,
+                card.place("silu", "the gradient", &g)?,
+            );
+            let dx = elementwise::silu_gradient(&card, at, g, x.elem_count())?;
+            return Ok(card.gradient(dx, x));
+        }
         let dx = over_pieces(
             &view("silu", "x", x)?,
             &view("silu", "the gradient", &g)?,

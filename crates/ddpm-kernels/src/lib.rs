@@ -24,8 +24,10 @@
 //!
 //! All take `f32` and say so otherwise. Arguments need not be contiguous. Work is divided in a way that does not
 //! depend on the number of threads of rayon's current pool, so that results do not either, to the last bit.
-//! On other devices than the CPU the differentiable operations fall back to their [`mod@reference`], which is written in
-//! plain candle operations; those in place are for the CPU only, and say so.
+//! On CUDA devices, with the feature `cuda`, the convolution is cuDNN's, and most of the others have kernels
+//! of their own (`docs/kernels.md` lists them). Where there are neither loops nor kernels, the differentiable operations fall
+//! back to their [`mod@reference`], which is written in plain candle operations; those in place are for the CPU only, and say
+//! so, but for [`optimise_tensors`].
 //!
 //! ```
 //! use candle_core::{Device, Tensor, Var};
@@ -105,7 +107,7 @@ mod executor;
 mod bf16;
 
 #[cfg(any(test, feature = "cuda"))]
-mod cuda;
+pub mod cuda;
 
 mod correlate;
 mod data_gradient;

@@ -1,8 +1,12 @@
 //! A fully connected layer and its gradients.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use crate::affine::OnCard;
 use crate::affine::{self, Affine, Gradient};
 use crate::correlate::{Bias, Correlation, Output};
 use crate::packing::{Packed, Weights};
@@ -24,7 +28,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
         crate::check::f32("linear", &[("bias", bias)])?;
     }
     let (inputs, outputs) = crate::check::linear(x, weight, bias)?;
-    if !x.device().is_cpu() {
+    if !crate::check::has_own(x) {
         return crate::reference::linear(x, weight, bias);
     }
     let mut shape = x.dims().to_vec();
@@ -130,6 +134,27 @@ impl Affine for Linear {
         let sums: Vec<Vec<f64>> = sums.collect();
         let of = |output: usize| sums.iter().map(|sums| sums[output]).sum::<f64>() as f32;
         (0..self.outputs).map(of).collect()
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_on_card(
+        &self,
+        x: OnCard<'_>,
+        weight: OnCard<'_>,
+        bias: Option<OnCard<'_>>,
+    ) -> Result<CudaStorage> {
+        crate::cuda::linear::forward((self.rows, self.inputs, self.outputs), x, weight, bias)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn gradients_on_card(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        crate::cuda::linear::gradients((self.rows, self.inputs, self.outputs), x, weight, bias, g)
     }
 }
 

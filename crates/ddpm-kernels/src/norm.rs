@@ -3,7 +3,11 @@
 use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+#[cfg(feature = "cuda")]
+use candle_core::{CudaStorage, bail, cuda_backend::cudarc::driver::CudaSlice};
 
+#[cfg(feature = "cuda")]
+use crate::cuda::{card::Card, launch::Machine, norm::Norm};
 use crate::planes::{Line, normalised, through_silu};
 use crate::simd::{self, per_processor};
 use crate::storage::{in_pieces, slice, tensor_like, view};
@@ -36,7 +40,7 @@ pub fn group_norm(
 ) -> Result<Tensor> {
     crate::check::f32("group_norm", &[("x", x), ("gamma", gamma), ("beta", beta)])?;
     crate::check::group_norm(x, groups, gamma, beta)?;
-    if !x.device().is_cpu() {
+    if !crate::check::has_own(x) {
         return crate::reference::group_norm(x, groups, gamma, beta, eps, activation);
     }
     let (batch, channels) = (x.dim(0)?, x.dim(1)?);
@@ -51,6 +55,8 @@ pub fn group_norm(
         silu,
         eps,
         statistics: OnceLock::new(),
+        #[cfg(feature = "cuda")]
+        on_card: OnceLock::new(),
     };
     x.contiguous()?
         .apply_op3(&gamma.contiguous()?, &beta.contiguous()?, norm)
@@ -66,6 +72,9 @@ struct GroupNorm {
     eps: f64,
     /// Mean and 1 / √(variance + eps) of each group of each image, kept for the gradient.
     statistics: OnceLock<Vec<[f32; 2]>>,
+    /// The same of a card.
+    #[cfg(feature = "cuda")]
+    on_card: OnceLock<CudaSlice<f32>>,
 }
 
 impl CustomOp3 for GroupNorm {
@@ -90,6 +99,28 @@ impl CustomOp3 for GroupNorm {
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        gamma: &CudaStorage,
+        gamma_layout: &Layout,
+        beta: &CudaStorage,
+        beta_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let card = Card::of(&x.device)?;
+        let norm = self.of_batch(x_layout.shape().elem_count());
+        let (y, statistics) = norm.forward(
+            &card,
+            card.argument("group_norm", "x", x, x_layout)?,
+            card.argument("group_norm", "gamma", gamma, gamma_layout)?,
+            card.argument("group_norm", "beta", beta, beta_layout)?,
+        )?;
+        let _ = self.on_card.set(statistics);
+        Ok((card.storage(y), x_layout.shape().clone()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -99,6 +130,10 @@ impl CustomOp3 for GroupNorm {
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let g = g.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return self.gradients_on_card(x, gamma, beta, &g);
+        }
         let (dx, dgamma, dbeta) = {
             let (x, g) = (
                 view("group_norm", "x", x)?,
@@ -118,6 +153,49 @@ impl CustomOp3 for GroupNorm {
             }
         };
         Ok((needed(x, dx)?, needed(gamma, dgamma)?, needed(beta, dbeta)?))
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl GroupNorm {
+    /// The sizes for so many elements.
+    fn of_batch(&self, elements: usize) -> Norm {
+        Norm {
+            batch: elements / (self.channels * self.pixels),
+            channels: self.channels,
+            pixels: self.pixels,
+            groups: self.groups,
+            own: self.own,
+            silu: self.silu,
+            eps: self.eps,
+        }
+    }
+
+    fn gradients_on_card(
+        &self,
+        x: &Tensor,
+        gamma: &Tensor,
+        beta: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let card = Card::of(x.device().as_cuda_device()?)?;
+        let Some(statistics) = self.on_card.get() else {
+            bail!("group_norm: its gradient is asked for before its result");
+        };
+        let place = |name, tensor| card.place("group_norm", name, tensor);
+        let [dx, dgamma, dbeta] = self.of_batch(x.elem_count()).backward(
+            &card,
+            place("x", x)?,
+            place("gamma", gamma)?,
+            place("beta", beta)?,
+            card.address(statistics),
+            place("the gradient", g)?,
+        )?;
+        Ok((
+            card.gradient(dx, x),
+            card.gradient(dgamma, gamma),
+            card.gradient(dbeta, beta),
+        ))
     }
 }
 

@@ -1,7 +1,11 @@
 //! Averages of two by two pixels and their gradient.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
+#[cfg(feature = "cuda")]
+use crate::cuda::{card::Card, planes};
 use crate::storage::{in_pieces, slice, tensor_like, view};
 
 /// Every square of two by two pixels becomes its mean.
@@ -14,7 +18,7 @@ use crate::storage::{in_pieces, slice, tensor_like, view};
 pub fn average_pool_2x(x: &Tensor) -> Result<Tensor> {
     crate::check::f32("average_pool_2x", &[("x", x)])?;
     crate::check::even_image("average_pool_2x", "x", x)?;
-    if !x.device().is_cpu() {
+    if !crate::check::has_own(x) {
         return crate::reference::average_pool_2x(x);
     }
     x.contiguous()?.apply_op1(AveragePool)
@@ -40,9 +44,27 @@ impl CustomOp1 for AveragePool {
         ))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let card = Card::of(&x.device)?;
+        let (batch, channels, height, width) = layout.shape().dims4()?;
+        let x = card.argument("average_pool_2x", "x", x, layout)?;
+        let pixels = batch * channels * height * width / 4;
+        let y = planes::gather_2x(&card, x, (pixels, width / 2), 0.25)?;
+        let shape = (batch, channels, height / 2, width / 2);
+        Ok((card.storage(y), Shape::from(shape)))
+    }
+
     fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
         let (_, _, height, width) = x.dims4()?;
         let g = g.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let card = Card::of(x.device().as_cuda_device()?)?;
+            let g = card.place("average_pool_2x", "the gradient", &g)?;
+            let dx = planes::spread_2x(&card, g, (x.elem_count() / 4, width / 2), 0.25)?;
+            return Ok(card.gradient(dx, x));
+        }
         let g = view("average_pool_2x", "the gradient", &g)?;
         let plane = height * width / 4;
         let (dx, _) = in_pieces(x.elem_count(), 4 * plane, |i, dx| {

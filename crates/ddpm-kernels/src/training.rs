@@ -137,6 +137,16 @@ pub fn optimise_tensors(
         .iter()
         .map(|g| g.detach().contiguous())
         .collect::<Result<_>>()?;
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return crate::cuda::optimise::on_card(
+            (parameters, m, v),
+            &gradients,
+            max_norm,
+            adamw,
+            averages,
+        );
+    }
     let squares = gradients.iter().map(sum_of_squares).sum::<Result<f64>>()?;
     let norm = squares.sqrt();
     let factor = if max_norm > 0.0 {

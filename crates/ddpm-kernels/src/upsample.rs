@@ -1,7 +1,11 @@
 //! Nearest-neighbour up-sampling and its gradient.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
+#[cfg(feature = "cuda")]
+use crate::cuda::{card::Card, planes};
 use crate::storage::{in_pieces, slice, tensor_like, view};
 
 /// Every pixel becomes a square of two by two.
@@ -14,7 +18,7 @@ use crate::storage::{in_pieces, slice, tensor_like, view};
 pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
     crate::check::f32("upsample_nearest_2x", &[("x", x)])?;
     crate::check::image("upsample_nearest_2x", "x", x)?;
-    if !x.device().is_cpu() {
+    if !crate::check::has_own(x) {
         return crate::reference::upsample_nearest_2x(x);
     }
     x.contiguous()?.apply_op1(Upsample)
@@ -40,9 +44,27 @@ impl CustomOp1 for Upsample {
         ))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let card = Card::of(&x.device)?;
+        let (batch, channels, height, width) = layout.shape().dims4()?;
+        let x = card.argument("upsample_nearest_2x", "x", x, layout)?;
+        let pixels = batch * channels * height * width;
+        let y = planes::spread_2x(&card, x, (pixels, width), 1.0)?;
+        let shape = (batch, channels, 2 * height, 2 * width);
+        Ok((card.storage(y), Shape::from(shape)))
+    }
+
     fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
         let (_, _, height, width) = x.dims4()?;
         let g = g.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let card = Card::of(x.device().as_cuda_device()?)?;
+            let g = card.place("upsample_nearest_2x", "the gradient", &g)?;
+            let dx = planes::gather_2x(&card, g, (x.elem_count(), width), 1.0)?;
+            return Ok(card.gradient(dx, x));
+        }
         let g = view("upsample_nearest_2x", "the gradient", &g)?;
         let plane = height * width;
         let (dx, _) = in_pieces(x.elem_count(), plane, |i, dx| {

@@ -28,10 +28,30 @@ pub(crate) struct Dropout<'a> {
 impl Dropout<'_> {
     /// Zeroes a share of x `[B, C, H, W]` and scales the rest by 1 / (1 - rate).
     pub(crate) fn apply(&self, x: &Tensor, place: usize) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return self.apply_on_card(x, place);
+        }
         let mut mask = vec![0u8; x.elem_count()];
         self.draw(place, &mut mask)?;
         let mask = Tensor::from_vec(mask, x.shape(), x.device())?;
         Ok(ddpm_kernels::dropout(x, &mask, self.rate)?)
+    }
+
+    /// The same with masks that are drawn where x is: those of [`Dropout::draw`], bit for bit.
+    #[cfg(feature = "cuda")]
+    fn apply_on_card(&self, x: &Tensor, place: usize) -> Result<Tensor> {
+        let mut key = [0; 2];
+        let mut counters = Vec::new();
+        for &image in self.address.images {
+            let (seed, step) = (self.address.seed, self.step(place));
+            let words = ddpm_random::philox_words(seed, Stream::Dropout, image, step)?;
+            key = words.0;
+            counters.push(words.1);
+        }
+        Ok(ddpm_kernels::cuda::dropout_drawn(
+            x, key, &counters, self.rate,
+        )?)
     }
 
     /// Draws the mask of a place, one image after the other: 0 for what is dropped.

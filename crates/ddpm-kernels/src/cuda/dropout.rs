@@ -1,8 +1,101 @@
 //! Dropout on a card, whose mask is drawn there: the numbers of ddpm-random at an address, to the bit.
 
+#[cfg(feature = "cuda")]
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Shape, Tensor};
 use candle_core::{Result, bail};
 
+#[cfg(feature = "cuda")]
+use super::card::Card;
 use super::launch::{Address, Launch, Machine, arguments, whole};
+
+/// Dropout of images on a CUDA device whose mask is drawn there: x / (1 - rate) where the uniform at the element's address
+/// is at least `rate`, 0 elsewhere. It is what [`crate::dropout`] makes of the mask of those uniforms, bit for bit.
+///
+/// `key` and `counters`, one for each image, are Philox4x32-10's key and the upper three words of its counter, as
+/// `ddpm_random::philox_words` gives them.
+///
+/// # Shapes
+/// x `[B, ...]` -> the same.
+///
+/// # Errors
+/// Not one counter for each image, a rate outside of 0 <= rate < 1, a type other than f32, another device.
+#[cfg(feature = "cuda")]
+pub fn dropout_drawn(
+    x: &Tensor,
+    key: [u32; 2],
+    counters: &[[u32; 3]],
+    rate: f64,
+) -> Result<Tensor> {
+    crate::check::f32("dropout_drawn", &[("x", x)])?;
+    if x.dims().first() != Some(&counters.len()) {
+        bail!(
+            "dropout_drawn: x has shape {:?} for {} counters, expected one for each image",
+            x.dims(),
+            counters.len()
+        );
+    }
+    if !(0.0..1.0).contains(&rate) {
+        bail!("dropout_drawn: rate is {rate}, expected 0 <= rate < 1");
+    }
+    if x.elem_count() == 0 {
+        return Ok(x.clone());
+    }
+    let counters = counters.to_vec();
+    x.contiguous()?.apply_op1(Drawn {
+        key,
+        counters,
+        rate,
+    })
+}
+
+#[cfg(feature = "cuda")]
+struct Drawn {
+    key: [u32; 2],
+    counters: Vec<[u32; 3]>,
+    rate: f64,
+}
+
+#[cfg(feature = "cuda")]
+impl Drawn {
+    fn apply<'a>(
+        &self,
+        card: &Card<'a>,
+        x: Address,
+        elements: usize,
+    ) -> Result<<Card<'a> as Machine>::Memory> {
+        let draws = Draws {
+            key: self.key,
+            counters: &self.counters,
+        };
+        dropout(card, x, elements / self.counters.len(), &draws, self.rate)
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl CustomOp1 for Drawn {
+    fn name(&self) -> &'static str {
+        "dropout_drawn"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        bail!("dropout_drawn: x is on the cpu, expected a CUDA device; `dropout` takes a mask")
+    }
+
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let card = Card::of(&x.device)?;
+        let x = card.argument("dropout_drawn", "x", x, layout)?;
+        let y = self.apply(&card, x, layout.shape().elem_count())?;
+        Ok((card.storage(y), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+        let card = Card::of(x.device().as_cuda_device()?)?;
+        let g = g.contiguous()?;
+        let place = card.place("dropout_drawn", "the gradient", &g)?;
+        let dx = self.apply(&card, place, x.elem_count())?;
+        Ok(card.gradient(dx, x))
+    }
+}
 
 /// What Philox is given: its key, and the upper three words of the counter of each image.
 pub(crate) struct Draws<'a> {

@@ -1,9 +1,15 @@
 //! A step of the optimiser over all parameters on a card: three launches, nothing read back.
 
 use candle_core::Result;
+#[cfg(feature = "cuda")]
+use candle_core::Tensor;
 
+#[cfg(feature = "cuda")]
+use super::card::Card;
 use super::launch::{Address, BLOCK, Launch, Machine, WARP, arguments, whole};
 use crate::training::Numbers;
+#[cfg(feature = "cuda")]
+use crate::{AdamW, Averaged};
 
 /// Elements of a block, as in optimise.cu.
 const CHUNK: usize = 16384;
@@ -117,13 +123,49 @@ fn pair(first: f32, second: f32) -> u64 {
     u64::from(first.to_bits()) | u64::from(second.to_bits()) << 32
 }
 
+/// The same of tensors that have been checked; gives f32 `[2]` on the card.
+#[cfg(feature = "cuda")]
+pub(crate) fn on_card(
+    (parameters, m, v): (&[Tensor], &[Tensor], &[Tensor]),
+    gradients: &[Tensor],
+    max_norm: f64,
+    adamw: &AdamW,
+    averages: &[Averaged<'_>],
+) -> Result<Tensor> {
+    let Some(first) = parameters.first() else {
+        candle_core::bail!("optimise: there are no parameters");
+    };
+    let card = Card::of(first.device().as_cuda_device()?)?;
+    let place = |name, tensor| card.place("optimise", name, tensor);
+    let rows = (0..parameters.len()).map(|i| {
+        Ok(Parameter {
+            p: place("p", &parameters[i])?,
+            m: place("m", &m[i])?,
+            v: place("v", &v[i])?,
+            g: place("gradient", &gradients[i])?,
+            averages: averages
+                .iter()
+                .map(|average| place("ema", &average.tensors[i]))
+                .collect::<Result<_>>()?,
+            elements: parameters[i].elem_count(),
+        })
+    });
+    let rows: Vec<Parameter> = rows.collect::<Result<_>>()?;
+    let decays: Vec<f64> = averages.iter().map(|average| average.decay).collect();
+    let told = optimise(&card, &rows, max_norm, &Numbers::of(adamw), &decays)?;
+    Ok(card.tensor(told, 2))
+}
+
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Tensor};
+    use candle_core::Device;
+    #[cfg(not(feature = "cuda"))]
+    use candle_core::Tensor;
 
     use super::*;
     use crate::cuda::host::{Host, Memory};
     use crate::cuda::oracle::{assert_near, wave};
+    #[cfg(not(feature = "cuda"))]
     use crate::{AdamW, Averaged};
 
     const ADAMW: AdamW = AdamW {

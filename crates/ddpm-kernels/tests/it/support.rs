@@ -65,7 +65,10 @@ pub(crate) fn output_and_gradients(
         .collect();
     let tensors: Vec<Tensor> = inputs.iter().map(|x| x.as_tensor().clone()).collect();
     let y = op(&tensors).unwrap();
-    let weights = numbers(y.shape(), 99).to_dtype(dtype).unwrap();
+    let weights = numbers(y.shape(), 99)
+        .to_dtype(dtype)
+        .and_then(|weights| weights.to_device(y.device()))
+        .unwrap();
     let gradients = (&y * weights)
         .unwrap()
         .sum_all()

@@ -1,0 +1,168 @@
+//! The card as a machine: candle's memory and stream, our module of kernels.
+#![allow(unsafe_code)] // kernels are launched, and memory is had before it is written
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED_ATTRIBUTE;
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaFunction, CudaModule, CudaSlice, DevicePtr, LaunchConfig, PushKernelArg,
+};
+use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
+use candle_core::cuda_backend::{CudaDevice, CudaStorage, DeviceId};
+use candle_core::op::BackpropOp;
+use candle_core::{Error, Layout, Result, Shape, Storage, Tensor, bail};
+
+use super::launch::{Address, Argument, Launch, Machine, SHARED_BYTES};
+
+/// What nvcc made of `cuda/kernels.cu`.
+static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+
+/// A card. All work goes to candle's stream of the calling thread, in order; so addresses are enough, and memory that is
+/// given back is used again only after what was launched before.
+pub(crate) struct Card<'a> {
+    device: &'a CudaDevice,
+    loaded: Arc<Loaded>,
+}
+
+/// The module on one card, and its kernels by name.
+struct Loaded {
+    module: Arc<CudaModule>,
+    functions: Mutex<HashMap<&'static str, CudaFunction>>,
+}
+
+impl<'a> Card<'a> {
+    pub(crate) fn of(device: &'a CudaDevice) -> Result<Card<'a>> {
+        static LOADED: OnceLock<Mutex<HashMap<DeviceId, Arc<Loaded>>>> = OnceLock::new();
+        let mut all = LOADED
+            .get_or_init(Mutex::default)
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let loaded = match all.get(&device.id()) {
+            Some(loaded) => loaded.clone(),
+            None => {
+                let context = device.cuda_stream().context().clone();
+                let module = context
+                    .load_module(Ptx::from_binary(KERNELS.to_vec()))
+                    .map_err(Error::wrap)?;
+                let loaded = Arc::new(Loaded {
+                    module,
+                    functions: Mutex::default(),
+                });
+                all.insert(device.id(), loaded.clone());
+                loaded
+            }
+        };
+        Ok(Card { device, loaded })
+    }
+
+    pub(crate) fn device(&self) -> &CudaDevice {
+        self.device
+    }
+
+    fn function(&self, kernel: &'static str) -> Result<CudaFunction> {
+        let functions = &self.loaded.functions;
+        let mut functions = functions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = functions.get(kernel) {
+            return Ok(function.clone());
+        }
+        let function = self
+            .loaded
+            .module
+            .load_function(kernel)
+            .map_err(Error::wrap)?;
+        functions.insert(kernel, function.clone());
+        Ok(function)
+    }
+
+    /// Memory as candle's storage.
+    pub(crate) fn storage(&self, memory: CudaSlice<f32>) -> CudaStorage {
+        CudaStorage::wrap_cuda_slice(memory, self.device.clone())
+    }
+
+    /// Memory as a tensor outside of candle's graph.
+    pub(crate) fn tensor(&self, memory: CudaSlice<f32>, shape: impl Into<Shape>) -> Tensor {
+        let storage = Storage::Cuda(self.storage(memory));
+        Tensor::from_storage(storage, shape, BackpropOp::none(), false)
+    }
+
+    /// The same where an argument needs a gradient.
+    pub(crate) fn gradient(&self, memory: CudaSlice<f32>, of: &Tensor) -> Option<Tensor> {
+        of.track_op().then(|| self.tensor(memory, of.shape()))
+    }
+
+    /// Where the elements of an argument of a custom operation lie.
+    pub(crate) fn argument(
+        &self,
+        op: &str,
+        name: &str,
+        storage: &CudaStorage,
+        layout: &Layout,
+    ) -> Result<Address> {
+        let Some((start, _)) = layout.contiguous_offsets() else {
+            bail!(
+                "{op}: {name} of shape {:?} is not contiguous",
+                layout.dims()
+            );
+        };
+        let first = self.address(storage.as_cuda_slice::<f32>()?);
+        Ok(Address(first.0 + (size_of::<f32>() * start) as u64))
+    }
+
+    /// Where the elements of a tensor lie, as long as it lives.
+    pub(crate) fn place(&self, op: &str, name: &str, x: &Tensor) -> Result<Address> {
+        let (storage, layout) = x.storage_and_layout();
+        match &*storage {
+            Storage::Cuda(storage) => self.argument(op, name, storage, layout),
+            _ => bail!(
+                "{op}: {name} is on {:?}, expected a CUDA device",
+                x.device().location()
+            ),
+        }
+    }
+}
+
+impl Machine for Card<'_> {
+    type Memory = CudaSlice<f32>;
+
+    fn allocate(&self, floats: usize) -> Result<CudaSlice<f32>> {
+        // SAFETY: whoever allocates has a kernel write all of it before anything reads it.
+        unsafe { self.device.alloc::<f32>(floats.max(1)) }
+    }
+
+    fn upload(&self, words: &[u64]) -> Result<CudaSlice<f32>> {
+        let halves = words
+            .iter()
+            .flat_map(|&word| [word as u32, (word >> 32) as u32]);
+        let floats: Vec<f32> = halves.map(f32::from_bits).collect();
+        self.device.clone_htod(&floats)
+    }
+
+    fn address(&self, memory: &CudaSlice<f32>) -> Address {
+        let stream = self.device.cuda_stream();
+        let (address, _) = memory.device_ptr(&stream);
+        Address(address)
+    }
+
+    fn launch(&self, kernel: &'static str, launch: Launch, arguments: &[Argument]) -> Result<()> {
+        let function = self.function(kernel)?;
+        if launch.shared > SHARED_BYTES {
+            function
+                .set_attribute(SHARED_ATTRIBUTE, launch.shared as i32)
+                .map_err(Error::wrap)?;
+        }
+        let config = LaunchConfig {
+            grid_dim: (launch.grid[0], launch.grid[1], 1),
+            block_dim: (launch.block, 1, 1),
+            shared_mem_bytes: launch.shared,
+        };
+        let stream = self.device.cuda_stream();
+        let mut builder = stream.launch_builder(&function);
+        for argument in arguments {
+            builder.arg(&argument.0);
+        }
+        // SAFETY: the same calls run on the host in tests, where their arguments and every access are checked.
+        unsafe { builder.launch(config) }.map_err(Error::wrap)?;
+        Ok(())
+    }
+}
