@@ -8,38 +8,41 @@
 #define TILE (WARP * (W + 1))
 
 /// Copies `count` rows from row `first` on into shared memory; beyond `rows` come zeros.
-__device__ inline void stay(float* to, const float* from, unsigned first, unsigned count, unsigned rows, unsigned columns) {
+template <class T>
+__device__ inline void stay(float* to, const T* from, unsigned first, unsigned count, unsigned rows, unsigned columns) {
     for (unsigned i = threadIdx.x; i < count * columns; i += blockDim.x) {
         const size_t at = (size_t)first * columns + i;
-        to[i] = at < (size_t)rows * columns ? from[at] : 0.0f;
+        to[i] = at < (size_t)rows * columns ? wide(from[at]) : 0.0f;
     }
 }
 
 /// 32 rows from `first` on, W of their columns from `left` on; zeros beyond. All threads call it.
-template <int W>
-__device__ inline void fetch(float* tile, const float* from, unsigned first, unsigned rows, unsigned left, unsigned columns) {
+template <int W, class T>
+__device__ inline void fetch(float* tile, const T* from, unsigned first, unsigned rows, unsigned left, unsigned columns) {
     __syncthreads(); // the piece before has been read
     for (unsigned i = threadIdx.x; i < WARP * W; i += blockDim.x) {
         const unsigned row = i / W, column = i % W;
         const bool inside = first + row < rows && left + column < columns;
-        tile[row * (W + 1) + column] = inside ? from[(size_t)(first + row) * columns + left + column] : 0.0f;
+        tile[row * (W + 1) + column] = inside ? wide(from[(size_t)(first + row) * columns + left + column]) : 0.0f;
     }
     __syncthreads();
 }
 
 /// dot[r] = the product of row 8 r + warp of those that stay with row first + lane of those that stream.
-template <int R, int W>
-__device__ inline void products(float (&dot)[R], const float* staying, float* tile, const float* streaming, unsigned first,
+template <int R, int W, class T>
+__device__ inline void products(float (&dot)[R], const float* staying, float* tile, const T* streaming, unsigned first,
                                 unsigned rows, unsigned columns) {
     const unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+#pragma unroll
     for (int r = 0; r < R; r++) {
         dot[r] = 0.0f;
     }
     for (unsigned left = 0; left < columns; left += W) {
-        fetch<W>(tile, streaming, first, rows, left, columns);
+        fetch<W, T>(tile, streaming, first, rows, left, columns);
         const unsigned width = min((unsigned)W, columns - left);
         for (unsigned c = 0; c < width; c++) {
             const float other = tile[lane * (W + 1) + c];
+#pragma unroll
             for (int r = 0; r < R; r++) {
                 dot[r] += staying[(size_t)(WARPS * r + warp) * columns + left + c] * other;
             }
@@ -49,22 +52,24 @@ __device__ inline void products(float (&dot)[R], const float* staying, float* ti
 
 /// sums[i] = fade[i] sums[i] + scale times the sum over j of weights[i][j] row first + j of those that stream, for all 8 R
 /// rows i; without `fade` nothing fades.
-template <int R, int W>
+template <int R, int W, class T>
 __device__ inline void gather(float* sums, const float* fade, float scale, const float* weights, float* tile,
-                              const float* streaming, unsigned first, unsigned rows, unsigned columns) {
+                              const T* streaming, unsigned first, unsigned rows, unsigned columns) {
     constexpr int LINES = WARPS * WARP / W; // rows at once
     constexpr int TURNS = WARPS * R / LINES;
     const unsigned column = threadIdx.x % W, line = threadIdx.x / W;
     for (unsigned left = 0; left < columns; left += W) {
-        fetch<W>(tile, streaming, first, rows, left, columns);
+        fetch<W, T>(tile, streaming, first, rows, left, columns);
         float sum[TURNS] = {};
         for (unsigned j = 0; j < WARP; j++) {
             const float other = tile[j * (W + 1) + column];
+#pragma unroll
             for (int turn = 0; turn < TURNS; turn++) {
                 sum[turn] += weights[(LINES * turn + line) * (WARP + 1) + j] * other;
             }
         }
         if (left + column < columns) {
+#pragma unroll
             for (int turn = 0; turn < TURNS; turn++) {
                 const unsigned row = LINES * turn + line;
                 float* at = sums + (size_t)row * columns + left + column;
@@ -75,13 +80,14 @@ __device__ inline void gather(float* sums, const float* fade, float scale, const
 }
 
 /// Rows that stay have their sums written, each over divisor[i] where there is one.
-__device__ inline void write(float* to, const float* sums, const float* divisor, unsigned first, unsigned count, unsigned rows,
+template <class T>
+__device__ inline void write(T* to, const float* sums, const float* divisor, unsigned first, unsigned count, unsigned rows,
                              unsigned columns) {
     __syncthreads();
     for (unsigned i = threadIdx.x; i < count * columns; i += blockDim.x) {
         const size_t at = (size_t)first * columns + i;
         if (at < (size_t)rows * columns) {
-            to[at] = divisor ? sums[i] / divisor[i / columns] : sums[i];
+            put(to + at, divisor ? sums[i] / divisor[i / columns] : sums[i]);
         }
     }
 }
@@ -116,8 +122,8 @@ struct Head {
 
 /// y = softmax(scale q k') v, and of each query the logarithm of the sum of e^scores. Shared: q and y of the rows that stay,
 /// weights, a tile, fades, sums.
-template <int R, int W>
-__device__ inline void attention(const Head& head, const float* q, const float* k, const float* v, float* y, float* logarithms) {
+template <int R, int W, class T>
+__device__ inline void attention(const Head& head, const T* q, const T* k, const T* v, T* y, float* logarithms) {
     constexpr unsigned ROWS = WARPS * R;
     const unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const unsigned first = head.first;
@@ -132,13 +138,15 @@ __device__ inline void attention(const Head& head, const float* q, const float* 
         sums[i] = 0.0f;
     }
     float most[R], sum[R]; // of the warp's rows, alike in all lanes
+#pragma unroll
     for (int r = 0; r < R; r++) {
         most[r] = -INFINITY;
         sum[r] = 0.0f;
     }
     for (unsigned key = 0; key < head.keys; key += WARP) {
         float score[R];
-        products<R, W>(score, staying, tile, head.k(k), key, head.keys, head.size);
+        products<R, W, T>(score, staying, tile, head.k(k), key, head.keys, head.size);
+#pragma unroll
         for (int r = 0; r < R; r++) {
             score[r] = key + lane < head.keys ? head.scale * score[r] : -INFINITY;
             const float more = fmaxf(most[r], warp_max(score[r]));
@@ -153,9 +161,10 @@ __device__ inline void attention(const Head& head, const float* q, const float* 
             }
         }
         // `gather` begins with a barrier, and what it leaves is read after one.
-        gather<R, W>(sums, fade, 1.0f, weights, tile, head.v(v), key, head.keys, head.value_size);
+        gather<R, W, T>(sums, fade, 1.0f, weights, tile, head.v(v), key, head.keys, head.value_size);
     }
     if (lane == 0) {
+#pragma unroll
         for (int r = 0; r < R; r++) {
             const unsigned row = WARPS * r + warp;
             total[row] = sum[r];
@@ -171,9 +180,9 @@ __device__ inline void attention(const Head& head, const float* q, const float* 
 __device__ inline float probability(float score, float logarithm, bool inside) { return inside ? expf(score - logarithm) : 0.0f; }
 
 /// dq = scale ds k. Queries stay. Shared: q, g and dq of the rows that stay, weights, a tile.
-template <int R, int W>
-__device__ inline void query_gradient(const Head& head, const float* q, const float* k, const float* v, const float* g,
-                                      const float* logarithms, const float* deltas, float* dq) {
+template <int R, int W, class T>
+__device__ inline void query_gradient(const Head& head, const T* q, const T* k, const T* v, const T* g,
+                                      const float* logarithms, const float* deltas, T* dq) {
     constexpr unsigned ROWS = WARPS * R;
     const unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const unsigned first = head.first;
@@ -189,8 +198,9 @@ __device__ inline void query_gradient(const Head& head, const float* q, const fl
     }
     for (unsigned key = 0; key < head.keys; key += WARP) {
         float score[R], dp[R];
-        products<R, W>(score, staying, tile, head.k(k), key, head.keys, head.size);
-        products<R, W>(dp, staying_g, tile, head.v(v), key, head.keys, head.value_size);
+        products<R, W, T>(score, staying, tile, head.k(k), key, head.keys, head.size);
+        products<R, W, T>(dp, staying_g, tile, head.v(v), key, head.keys, head.value_size);
+#pragma unroll
         for (int r = 0; r < R; r++) {
             const unsigned row = WARPS * r + warp;
             const bool inside = first + row < head.queries && key + lane < head.keys;
@@ -198,15 +208,15 @@ __device__ inline void query_gradient(const Head& head, const float* q, const fl
             const float p = probability(head.scale * score[r], head.line(logarithms)[query], inside);
             weights[row * (WARP + 1) + lane] = p * (dp[r] - head.line(deltas)[query]);
         }
-        gather<R, W>(sums, nullptr, head.scale, weights, tile, head.k(k), key, head.keys, head.size);
+        gather<R, W, T>(sums, nullptr, head.scale, weights, tile, head.k(k), key, head.keys, head.size);
     }
     write(head.q(dq), sums, nullptr, first, ROWS, head.queries, head.size);
 }
 
 /// dk = scale ds' q and dv = p' g. Keys stay. Shared: k, v, dk and dv of the rows that stay, two of weights, a tile.
-template <int R, int W>
-__device__ inline void key_gradient(const Head& head, const float* q, const float* k, const float* v, const float* g,
-                                    const float* logarithms, const float* deltas, float* dk, float* dv) {
+template <int R, int W, class T>
+__device__ inline void key_gradient(const Head& head, const T* q, const T* k, const T* v, const T* g,
+                                    const float* logarithms, const float* deltas, T* dk, T* dv) {
     constexpr unsigned ROWS = WARPS * R;
     const unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const unsigned first = head.first;
@@ -224,10 +234,11 @@ __device__ inline void key_gradient(const Head& head, const float* q, const floa
     }
     for (unsigned query = 0; query < head.queries; query += WARP) {
         float score[R], dp[R];
-        products<R, W>(score, staying, tile, head.q(q), query, head.queries, head.size);
-        products<R, W>(dp, staying_v, tile, head.y(g), query, head.queries, head.value_size);
+        products<R, W, T>(score, staying, tile, head.q(q), query, head.queries, head.size);
+        products<R, W, T>(dp, staying_v, tile, head.y(g), query, head.queries, head.value_size);
         const unsigned at = min(query + lane, head.queries - 1);
         const float logarithm = head.line(logarithms)[at], delta = head.line(deltas)[at];
+#pragma unroll
         for (int r = 0; r < R; r++) {
             const unsigned row = WARPS * r + warp;
             const bool inside = first + row < head.keys && query + lane < head.queries;
@@ -235,15 +246,16 @@ __device__ inline void key_gradient(const Head& head, const float* q, const floa
             weights[row * (WARP + 1) + lane] = p * (dp[r] - delta);
             weights_v[row * (WARP + 1) + lane] = p;
         }
-        gather<R, W>(sums_v, nullptr, 1.0f, weights_v, tile, head.y(g), query, head.queries, head.value_size);
-        gather<R, W>(sums, nullptr, head.scale, weights, tile, head.q(q), query, head.queries, head.size);
+        gather<R, W, T>(sums_v, nullptr, 1.0f, weights_v, tile, head.y(g), query, head.queries, head.value_size);
+        gather<R, W, T>(sums, nullptr, head.scale, weights, tile, head.q(q), query, head.queries, head.size);
     }
     write(head.k(dk), sums, nullptr, first, ROWS, head.keys, head.size);
     write(head.v(dv), sums_v, nullptr, first, ROWS, head.keys, head.value_size);
 }
 
 /// deltas[i] = the product of a query's output and its gradient; a warp a query.
-extern "C" __global__ void attention_deltas(const float* y, const float* g, float* deltas, unsigned queries, unsigned value_size) {
+template <class T>
+__device__ inline void deltas_of(const T* y, const T* g, float* deltas, unsigned queries, unsigned value_size) {
     const unsigned query = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
     if (query >= queries) {
         return; // the whole warp
@@ -251,7 +263,7 @@ extern "C" __global__ void attention_deltas(const float* y, const float* g, floa
     float sum = 0.0f;
     for (unsigned c = threadIdx.x % WARP; c < value_size; c += WARP) {
         const size_t at = (size_t)query * value_size + c;
-        sum += y[at] * g[at];
+        sum += wide(y[at]) * wide(g[at]);
     }
     sum = warp_sum(sum);
     if (threadIdx.x % WARP == 0) {
@@ -259,24 +271,34 @@ extern "C" __global__ void attention_deltas(const float* y, const float* g, floa
     }
 }
 
-#define ATTENTION(R, W)                                                                                                        \
-    extern "C" __global__ void __launch_bounds__(WARPS* WARP)                                                                  \
-        attention_##R##_##W(const float* q, const float* k, const float* v, float* y, float* logarithms, unsigned queries,     \
-                            unsigned keys, unsigned size, unsigned value_size, float scale) {                                  \
-        attention<R, W>(Head(queries, keys, size, value_size, scale, queries, WARPS * R), q, k, v, y, logarithms);                                     \
+#define ATTENTION(R, W, T, suffix)                                                                                             \
+    extern "C" __global__ void __launch_bounds__(WARPS* WARP) attention_##R##_##W##suffix(                                     \
+        const T* q, const T* k, const T* v, T* y, float* logarithms, unsigned queries, unsigned keys, unsigned size,           \
+        unsigned value_size, float scale) {                                                                                    \
+        attention<R, W>(Head(queries, keys, size, value_size, scale, queries, WARPS * R), q, k, v, y, logarithms);             \
     }                                                                                                                          \
-    extern "C" __global__ void __launch_bounds__(WARPS* WARP) attention_query_gradient_##R##_##W(                              \
-        const float* q, const float* k, const float* v, const float* g, const float* logarithms, const float* deltas,          \
-        float* dq, unsigned queries, unsigned keys, unsigned size, unsigned value_size, float scale) {                         \
-        query_gradient<R, W>(Head(queries, keys, size, value_size, scale, queries, WARPS * R), q, k, v, g, logarithms, deltas, dq);                    \
+    extern "C" __global__ void __launch_bounds__(WARPS* WARP) attention_query_gradient_##R##_##W##suffix(                      \
+        const T* q, const T* k, const T* v, const T* g, const float* logarithms, const float* deltas, T* dq,                   \
+        unsigned queries, unsigned keys, unsigned size, unsigned value_size, float scale) {                                    \
+        query_gradient<R, W>(Head(queries, keys, size, value_size, scale, queries, WARPS * R), q, k, v, g, logarithms, deltas, \
+                             dq);                                                                                              \
     }                                                                                                                          \
-    extern "C" __global__ void __launch_bounds__(WARPS* WARP) attention_key_gradient_##R##_##W(                                \
-        const float* q, const float* k, const float* v, const float* g, const float* logarithms, const float* deltas,          \
-        float* dk, float* dv, unsigned queries, unsigned keys, unsigned size, unsigned value_size, float scale) {              \
-        key_gradient<R, W>(Head(queries, keys, size, value_size, scale, keys, WARPS * R), q, k, v, g, logarithms, deltas, dk, dv);                  \
+    extern "C" __global__ void __launch_bounds__(WARPS* WARP) attention_key_gradient_##R##_##W##suffix(                        \
+        const T* q, const T* k, const T* v, const T* g, const float* logarithms, const float* deltas, T* dk, T* dv,            \
+        unsigned queries, unsigned keys, unsigned size, unsigned value_size, float scale) {                                    \
+        key_gradient<R, W>(Head(queries, keys, size, value_size, scale, keys, WARPS * R), q, k, v, g, logarithms, deltas, dk,  \
+                           dv);                                                                                                \
     }
 
-ATTENTION(4, 16)
-ATTENTION(4, 64)
-ATTENTION(2, 64)
-ATTENTION(1, 64)
+#define ATTENTIONS(T, suffix)                                                                                                  \
+    extern "C" __global__ void attention_deltas##suffix(const T* y, const T* g, float* deltas, unsigned queries,               \
+                                                        unsigned value_size) {                                                 \
+        deltas_of(y, g, deltas, queries, value_size);                                                                          \
+    }                                                                                                                          \
+    ATTENTION(4, 16, T, suffix)                                                                                                \
+    ATTENTION(4, 64, T, suffix)                                                                                                \
+    ATTENTION(2, 64, T, suffix)                                                                                                \
+    ATTENTION(1, 64, T, suffix)
+
+ATTENTIONS(float, )
+ATTENTIONS(bf16, _bf16)

@@ -1,4 +1,5 @@
-//! What the kernels share: sums over a warp and a block in an order that never changes, division by a constant, the sigmoid.
+//! What the kernels share: numbers of 16 bits, sums over a warp and a block in an order that never changes, division by a
+//! constant, the sigmoid.
 
 #pragma once
 
@@ -6,6 +7,22 @@
 
 /// Shared memory of a block, as much of it as the launch asks for.
 extern __shared__ __align__(16) float block_memory[];
+
+/// The upper half of a float: eight bits of exponent, seven of fraction. It is only stored; all arithmetic is in floats.
+struct bf16 {
+    unsigned short bits;
+};
+
+__device__ inline float wide(float x) { return x; }
+__device__ inline float wide(bf16 x) { return __uint_as_float((unsigned)x.bits << 16); }
+
+__device__ inline void put(float* to, float x) { *to = x; }
+/// Rounds to the nearest, to the even one of two; what is not a number stays so.
+__device__ inline void put(bf16* to, float x) {
+    const unsigned bits = __float_as_uint(x);
+    const unsigned rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+    to->bits = (unsigned short)(x == x ? rounded >> 16 : (bits >> 16) | 0x40u);
+}
 
 /// x / d for x < 2^31, with what `launch::Divisor` prepares: a multiplication and a shift.
 struct Divisor {

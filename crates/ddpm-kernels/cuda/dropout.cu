@@ -16,8 +16,9 @@ __device__ inline void philox(unsigned key_0, unsigned key_1, unsigned (&word)[4
 
 /// y = scale x where the upper 24 bits of the element's word are at least `threshold`, else 0 (even for an x that is not
 /// finite). A thread makes the four elements of a block of words; blockIdx.y is the image, `counters` its three words.
-extern "C" __global__ void dropout(const float* x, float* y, const unsigned* counters, unsigned elements, unsigned key_0,
-                                   unsigned key_1, unsigned threshold, float scale) {
+template <class T>
+__device__ inline void dropout_of(const T* x, T* y, const unsigned* counters, unsigned elements, unsigned key_0,
+                                  unsigned key_1, unsigned threshold, float scale) {
     const unsigned block = blockIdx.x * blockDim.x + threadIdx.x;
     const unsigned image = blockIdx.y;
     if (block >= (elements + 3) / 4) {
@@ -29,6 +30,15 @@ extern "C" __global__ void dropout(const float* x, float* y, const unsigned* cou
     const size_t start = (size_t)image * elements;
     for (unsigned k = 0; k < 4 && 4 * block + k < elements; k++) {
         const size_t i = start + 4 * block + k;
-        y[i] = (word[k] >> 8) >= threshold ? scale * x[i] : 0.0f;
+        put(y + i, (word[k] >> 8) >= threshold ? scale * wide(x[i]) : 0.0f);
     }
 }
+
+#define DROPOUT(T, suffix)                                                                                                     \
+    extern "C" __global__ void dropout##suffix(const T* x, T* y, const unsigned* counters, unsigned elements, unsigned key_0,  \
+                                               unsigned key_1, unsigned threshold, float scale) {                              \
+        dropout_of(x, y, counters, elements, key_0, key_1, threshold, scale);                                                  \
+    }
+
+DROPOUT(float, )
+DROPOUT(bf16, _bf16)

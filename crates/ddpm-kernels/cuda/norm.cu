@@ -20,29 +20,29 @@ __device__ inline Group group_of_block(unsigned channels, unsigned groups, unsig
 /// y = silu(gamma (x - mean) / s + beta), or without silu; statistics: mean and 1 / s of each group, s = sqrt(variance + eps).
 /// `channels` are those of a group. gamma and beta are of each channel, or with `own` of each channel of each image.
 /// Shared: a number a warp, then with `staged` the group.
-extern "C" __global__ void group_norm(const float* x, const float* gamma, const float* beta, float* y, float* statistics,
-                                      unsigned channels, unsigned groups, unsigned pixels, unsigned pieces, unsigned own,
-                                      unsigned with_silu, unsigned staged, float eps) {
+template <class T>
+__device__ inline void group_norm_of(const T* x, const float* gamma, const float* beta, T* y, float* statistics,
+                                     unsigned channels, unsigned groups, unsigned pixels, unsigned pieces, unsigned own,
+                                     unsigned with_silu, unsigned staged, float eps) {
     const Group group = group_of_block(channels, groups, pixels, own);
     const unsigned warps = blockDim.x / WARP;
     const unsigned warp = threadIdx.x / WARP;
     const unsigned lane = threadIdx.x % WARP;
-    const float* from = x + group.start;
+    const T* from = x + group.start;
     float* stage = block_memory + warps;
 
     float sum = 0.0f;
     for (unsigned i = threadIdx.x; i < group.length; i += blockDim.x) {
-        const float value = from[i];
+        const float value = wide(from[i]);
         if (staged) {
             stage[i] = value;
         }
         sum += value;
     }
     const float mean = block_sum(sum, block_memory) / (float)group.length; // after it the stage is filled
-    const float* again = staged ? stage : from;
     float rest = 0.0f, squares = 0.0f;
     for (unsigned i = threadIdx.x; i < group.length; i += blockDim.x) {
-        const float apart = again[i] - mean;
+        const float apart = (staged ? stage[i] : wide(from[i])) - mean;
         rest += apart;
         squares += apart * apart;
     }
@@ -64,8 +64,8 @@ extern "C" __global__ void group_norm(const float* x, const float* gamma, const 
         const float shift = beta[group.affine + channel];
         for (unsigned i = begin + lane; i < end; i += WARP) {
             const unsigned at = channel * pixels + i;
-            const float z = (again[at] - mean) * scale + shift;
-            y[group.start + at] = with_silu ? z * sigmoid(z) : z;
+            const float z = ((staged ? stage[at] : wide(from[at])) - mean) * scale + shift;
+            put(y + group.start + at, with_silu ? z * sigmoid(z) : z);
         }
     }
 }
@@ -73,10 +73,11 @@ extern "C" __global__ void group_norm(const float* x, const float* gamma, const 
 /// With z = gamma x_hat + beta, x_hat = (x - mean) / s and h = dL/dz: the gradients
 /// dx = (gamma h - mean(gamma h) - x_hat mean(gamma h x_hat)) / s, and of each channel of each image dgamma = sum of h x_hat,
 /// dbeta = sum of h. Arguments as above. Shared: two numbers a piece, two numbers for the group.
-extern "C" __global__ void group_norm_gradient(const float* x, const float* gamma, const float* beta, const float* statistics,
-                                               const float* g, float* dx, float* dgamma, float* dbeta, unsigned channels,
-                                               unsigned groups, unsigned pixels, unsigned pieces, unsigned own,
-                                               unsigned with_silu) {
+template <class T>
+__device__ inline void group_norm_gradient_of(const T* x, const float* gamma, const float* beta, const float* statistics,
+                                              const T* g, T* dx, float* dgamma, float* dbeta, unsigned channels,
+                                              unsigned groups, unsigned pixels, unsigned pieces, unsigned own,
+                                              unsigned with_silu) {
     const Group group = group_of_block(channels, groups, pixels, own);
     const unsigned warps = blockDim.x / WARP;
     const unsigned warp = threadIdx.x / WARP;
@@ -96,8 +97,8 @@ extern "C" __global__ void group_norm_gradient(const float* x, const float* gamm
         float sum = 0.0f, sum_with_x = 0.0f;
         for (unsigned i = begin + lane; i < end; i += WARP) {
             const size_t at = group.start + channel * pixels + i;
-            const float apart = x[at] - mean;
-            const float h = with_silu ? g[at] * silu_slope(apart * scale + shift) : g[at];
+            const float apart = wide(x[at]) - mean;
+            const float h = wide(g[at]) * (with_silu ? silu_slope(apart * scale + shift) : 1.0f);
             sum += h;
             sum_with_x += h * apart;
         }
@@ -147,9 +148,25 @@ extern "C" __global__ void group_norm_gradient(const float* x, const float* gamm
         const float shift = beta[group.affine + channel];
         for (unsigned i = begin + lane; i < end; i += WARP) {
             const size_t at = group.start + channel * pixels + i;
-            const float apart = x[at] - mean;
-            const float h = with_silu ? g[at] * silu_slope(apart * scale + shift) : g[at];
-            dx[at] = scale * h - slope_of_dx * apart - shift_of_dx;
+            const float apart = wide(x[at]) - mean;
+            const float h = wide(g[at]) * (with_silu ? silu_slope(apart * scale + shift) : 1.0f);
+            put(dx + at, scale * h - slope_of_dx * apart - shift_of_dx);
         }
     }
 }
+
+#define GROUP_NORM(T, suffix)                                                                                                  \
+    extern "C" __global__ void group_norm##suffix(const T* x, const float* gamma, const float* beta, T* y, float* statistics,  \
+                                                  unsigned channels, unsigned groups, unsigned pixels, unsigned pieces,        \
+                                                  unsigned own, unsigned with_silu, unsigned staged, float eps) {              \
+        group_norm_of(x, gamma, beta, y, statistics, channels, groups, pixels, pieces, own, with_silu, staged, eps);           \
+    }                                                                                                                          \
+    extern "C" __global__ void group_norm_gradient##suffix(                                                                    \
+        const T* x, const float* gamma, const float* beta, const float* statistics, const T* g, T* dx, float* dgamma,          \
+        float* dbeta, unsigned channels, unsigned groups, unsigned pixels, unsigned pieces, unsigned own, unsigned with_silu) { \
+        group_norm_gradient_of(x, gamma, beta, statistics, g, dx, dgamma, dbeta, channels, groups, pixels, pieces, own,        \
+                               with_silu);                                                                                     \
+    }
+
+GROUP_NORM(float, )
+GROUP_NORM(bf16, _bf16)

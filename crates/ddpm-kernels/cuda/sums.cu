@@ -1,15 +1,16 @@
 //! Sums of planes and of columns, for gradients of biases and of what a normalisation multiplies with.
 
 /// sums[p] = Σ of the p-th plane of `pixels`; a warp a plane.
-extern "C" __global__ void plane_sums(const float* x, float* sums, unsigned planes, unsigned pixels) {
+template <class T>
+__device__ inline void plane_sums_of(const T* x, float* sums, unsigned planes, unsigned pixels) {
     const unsigned plane = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
     if (plane >= planes) {
         return; // the whole warp
     }
-    const float* from = x + (size_t)plane * pixels;
+    const T* from = x + (size_t)plane * pixels;
     float sum = 0.0f;
     for (unsigned i = threadIdx.x % WARP; i < pixels; i += WARP) {
-        sum += from[i];
+        sum += wide(from[i]);
     }
     sum = warp_sum(sum);
     if (threadIdx.x % WARP == 0) {
@@ -19,7 +20,8 @@ extern "C" __global__ void plane_sums(const float* x, float* sums, unsigned plan
 
 /// sums[p, c] = Σ of `share` rows of column c from row p · share on, of a matrix of rows of `columns`. A block is 32 columns
 /// wide and as many rows deep as it has warps; the parts are summed by the same kernel again.
-extern "C" __global__ void column_sums(const float* x, float* sums, unsigned rows, unsigned columns, unsigned share) {
+template <class T>
+__device__ inline void column_sums_of(const T* x, float* sums, unsigned rows, unsigned columns, unsigned share) {
     const unsigned warps = blockDim.x / WARP;
     const unsigned warp = threadIdx.x / WARP;
     const unsigned lane = threadIdx.x % WARP;
@@ -29,7 +31,7 @@ extern "C" __global__ void column_sums(const float* x, float* sums, unsigned row
     float sum = 0.0f;
     if (column < columns) {
         for (unsigned row = first + warp; row < end; row += warps) {
-            sum += x[(size_t)row * columns + column];
+            sum += wide(x[(size_t)row * columns + column]);
         }
     }
     block_memory[threadIdx.x] = sum;
@@ -41,3 +43,14 @@ extern "C" __global__ void column_sums(const float* x, float* sums, unsigned row
         sums[(size_t)blockIdx.y * columns + column] = sum;
     }
 }
+
+#define SUMS(T, suffix)                                                                                                        \
+    extern "C" __global__ void plane_sums##suffix(const T* x, float* sums, unsigned planes, unsigned pixels) {                 \
+        plane_sums_of(x, sums, planes, pixels);                                                                                \
+    }                                                                                                                          \
+    extern "C" __global__ void column_sums##suffix(const T* x, float* sums, unsigned rows, unsigned columns, unsigned share) { \
+        column_sums_of(x, sums, rows, columns, share);                                                                         \
+    }
+
+SUMS(float, )
+SUMS(bf16, _bf16)

@@ -36,7 +36,7 @@ fn apply(
     function: Function,
     reference: impl Fn(&Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    crate::check::f32(function.name(), &[("x", x)])?;
+    crate::check::floats(function.name(), &[("x", x)])?;
     if !x.device().is_cpu() {
         return reference(x);
     }

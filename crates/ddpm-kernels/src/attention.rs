@@ -2,10 +2,10 @@
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 #[cfg(feature = "cuda")]
-use candle_core::{CudaStorage, bail, cuda_backend::cudarc::driver::CudaSlice};
+use candle_core::{CudaStorage, bail};
 
 #[cfg(feature = "cuda")]
-use crate::cuda::{card::Card, launch::Machine};
+use crate::cuda::{card, card::Card, launch::Kind, launch::Machine};
 
 use crate::heads::{Heads, Memory, Order, View, ViewMut, attend, attend_backward};
 use crate::source::Data;
@@ -19,7 +19,7 @@ use crate::storage::{Shared, slice, tensor_like, view, written};
 /// # Errors
 /// Shapes that do not fit, no keys, a type other than f32.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
-    crate::check::f32("attention", &[("q", q), ("k", k), ("v", v)])?;
+    crate::check::floats("attention", &[("q", q), ("k", k), ("v", v)])?;
     crate::check::attention(q, k, v)?;
     if !crate::check::has_own(q) {
         return crate::reference::attention(q, k, v, scale);
@@ -36,7 +36,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tenso
         scale: scale as f32,
     };
     #[cfg(feature = "cuda")]
-    if q.device().is_cuda() && !on_card(&heads).fit() {
+    if q.device().is_cuda() && !on_card(Kind::of(q.dtype())?, &heads).fit() {
         return crate::reference::attention(q, k, v, scale);
     }
     let attention = Attention {
@@ -53,13 +53,14 @@ struct Attention {
     heads: Heads,
     /// On a card, of each query the logarithm of the sum of the exponentials of its scores, kept for the gradients.
     #[cfg(feature = "cuda")]
-    logarithms: std::sync::OnceLock<CudaSlice<f32>>,
+    logarithms: std::sync::OnceLock<card::Memory>,
 }
 
 /// The sizes as the card's kernels know them.
 #[cfg(feature = "cuda")]
-fn on_card(heads: &Heads) -> crate::cuda::attention::Heads {
+fn on_card(kind: Kind, heads: &Heads) -> crate::cuda::attention::Heads {
     crate::cuda::attention::Heads {
+        kind,
         heads: heads.batch * heads.heads,
         queries: heads.queries,
         keys: heads.keys,
@@ -100,12 +101,10 @@ impl CustomOp3 for Attention {
         v_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
         let card = Card::of(&q.device)?;
-        let (y, logarithms) = on_card(&self.heads).forward(
-            &card,
-            card.argument("attention", "q", q, q_layout)?,
-            card.argument("attention", "k", k, k_layout)?,
-            card.argument("attention", "v", v, v_layout)?,
-        )?;
+        let (kind, q) = card.numbers("attention", "q", q, q_layout)?;
+        let (_, k) = card.numbers("attention", "k", k, k_layout)?;
+        let (_, v) = card.numbers("attention", "v", v, v_layout)?;
+        let (y, logarithms) = on_card(kind, &self.heads).forward(&card, q, k, v)?;
         let _ = self.logarithms.set(logarithms);
         Ok((card.storage(y), self.output_shape()))
     }
@@ -153,7 +152,7 @@ impl Attention {
             bail!("attention: its gradient is asked for before its result");
         };
         let place = |name, tensor| card.place("attention", name, tensor);
-        let [dq, dk, dv] = on_card(&self.heads).backward(
+        let [dq, dk, dv] = on_card(Kind::of(q.dtype())?, &self.heads).backward(
             &card,
             [place("q", q)?, place("k", k)?, place("v", v)?],
             [

@@ -4,6 +4,15 @@ use candle_core::{DType, Result, Tensor, bail};
 
 use crate::{AdamW, Conv2d, Padding};
 
+/// As [`f32`], but on a card bf16 is known too; all are of one type.
+pub(crate) fn floats(op: &str, arguments: &[(&str, &Tensor)]) -> Result<()> {
+    let halves = |tensor: &Tensor| tensor.dtype() == DType::BF16 && tensor.device().is_cuda();
+    if arguments.iter().all(|(_, tensor)| halves(tensor)) {
+        return Ok(());
+    }
+    f32(op, arguments)
+}
+
 /// Whether an operation has loops or kernels of its own where a tensor is; elsewhere it falls back to its reference.
 pub(crate) fn has_own(x: &Tensor) -> bool {
     x.device().is_cpu() || cfg!(feature = "cuda") && x.device().is_cuda()

@@ -84,7 +84,7 @@ impl Conv2d {
 /// # Errors
 /// Shapes that do not fit, a kernel larger than the padded image, stride 0, a type other than f32.
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: Conv2d) -> Result<Tensor> {
-    crate::check::f32("conv2d", &[("x", x), ("weight", weight)])?;
+    crate::check::floats("conv2d", &[("x", x), ("weight", weight)])?;
     if let Some(bias) = bias {
         crate::check::f32("conv2d", &[("bias", bias)])?;
     }

@@ -5,7 +5,7 @@ use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor};
 
 #[cfg(feature = "cuda")]
-use crate::cuda::{card::Card, elementwise};
+use crate::cuda::{card::Card, elementwise, launch::Kind};
 use crate::simd::{per_processor, sigmoid, silu_slope};
 use crate::storage::{in_pieces, slice, tensor_like, view};
 
@@ -14,7 +14,7 @@ use crate::storage::{in_pieces, slice, tensor_like, view};
 /// # Errors
 /// A type other than f32.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
-    crate::check::f32("silu", &[("x", x)])?;
+    crate::check::floats("silu", &[("x", x)])?;
     if !crate::check::has_own(x) {
         return crate::reference::silu(x);
     }
@@ -26,7 +26,7 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// Shapes that differ, a type other than f32.
 pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    crate::check::f32("add", &[("x", x), ("y", y)])?;
+    crate::check::floats("add", &[("x", x), ("y", y)])?;
     crate::check::same_shape("add", ("x", x), ("y", y))?;
     if !x.device().is_cpu() {
         return crate::reference::add(x, y);
@@ -42,7 +42,7 @@ pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// Shapes that differ, a rate outside of 0 <= rate < 1, a type other than f32.
 pub fn dropout(x: &Tensor, mask: &Tensor, rate: f64) -> Result<Tensor> {
-    crate::check::f32("dropout", &[("x", x)])?;
+    crate::check::floats("dropout", &[("x", x)])?;
     crate::check::dropout(x, mask, rate)?;
     if !x.device().is_cpu() {
         return crate::reference::dropout(x, mask, rate);
@@ -64,7 +64,7 @@ pub fn dropout(x: &Tensor, mask: &Tensor, rate: f64) -> Result<Tensor> {
 /// # Errors
 /// Shapes that differ in more than channels, a type other than f32.
 pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    crate::check::f32("concat_channels", &[("a", a), ("b", b)])?;
+    crate::check::floats("concat_channels", &[("a", a), ("b", b)])?;
     crate::check::concat_channels(a, b)?;
     if !a.device().is_cpu() {
         return crate::reference::concat_channels(a, b);
@@ -128,8 +128,8 @@ impl CustomOp1 for Silu {
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let card = Card::of(&x.device)?;
-        let x = card.argument("silu", "x", x, layout)?;
-        let y = elementwise::silu(&card, x, layout.shape().elem_count())?;
+        let (kind, x) = card.numbers("silu", "x", x, layout)?;
+        let y = elementwise::silu(&card, kind, x, layout.shape().elem_count())?;
         Ok((card.storage(y), layout.shape().clone()))
     }
 
@@ -142,7 +142,8 @@ impl CustomOp1 for Silu {
                 card.place("silu", "x", x)?,
                 card.place("silu", "the gradient", &g)?,
             );
-            let dx = elementwise::silu_gradient(&card, at, g, x.elem_count())?;
+            let dx =
+                elementwise::silu_gradient(&card, Kind::of(x.dtype())?, at, g, x.elem_count())?;
             return Ok(card.gradient(dx, x));
         }
         let dx = over_pieces(

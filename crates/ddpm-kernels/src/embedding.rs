@@ -12,7 +12,7 @@ use crate::storage::{slice, tensor_like, view};
 /// # Errors
 /// A table that is none, an index beyond it, a type other than f32.
 pub fn embedding(table: &Tensor, indices: &[usize]) -> Result<Tensor> {
-    crate::check::f32("embedding", &[("table", table)])?;
+    crate::check::floats("embedding", &[("table", table)])?;
     crate::check::embedding(table, indices)?;
     if !table.device().is_cpu() {
         return crate::reference::embedding(table, indices);

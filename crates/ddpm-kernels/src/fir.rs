@@ -21,7 +21,7 @@ use crate::storage::{in_pieces, slice, tensor_like, view};
 /// # Errors
 /// A shape that is no image batch, an odd side, a type other than f32.
 pub fn fir_downsample_2x(x: &Tensor) -> Result<Tensor> {
-    crate::check::f32("fir_downsample_2x", &[("x", x)])?;
+    crate::check::floats("fir_downsample_2x", &[("x", x)])?;
     crate::check::even_image("fir_downsample_2x", "x", x)?;
     if !x.device().is_cpu() {
         return crate::reference::fir_downsample_2x(x);
@@ -37,7 +37,7 @@ pub fn fir_downsample_2x(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// A shape that is no image batch, a type other than f32.
 pub fn fir_upsample_2x(x: &Tensor) -> Result<Tensor> {
-    crate::check::f32("fir_upsample_2x", &[("x", x)])?;
+    crate::check::floats("fir_upsample_2x", &[("x", x)])?;
     crate::check::image("fir_upsample_2x", "x", x)?;
     if !x.device().is_cpu() {
         return crate::reference::fir_upsample_2x(x);

@@ -23,7 +23,7 @@ use crate::weight_gradient::{Target, WeightGradient};
 /// # Errors
 /// Shapes that do not fit, a type other than f32.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    crate::check::f32("linear", &[("x", x), ("weight", weight)])?;
+    crate::check::floats("linear", &[("x", x), ("weight", weight)])?;
     if let Some(bias) = bias {
         crate::check::f32("linear", &[("bias", bias)])?;
     }

@@ -4,10 +4,10 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 #[cfg(feature = "cuda")]
-use candle_core::{CudaStorage, bail, cuda_backend::cudarc::driver::CudaSlice};
+use candle_core::{CudaStorage, bail};
 
 #[cfg(feature = "cuda")]
-use crate::cuda::{card::Card, launch::Machine, norm::Norm};
+use crate::cuda::{card, card::Card, launch::Kind, launch::Machine, norm::Norm};
 use crate::planes::{Line, normalised, through_silu};
 use crate::simd::{self, per_processor};
 use crate::storage::{in_pieces, slice, tensor_like, view};
@@ -38,7 +38,8 @@ pub fn group_norm(
     eps: f64,
     activation: Activation,
 ) -> Result<Tensor> {
-    crate::check::f32("group_norm", &[("x", x), ("gamma", gamma), ("beta", beta)])?;
+    crate::check::floats("group_norm", &[("x", x)])?;
+    crate::check::f32("group_norm", &[("gamma", gamma), ("beta", beta)])?;
     crate::check::group_norm(x, groups, gamma, beta)?;
     if !crate::check::has_own(x) {
         return crate::reference::group_norm(x, groups, gamma, beta, eps, activation);
@@ -74,7 +75,7 @@ struct GroupNorm {
     statistics: OnceLock<Vec<[f32; 2]>>,
     /// The same of a card.
     #[cfg(feature = "cuda")]
-    on_card: OnceLock<CudaSlice<f32>>,
+    on_card: OnceLock<card::Memory>,
 }
 
 impl CustomOp3 for GroupNorm {
@@ -110,10 +111,11 @@ impl CustomOp3 for GroupNorm {
         beta_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
         let card = Card::of(&x.device)?;
-        let norm = self.of_batch(x_layout.shape().elem_count());
+        let (kind, x) = card.numbers("group_norm", "x", x, x_layout)?;
+        let norm = self.of_batch(kind, x_layout.shape().elem_count());
         let (y, statistics) = norm.forward(
             &card,
-            card.argument("group_norm", "x", x, x_layout)?,
+            x,
             card.argument("group_norm", "gamma", gamma, gamma_layout)?,
             card.argument("group_norm", "beta", beta, beta_layout)?,
         )?;
@@ -159,8 +161,9 @@ impl CustomOp3 for GroupNorm {
 #[cfg(feature = "cuda")]
 impl GroupNorm {
     /// The sizes for so many elements.
-    fn of_batch(&self, elements: usize) -> Norm {
+    fn of_batch(&self, kind: Kind, elements: usize) -> Norm {
         Norm {
+            kind,
             batch: elements / (self.channels * self.pixels),
             channels: self.channels,
             pixels: self.pixels,
@@ -183,14 +186,16 @@ impl GroupNorm {
             bail!("group_norm: its gradient is asked for before its result");
         };
         let place = |name, tensor| card.place("group_norm", name, tensor);
-        let [dx, dgamma, dbeta] = self.of_batch(x.elem_count()).backward(
-            &card,
-            place("x", x)?,
-            place("gamma", gamma)?,
-            place("beta", beta)?,
-            card.address(statistics),
-            place("the gradient", g)?,
-        )?;
+        let [dx, dgamma, dbeta] = self
+            .of_batch(Kind::of(x.dtype())?, x.elem_count())
+            .backward(
+                &card,
+                place("x", x)?,
+                place("gamma", gamma)?,
+                place("beta", beta)?,
+                card.address(statistics),
+                place("the gradient", g)?,
+            )?;
         Ok((
             card.gradient(dx, x),
             card.gradient(dgamma, gamma),

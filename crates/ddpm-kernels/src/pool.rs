@@ -5,7 +5,7 @@ use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 #[cfg(feature = "cuda")]
-use crate::cuda::{card::Card, planes};
+use crate::cuda::{card::Card, launch::Kind, planes};
 use crate::storage::{in_pieces, slice, tensor_like, view};
 
 /// Every square of two by two pixels becomes its mean.
@@ -16,7 +16,7 @@ use crate::storage::{in_pieces, slice, tensor_like, view};
 /// # Errors
 /// A shape that is no image batch, an odd side, a type other than f32.
 pub fn average_pool_2x(x: &Tensor) -> Result<Tensor> {
-    crate::check::f32("average_pool_2x", &[("x", x)])?;
+    crate::check::floats("average_pool_2x", &[("x", x)])?;
     crate::check::even_image("average_pool_2x", "x", x)?;
     if !crate::check::has_own(x) {
         return crate::reference::average_pool_2x(x);
@@ -48,9 +48,9 @@ impl CustomOp1 for AveragePool {
     fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let card = Card::of(&x.device)?;
         let (batch, channels, height, width) = layout.shape().dims4()?;
-        let x = card.argument("average_pool_2x", "x", x, layout)?;
+        let (kind, x) = card.numbers("average_pool_2x", "x", x, layout)?;
         let pixels = batch * channels * height * width / 4;
-        let y = planes::gather_2x(&card, x, (pixels, width / 2), 0.25)?;
+        let y = planes::gather_2x(&card, kind, x, (pixels, width / 2), 0.25)?;
         let shape = (batch, channels, height / 2, width / 2);
         Ok((card.storage(y), Shape::from(shape)))
     }
@@ -62,7 +62,13 @@ impl CustomOp1 for AveragePool {
         if x.device().is_cuda() {
             let card = Card::of(x.device().as_cuda_device()?)?;
             let g = card.place("average_pool_2x", "the gradient", &g)?;
-            let dx = planes::spread_2x(&card, g, (x.elem_count() / 4, width / 2), 0.25)?;
+            let dx = planes::spread_2x(
+                &card,
+                Kind::of(x.dtype())?,
+                g,
+                (x.elem_count() / 4, width / 2),
+                0.25,
+            )?;
             return Ok(card.gradient(dx, x));
         }
         let g = view("average_pool_2x", "the gradient", &g)?;

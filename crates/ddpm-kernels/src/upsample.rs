@@ -5,7 +5,7 @@ use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 #[cfg(feature = "cuda")]
-use crate::cuda::{card::Card, planes};
+use crate::cuda::{card::Card, launch::Kind, planes};
 use crate::storage::{in_pieces, slice, tensor_like, view};
 
 /// Every pixel becomes a square of two by two.
@@ -16,7 +16,7 @@ use crate::storage::{in_pieces, slice, tensor_like, view};
 /// # Errors
 /// A shape that is no image batch, a type other than f32.
 pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
-    crate::check::f32("upsample_nearest_2x", &[("x", x)])?;
+    crate::check::floats("upsample_nearest_2x", &[("x", x)])?;
     crate::check::image("upsample_nearest_2x", "x", x)?;
     if !crate::check::has_own(x) {
         return crate::reference::upsample_nearest_2x(x);
@@ -48,9 +48,9 @@ impl CustomOp1 for Upsample {
     fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let card = Card::of(&x.device)?;
         let (batch, channels, height, width) = layout.shape().dims4()?;
-        let x = card.argument("upsample_nearest_2x", "x", x, layout)?;
+        let (kind, x) = card.numbers("upsample_nearest_2x", "x", x, layout)?;
         let pixels = batch * channels * height * width;
-        let y = planes::spread_2x(&card, x, (pixels, width), 1.0)?;
+        let y = planes::spread_2x(&card, kind, x, (pixels, width), 1.0)?;
         let shape = (batch, channels, 2 * height, 2 * width);
         Ok((card.storage(y), Shape::from(shape)))
     }
@@ -62,7 +62,8 @@ impl CustomOp1 for Upsample {
         if x.device().is_cuda() {
             let card = Card::of(x.device().as_cuda_device()?)?;
             let g = card.place("upsample_nearest_2x", "the gradient", &g)?;
-            let dx = planes::gather_2x(&card, g, (x.elem_count(), width), 1.0)?;
+            let dx =
+                planes::gather_2x(&card, Kind::of(x.dtype())?, g, (x.elem_count(), width), 1.0)?;
             return Ok(card.gradient(dx, x));
         }
         let g = view("upsample_nearest_2x", "the gradient", &g)?;

@@ -165,8 +165,8 @@ struct Named {
 };
 
 #define KERNEL(name) {#name, Arguments<name>::run, Arguments<name>::count}
-#define ATTENTIONS(size)                                                                                                       \
-    KERNEL(attention_##size), KERNEL(attention_query_gradient_##size), KERNEL(attention_key_gradient_##size)
+#define BOTH(name) KERNEL(name), KERNEL(name##_bf16)
+#define OF_ATTENTION(size) BOTH(attention_##size), BOTH(attention_query_gradient_##size), BOTH(attention_key_gradient_##size)
 
 extern "C" __global__ void of_the_host_missed_barrier() {
     if (threadIdx.x != 5) {
@@ -189,25 +189,25 @@ extern "C" __global__ void of_the_host_race(float* x) {
 }
 
 const Named KERNELS[] = {
-    KERNEL(silu),
-    KERNEL(silu_gradient),
-    KERNEL(group_norm),
-    KERNEL(group_norm_gradient),
-    KERNEL(spread_2x),
-    KERNEL(gather_2x),
-    KERNEL(window),
-    KERNEL(add_bias),
-    KERNEL(plane_sums),
-    KERNEL(column_sums),
-    KERNEL(dropout),
+    BOTH(silu),
+    BOTH(silu_gradient),
+    BOTH(group_norm),
+    BOTH(group_norm_gradient),
+    BOTH(spread_2x),
+    BOTH(gather_2x),
+    BOTH(window),
+    BOTH(add_bias),
+    BOTH(plane_sums),
+    BOTH(column_sums),
+    BOTH(dropout),
+    BOTH(attention_deltas),
+    OF_ATTENTION(4_16),
+    OF_ATTENTION(4_64),
+    OF_ATTENTION(2_64),
+    OF_ATTENTION(1_64),
     KERNEL(squares_of_chunks),
     KERNEL(norm_of_parts),
     KERNEL(adamw_of_chunks),
-    KERNEL(attention_deltas),
-    ATTENTIONS(4_16),
-    ATTENTIONS(4_64),
-    ATTENTIONS(2_64),
-    ATTENTIONS(1_64),
     KERNEL(of_the_host_missed_barrier),
     KERNEL(of_the_host_missed_shuffle),
     KERNEL(of_the_host_too_much_shared),

@@ -2,7 +2,7 @@
 
 use candle_core::Result;
 
-use super::launch::{Address, Launch, Machine, WARP, arguments, whole};
+use super::launch::{Address, Kind, Launch, Machine, WARP, arguments, kernel, whole};
 
 /// Warps of a block.
 const WARPS: usize = 8;
@@ -12,6 +12,8 @@ const MOST_SHARED: usize = 99 * 1024;
 /// The sizes of attention; `heads` are counted through the batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Heads {
+    /// Of queries, keys, values, outputs and their gradients.
+    pub(crate) kind: Kind,
     pub(crate) heads: usize,
     pub(crate) queries: usize,
     pub(crate) keys: usize,
@@ -25,18 +27,25 @@ pub(crate) struct Heads {
 struct Variant {
     rows: usize,
     columns: usize,
-    names: [&'static str; 3],
+    /// By kind.
+    names: [[&'static str; 2]; 3],
 }
 
 macro_rules! variant {
+    (names, $name:literal, $rows:literal, $columns:literal) => {
+        [
+            concat!($name, $rows, "_", $columns),
+            concat!($name, $rows, "_", $columns, "_bf16"),
+        ]
+    };
     ($rows:literal, $columns:literal) => {
         Variant {
             rows: $rows,
             columns: $columns,
             names: [
-                concat!("attention_", $rows, "_", $columns),
-                concat!("attention_query_gradient_", $rows, "_", $columns),
-                concat!("attention_key_gradient_", $rows, "_", $columns),
+                variant!(names, "attention_", $rows, $columns),
+                variant!(names, "attention_query_gradient_", $rows, $columns),
+                variant!(names, "attention_key_gradient_", $rows, $columns),
             ],
         }
     };
@@ -89,6 +98,10 @@ impl Heads {
         })
     }
 
+    fn name(&self, variant: &Variant, kernel: usize) -> &'static str {
+        variant.names[kernel][usize::from(self.kind == Kind::Bf16)]
+    }
+
     fn sizes(&self) -> Result<[u32; 4]> {
         let of = |what, size| whole(what, size);
         Ok([
@@ -119,8 +132,8 @@ impl Heads {
         v: Address,
     ) -> Result<(M::Memory, M::Memory)> {
         let [queries, keys, size, value_size] = self.sizes()?;
-        let y = machine.allocate(self.heads * self.queries * self.value_size)?;
-        let logarithms = machine.allocate(self.heads * self.queries)?;
+        let y = machine.allocate(self.kind, self.heads * self.queries * self.value_size)?;
+        let logarithms = machine.allocate(Kind::F32, self.heads * self.queries)?;
         let (y_at, logarithms_at) = (machine.address(&y), machine.address(&logarithms));
         let arguments = arguments![
             q,
@@ -134,7 +147,7 @@ impl Heads {
             value_size,
             self.scale
         ];
-        machine.launch(variant.names[0], self.launch(variant, 0)?, arguments)?;
+        machine.launch(self.name(variant, 0), self.launch(variant, 0)?, arguments)?;
         Ok((y, logarithms))
     }
 
@@ -157,14 +170,14 @@ impl Heads {
     ) -> Result<[M::Memory; 3]> {
         let [queries, keys, size, value_size] = self.sizes()?;
         let rows = self.heads * self.queries;
-        let deltas = machine.allocate(rows)?;
+        let deltas = machine.allocate(Kind::F32, rows)?;
         let deltas_at = machine.address(&deltas);
         machine.launch(
-            "attention_deltas",
+            kernel!(self.kind, "attention_deltas"),
             Launch::warps(rows)?,
             arguments![y, g, deltas_at, whole("queries", rows)?, value_size],
         )?;
-        let dq = machine.allocate(rows * self.size)?;
+        let dq = machine.allocate(self.kind, rows * self.size)?;
         let arguments = arguments![
             q,
             k,
@@ -179,15 +192,15 @@ impl Heads {
             value_size,
             self.scale
         ];
-        machine.launch(variant.names[1], self.launch(variant, 1)?, arguments)?;
-        let dk = machine.allocate(self.heads * self.keys * self.size)?;
-        let dv = machine.allocate(self.heads * self.keys * self.value_size)?;
+        machine.launch(self.name(variant, 1), self.launch(variant, 1)?, arguments)?;
+        let dk = machine.allocate(self.kind, self.heads * self.keys * self.size)?;
+        let dv = machine.allocate(self.kind, self.heads * self.keys * self.value_size)?;
         let (dk_at, dv_at) = (machine.address(&dk), machine.address(&dv));
         let arguments = arguments![
             q, k, v, g, logarithms, deltas_at, dk_at, dv_at, queries, keys, size, value_size,
             self.scale
         ];
-        machine.launch(variant.names[2], self.launch(variant, 2)?, arguments)?;
+        machine.launch(self.name(variant, 2), self.launch(variant, 2)?, arguments)?;
         Ok([dq, dk, dv])
     }
 
@@ -208,8 +221,8 @@ mod tests {
     use candle_core::{DType, Device, Tensor, Var};
 
     use super::*;
-    use crate::cuda::host::{Host, Memory};
-    use crate::cuda::oracle::{assert_near, wave};
+    use crate::cuda::host::{Host, Memory, kept};
+    use crate::cuda::oracle::{KINDS, allowed, assert_near, wave};
 
     /// y, dq, dk, dv by the plain formula in double precision.
     fn expected(heads: &Heads, [q, k, v, g]: &[Vec<f32>; 4]) -> [Vec<f64>; 4] {
@@ -220,6 +233,7 @@ mod tests {
             size,
             value_size,
             scale,
+            ..
         } = *heads;
         let tensor = |x: &[f32], rows: usize, columns: usize| {
             let x = Tensor::from_slice(x, (1, count, rows, columns), &Device::Cpu).unwrap();
@@ -244,6 +258,12 @@ mod tests {
     }
 
     fn check(heads: Heads, variant: &Variant, factor: f32) {
+        for kind in KINDS {
+            check_of(Heads { kind, ..heads }, variant, factor);
+        }
+    }
+
+    fn check_of(heads: Heads, variant: &Variant, factor: f32) {
         let tolerance = 4e-6 * f64::from(factor).max(10.0) / 10.0; // a score is rounded at its own size
         let Heads {
             heads: count,
@@ -253,15 +273,21 @@ mod tests {
             value_size,
             ..
         } = heads;
-        let larger = |x: Vec<f32>| x.into_iter().map(|x| factor * x).collect();
+        let larger: Vec<f32> = wave(count * queries * size, 1)
+            .iter()
+            .map(|x| factor * x)
+            .collect();
         let inputs = [
-            larger(wave(count * queries * size, 1)),
+            larger,
             wave(count * keys * size, 2),
             wave(count * keys * value_size, 3),
             wave(count * queries * value_size, 4),
-        ];
+        ]
+        .map(|input| kept(heads.kind, &input));
         let ran = Host::both_ways(|host| {
-            let memories = inputs.each_ref().map(|input| host.floats(input));
+            let memories = inputs
+                .each_ref()
+                .map(|input| host.numbers(heads.kind, input));
             let [q, k, v, g] = memories.each_ref().map(|memory| host.address(memory));
             let (y, logarithms) = heads.forward_by(host, variant, q, k, v)?;
             let of = [host.address(&y), host.address(&logarithms), g];
@@ -278,12 +304,13 @@ mod tests {
                 &format!("{name} of {heads:?} by {variant:?}"),
                 ran,
                 &expected,
-                tolerance,
+                2.0 * allowed(heads.kind, tolerance), // of y, then of what is made of it
             );
         }
     }
 
     const HEADS: Heads = Heads {
+        kind: Kind::F32,
         heads: 2,
         queries: 37,
         keys: 45,

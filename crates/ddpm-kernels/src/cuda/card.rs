@@ -9,14 +9,21 @@ use candle_core::cuda_backend::cudarc::driver::{
     CudaFunction, CudaModule, CudaSlice, DevicePtr, LaunchConfig, PushKernelArg,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
-use candle_core::cuda_backend::{CudaDevice, CudaStorage, DeviceId};
+use candle_core::cuda_backend::{CudaDevice, CudaStorage, CudaStorageSlice, DeviceId};
 use candle_core::op::BackpropOp;
 use candle_core::{Error, Layout, Result, Shape, Storage, Tensor, bail};
+use half::bf16;
 
-use super::launch::{Address, Argument, Launch, Machine, SHARED_BYTES};
+use super::launch::{Address, Argument, Kind, Launch, Machine, SHARED_BYTES};
 
 /// What nvcc made of `cuda/kernels.cu`.
 static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+
+/// Memory of the card.
+pub(crate) enum Memory {
+    F32(CudaSlice<f32>),
+    Bf16(CudaSlice<bf16>),
+}
 
 /// A card. All work goes to candle's stream of the calling thread, in order; so addresses are enough, and memory that is
 /// given back is used again only after what was launched before.
@@ -75,23 +82,32 @@ impl<'a> Card<'a> {
         Ok(function)
     }
 
+    /// What follows speaks to this card.
+    pub(crate) fn bind(&self) -> Result<()> {
+        let stream = self.device.cuda_stream();
+        stream.context().bind_to_thread().map_err(Error::wrap)
+    }
+
     /// Memory as candle's storage.
-    pub(crate) fn storage(&self, memory: CudaSlice<f32>) -> CudaStorage {
-        CudaStorage::wrap_cuda_slice(memory, self.device.clone())
+    pub(crate) fn storage(&self, memory: Memory) -> CudaStorage {
+        match memory {
+            Memory::F32(slice) => CudaStorage::wrap_cuda_slice(slice, self.device.clone()),
+            Memory::Bf16(slice) => CudaStorage::wrap_cuda_slice(slice, self.device.clone()),
+        }
     }
 
     /// Memory as a tensor outside of candle's graph.
-    pub(crate) fn tensor(&self, memory: CudaSlice<f32>, shape: impl Into<Shape>) -> Tensor {
+    pub(crate) fn tensor(&self, memory: Memory, shape: impl Into<Shape>) -> Tensor {
         let storage = Storage::Cuda(self.storage(memory));
         Tensor::from_storage(storage, shape, BackpropOp::none(), false)
     }
 
     /// The same where an argument needs a gradient.
-    pub(crate) fn gradient(&self, memory: CudaSlice<f32>, of: &Tensor) -> Option<Tensor> {
+    pub(crate) fn gradient(&self, memory: Memory, of: &Tensor) -> Option<Tensor> {
         of.track_op().then(|| self.tensor(memory, of.shape()))
     }
 
-    /// Where the elements of an argument of a custom operation lie.
+    /// Where the elements of an argument of a custom operation lie, which are f32.
     pub(crate) fn argument(
         &self,
         op: &str,
@@ -99,21 +115,40 @@ impl<'a> Card<'a> {
         storage: &CudaStorage,
         layout: &Layout,
     ) -> Result<Address> {
+        match self.numbers(op, name, storage, layout)? {
+            (Kind::F32, place) => Ok(place),
+            (Kind::Bf16, _) => bail!("{op}: {name} is bf16, expected f32"),
+        }
+    }
+
+    /// Where the elements of an argument of a custom operation lie, and of which kind they are.
+    pub(crate) fn numbers(
+        &self,
+        op: &str,
+        name: &str,
+        storage: &CudaStorage,
+        layout: &Layout,
+    ) -> Result<(Kind, Address)> {
         let Some((start, _)) = layout.contiguous_offsets() else {
             bail!(
                 "{op}: {name} of shape {:?} is not contiguous",
                 layout.dims()
             );
         };
-        let first = self.address(storage.as_cuda_slice::<f32>()?);
-        Ok(Address(first.0 + (size_of::<f32>() * start) as u64))
+        let stream = self.device.cuda_stream();
+        let (kind, first, bytes) = match &storage.slice {
+            CudaStorageSlice::F32(slice) => (Kind::F32, slice.device_ptr(&stream).0, 4),
+            CudaStorageSlice::BF16(slice) => (Kind::Bf16, slice.device_ptr(&stream).0, 2),
+            _ => bail!("{op}: {name} is neither f32 nor bf16"),
+        };
+        Ok((kind, Address(first + bytes * start as u64)))
     }
 
     /// Where the elements of a tensor lie, as long as it lives.
     pub(crate) fn place(&self, op: &str, name: &str, x: &Tensor) -> Result<Address> {
         let (storage, layout) = x.storage_and_layout();
         match &*storage {
-            Storage::Cuda(storage) => self.argument(op, name, storage, layout),
+            Storage::Cuda(storage) => Ok(self.numbers(op, name, storage, layout)?.1),
             _ => bail!(
                 "{op}: {name} is on {:?}, expected a CUDA device",
                 x.device().location()
@@ -123,28 +158,37 @@ impl<'a> Card<'a> {
 }
 
 impl Machine for Card<'_> {
-    type Memory = CudaSlice<f32>;
+    type Memory = Memory;
 
-    fn allocate(&self, floats: usize) -> Result<CudaSlice<f32>> {
+    fn allocate(&self, kind: Kind, count: usize) -> Result<Memory> {
+        let count = count.max(1);
         // SAFETY: whoever allocates has a kernel write all of it before anything reads it.
-        unsafe { self.device.alloc::<f32>(floats.max(1)) }
+        unsafe {
+            Ok(match kind {
+                Kind::F32 => Memory::F32(self.device.alloc(count)?),
+                Kind::Bf16 => Memory::Bf16(self.device.alloc(count)?),
+            })
+        }
     }
 
-    fn upload(&self, words: &[u64]) -> Result<CudaSlice<f32>> {
+    fn upload(&self, words: &[u64]) -> Result<Memory> {
         let halves = words
             .iter()
             .flat_map(|&word| [word as u32, (word >> 32) as u32]);
         let floats: Vec<f32> = halves.map(f32::from_bits).collect();
-        self.device.clone_htod(&floats)
+        Ok(Memory::F32(self.device.clone_htod(&floats)?))
     }
 
-    fn address(&self, memory: &CudaSlice<f32>) -> Address {
+    fn address(&self, memory: &Memory) -> Address {
         let stream = self.device.cuda_stream();
-        let (address, _) = memory.device_ptr(&stream);
-        Address(address)
+        Address(match memory {
+            Memory::F32(slice) => slice.device_ptr(&stream).0,
+            Memory::Bf16(slice) => slice.device_ptr(&stream).0,
+        })
     }
 
     fn launch(&self, kernel: &'static str, launch: Launch, arguments: &[Argument]) -> Result<()> {
+        self.bind()?;
         let function = self.function(kernel)?;
         if launch.shared > SHARED_BYTES {
             function

@@ -5,12 +5,12 @@ use candle_core::{CudaStorage, Result, Tensor};
 use super::card::Card;
 use super::convolution::{Around, Pass, shape_of};
 use super::cudnn::convolve;
-use super::launch::{Address, Machine};
+use super::launch::{Address, Kind, Machine};
 use super::{planes, sums};
 use crate::Conv2d;
 use crate::affine::OnCard;
 
-/// y = W * x + b; all contiguous, shapes and types checked.
+/// y = W * x + b; all contiguous, shapes and types checked: the bias is f32.
 pub(crate) fn forward(
     conv: Conv2d,
     x: OnCard<'_>,
@@ -19,19 +19,19 @@ pub(crate) fn forward(
 ) -> Result<CudaStorage> {
     let card = Card::of(&x.0.device)?;
     let (dims, weight_dims) = (x.1.shape().dims4()?, weight.1.shape().dims4()?);
-    let (shape, around) = shape_of(dims.into(), weight_dims.into(), conv)?;
-    let x = card.argument("conv2d", "x", x.0, x.1)?;
-    let weight = card.argument("conv2d", "weight", weight.0, weight.1)?;
+    let (kind, x) = card.numbers("conv2d", "x", x.0, x.1)?;
+    let (_, weight) = card.numbers("conv2d", "weight", weight.0, weight.1)?;
+    let (shape, around) = shape_of(kind, dims.into(), weight_dims.into(), conv)?;
     let [images, channels, height, width] = shape.y.map(|size| size as usize);
-    let y = card.allocate(images * channels * height * width)?;
-    with_padding(&card, around, x, |x| {
+    let y = card.allocate(kind, images * channels * height * width)?;
+    with_padding(&card, kind, around, x, |x| {
         convolve(&card, &shape, Pass::Forward, [x, weight], card.address(&y))
     })?;
     if let Some((storage, layout)) = bias {
         let place = card.argument("conv2d", "bias", storage, layout)?;
         let biases = layout.shape().elem_count();
         let sizes = (images * channels * height * width, height * width, biases);
-        planes::add_bias(&card, card.address(&y), place, sizes)?;
+        planes::add_bias(&card, kind, card.address(&y), place, sizes)?;
     }
     Ok(card.storage(y))
 }
@@ -45,26 +45,35 @@ pub(crate) fn gradients(
     g: &Tensor,
 ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
     let card = Card::of(x.device().as_cuda_device()?)?;
-    let (shape, around) = shape_of(x.dims4()?.into(), weight.dims4()?.into(), conv)?;
+    let kind = Kind::of(x.dtype())?;
+    let (shape, around) = shape_of(kind, x.dims4()?.into(), weight.dims4()?.into(), conv)?;
     let place = |name, tensor| card.place("conv2d", name, tensor);
     let (x_at, weight_at) = (place("x", x)?, place("weight", weight)?);
     let g_at = place("the gradient", g)?;
     let mut all = (None, None, None);
     if x.track_op() {
         let elements: u64 = shape.x.iter().map(|&size| u64::from(size)).product();
-        let mut dx = card.allocate(elements as usize)?;
+        let mut dx = card.allocate(kind, elements as usize)?;
         let to = card.address(&dx);
         convolve(&card, &shape, Pass::Data, [weight_at, g_at], to)?;
         if let Some(around) = around {
             let (planes, top, left) = (around.planes, around.top, around.left);
-            dx = planes::window(&card, to, planes, around.outer, around.inner, (-top, -left))?;
+            dx = planes::window(
+                &card,
+                kind,
+                to,
+                planes,
+                around.outer,
+                around.inner,
+                (-top, -left),
+            )?;
         }
         all.0 = card.gradient(dx, x);
     }
     if weight.track_op() {
-        let dw = card.allocate(weight.elem_count())?;
+        let dw = card.allocate(kind, weight.elem_count())?;
         let to = card.address(&dw);
-        with_padding(&card, around, x_at, |x| {
+        with_padding(&card, kind, around, x_at, |x| {
             convolve(&card, &shape, Pass::Weights, [x, g_at], to)
         })?;
         all.1 = card.gradient(dw, weight);
@@ -74,7 +83,7 @@ pub(crate) fn gradients(
     {
         let (images, channels, height, width) = g.dims4()?;
         let sizes = (images, channels, height * width);
-        let db = sums::bias_gradient(&card, g_at, sizes, bias.rank() == 2)?;
+        let db = sums::bias_gradient(&card, kind, g_at, sizes, bias.rank() == 2)?;
         all.2 = card.gradient(db, bias);
     }
     Ok(all)
@@ -83,6 +92,7 @@ pub(crate) fn gradients(
 /// Works on x, or on x with zeros around it.
 fn with_padding(
     card: &Card<'_>,
+    kind: Kind,
     around: Option<Around>,
     x: Address,
     work: impl FnOnce(Address) -> Result<()>,
@@ -91,6 +101,14 @@ fn with_padding(
         return work(x);
     };
     let offset = (around.top, around.left);
-    let padded = planes::window(card, x, around.planes, around.inner, around.outer, offset)?;
+    let padded = planes::window(
+        card,
+        kind,
+        x,
+        around.planes,
+        around.inner,
+        around.outer,
+        offset,
+    )?;
     work(card.address(&padded))
 }

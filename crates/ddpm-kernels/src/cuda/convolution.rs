@@ -2,7 +2,7 @@
 
 use candle_core::{Result, bail};
 
-use super::launch::whole;
+use super::launch::{Kind, whole};
 use super::settings::Settings;
 use crate::Conv2d;
 use crate::geometry::Geometry;
@@ -10,6 +10,8 @@ use crate::geometry::Geometry;
 /// What cuDNN is told; plans are kept by it. Its padding is the same above and below, left and right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Shape {
+    /// Of x, the weights and y; sums are f32.
+    pub(crate) kind: Kind,
     pub(crate) x: [u32; 4],
     /// Outputs, inputs of a group, rows, columns.
     pub(crate) weight: [u32; 4],
@@ -39,6 +41,7 @@ pub(crate) struct Around {
 
 /// What cuDNN is told of a convolution of x `[batch, inputs, height, width]` that has been checked.
 pub(crate) fn shape_of(
+    kind: Kind,
     x: [usize; 4],
     weight: [usize; 4],
     conv: Conv2d,
@@ -73,6 +76,7 @@ pub(crate) fn shape_of(
         ])
     };
     let shape = Shape {
+        kind,
         x: sizes(x)?,
         weight: sizes(weight)?,
         y: sizes(y)?,
@@ -105,13 +109,19 @@ pub(crate) const DEFAULT_MATH: u32 = 0;
 /// Memory that an algorithm may need beside its arguments.
 const MOST_BYTES: usize = 1 << 30;
 
-/// The first that works in a gigabyte and keeps to the settings.
-pub(crate) fn choose(candidates: &[Candidate], settings: Settings) -> Result<Candidate> {
+/// The first that works in a gigabyte and keeps to the settings. Products of bf16 are exact in tensor cores too.
+pub(crate) fn choose(
+    kind: Kind,
+    candidates: &[Candidate],
+    settings: Settings,
+) -> Result<Candidate> {
     let fits = |candidate: &&Candidate| {
         candidate.works
             && candidate.bytes <= MOST_BYTES
             && (candidate.deterministic || !settings.deterministic)
-            && (settings.tf32 || [FMA_MATH, DEFAULT_MATH].contains(&candidate.math))
+            && (settings.tf32
+                || kind == Kind::Bf16
+                || [FMA_MATH, DEFAULT_MATH].contains(&candidate.math))
     };
     match candidates.iter().find(fits) {
         Some(candidate) => Ok(*candidate),
@@ -129,7 +139,7 @@ mod tests {
     #[test]
     fn equal_padding_is_left_to_cudnn() {
         let conv = Conv2d::new(1, Padding::same(1));
-        let (shape, around) = shape_of([2, 3, 5, 7], [8, 3, 3, 3], conv).unwrap();
+        let (shape, around) = shape_of(Kind::F32, [2, 3, 5, 7], [8, 3, 3, 3], conv).unwrap();
         assert_eq!(around, None);
         assert_eq!((shape.x, shape.y), ([2, 3, 5, 7], [2, 8, 5, 7]));
         assert_eq!((shape.padding, shape.stride), ([1, 1], 1));
@@ -139,7 +149,8 @@ mod tests {
             left: 2,
             right: 2,
         };
-        let (shape, around) = shape_of([2, 3, 5, 7], [8, 3, 1, 5], Conv2d::new(2, wide)).unwrap();
+        let (shape, around) =
+            shape_of(Kind::F32, [2, 3, 5, 7], [8, 3, 1, 5], Conv2d::new(2, wide)).unwrap();
         assert_eq!(
             (around, shape.padding, shape.y),
             (None, [0, 2], [2, 8, 3, 4])
@@ -152,7 +163,7 @@ mod tests {
             groups: 3,
             ..Conv2d::new(2, Padding::DDPM_DOWN)
         };
-        let (shape, around) = shape_of([2, 3, 8, 6], [9, 1, 3, 3], conv).unwrap();
+        let (shape, around) = shape_of(Kind::F32, [2, 3, 8, 6], [9, 1, 3, 3], conv).unwrap();
         let expected = Around {
             planes: 6,
             inner: [8, 6],
@@ -187,7 +198,7 @@ mod tests {
         ] {
             for side in 4..12 {
                 let (shape, _) =
-                    shape_of([1, 2, side, side + 3], [5, 2, size, size], conv).unwrap();
+                    shape_of(Kind::F32, [1, 2, side, side + 3], [5, 2, size, size], conv).unwrap();
                 for axis in 0..2 {
                     let padded = shape.x[2 + axis] + 2 * shape.padding[axis];
                     let outputs = 1 + (padded - shape.weight[2 + axis]) / shape.stride;
@@ -216,6 +227,7 @@ mod tests {
         ];
         let chosen = |tf32, deterministic| {
             choose(
+                Kind::F32,
                 &offered,
                 Settings {
                     tf32,
@@ -225,11 +237,22 @@ mod tests {
             .map(|c| c.algorithm)
             .ok()
         };
+        let halves = Settings {
+            tf32: false,
+            deterministic: true,
+        };
+        assert_eq!(
+            choose(Kind::Bf16, &offered, halves)
+                .map(|c| c.algorithm)
+                .ok(),
+            Some(2)
+        );
         assert_eq!(chosen(true, false), Some(1));
         assert_eq!(chosen(true, true), Some(2));
         assert_eq!(chosen(false, false), Some(4));
         assert_eq!(chosen(false, true), Some(5));
         let none = choose(
+            Kind::F32,
             &offered[..4],
             Settings {
                 tf32: false,

@@ -19,6 +19,7 @@ use candle_core::{Error, Result};
 use super::card::Card;
 use super::convolution::{Candidate, DEFAULT_MATH, FMA_MATH, Pass, Shape, choose};
 use super::launch::Address;
+use super::launch::Kind;
 use super::settings::Settings;
 
 thread_local! {
@@ -48,7 +49,7 @@ enum Algorithm {
 }
 
 /// A convolution, a data gradient or a gradient of the weights: of x and W to y, of W and dL/dy to dL/dx, of x and dL/dy to
-/// dL/dW. Everything is contiguous f32 of the shape, and the result is written whole.
+/// dL/dW. Everything is contiguous, of the shape and its kind, and the result is written whole.
 pub(crate) fn convolve(
     card: &Card<'_>,
     shape: &Shape,
@@ -56,6 +57,7 @@ pub(crate) fn convolve(
     from: [Address; 2],
     to: Address,
 ) -> Result<()> {
+    card.bind()?;
     LIBRARIES.with(|libraries| {
         let mut libraries = libraries.borrow_mut();
         let id = card.device().id();
@@ -138,10 +140,12 @@ struct Descriptors {
 
 impl Descriptors {
     fn new(shape: &Shape, settings: Settings) -> std::result::Result<Descriptors, CudnnError> {
-        let (format, float) = (
-            sys::cudnnTensorFormat_t::CUDNN_TENSOR_NCHW,
-            sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
-        );
+        let format = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NCHW;
+        let float = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
+        let stored = match shape.kind {
+            Kind::F32 => float,
+            Kind::Bf16 => sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
+        };
         let sizes = |of: [u32; 4]| of.map(|size| size as c_int);
         let [padding, stride] =
             [shape.padding, [shape.stride; 2]].map(|of| of.map(|size| size as c_int));
@@ -154,11 +158,11 @@ impl Descriptors {
         // SAFETY: each is set after it was made, and freed when `all` is dropped, be it early.
         unsafe {
             all.x = result::create_tensor_descriptor()?;
-            result::set_tensor4d_descriptor(all.x, format, float, sizes(shape.x))?;
+            result::set_tensor4d_descriptor(all.x, format, stored, sizes(shape.x))?;
             all.y = result::create_tensor_descriptor()?;
-            result::set_tensor4d_descriptor(all.y, format, float, sizes(shape.y))?;
+            result::set_tensor4d_descriptor(all.y, format, stored, sizes(shape.y))?;
             all.weight = result::create_filter_descriptor()?;
-            result::set_filter4d_descriptor(all.weight, float, format, sizes(shape.weight))?;
+            result::set_filter4d_descriptor(all.weight, stored, format, sizes(shape.weight))?;
             all.convolution = result::create_convolution_descriptor()?;
             result::set_convolution2d_descriptor(
                 all.convolution,
@@ -172,7 +176,7 @@ impl Descriptors {
                 float,
             )?;
             result::set_convolution_group_count(all.convolution, shape.groups as i32)?;
-            result::set_convolution_math_type(all.convolution, math_of(settings))?;
+            result::set_convolution_math_type(all.convolution, math_of(shape.kind, settings))?;
         }
         Ok(all)
     }
@@ -199,11 +203,12 @@ impl Drop for Descriptors {
 }
 
 /// With CUDNN_FMA_MATH products are as in single precision; CUDNN_DEFAULT_MATH allows TF32 since compute capability 8.0.
-fn math_of(settings: Settings) -> sys::cudnnMathType_t {
-    if settings.tf32 {
-        sys::cudnnMathType_t::CUDNN_DEFAULT_MATH
-    } else {
-        sys::cudnnMathType_t::CUDNN_FMA_MATH
+/// For bf16, CUDNN_TENSOR_OP_MATH allows tensor cores.
+fn math_of(kind: Kind, settings: Settings) -> sys::cudnnMathType_t {
+    match (kind, settings.tf32) {
+        (Kind::Bf16, _) => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
+        (Kind::F32, true) => sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
+        (Kind::F32, false) => sys::cudnnMathType_t::CUDNN_FMA_MATH,
     }
 }
 
@@ -239,9 +244,9 @@ macro_rules! offered {
 
 /// The chosen algorithm of a list, and the way it multiplies.
 macro_rules! chosen {
-    ($settings:expr, $algorithm:path, $offered:expr) => {{
+    ($kind:expr, $settings:expr, $algorithm:path, $offered:expr) => {{
         let (offers, candidates) = $offered;
-        let chosen = choose(&candidates, $settings)?;
+        let chosen = choose($kind, &candidates, $settings)?;
         let is_it = |candidate: &Candidate| *candidate == chosen;
         let place = candidates.iter().position(is_it).unwrap_or_default();
         ($algorithm(offers[place].algo), offers[place].mathType)
@@ -267,6 +272,7 @@ impl Plan {
         type Weights = sys::cudnnConvolutionBwdFilterAlgoPerf_t;
         let (algorithm, math) = match (pass, settings.deterministic) {
             (Pass::Forward, true) => chosen!(
+                shape.kind,
                 settings,
                 Algorithm::Forward,
                 offered!(
@@ -280,6 +286,7 @@ impl Plan {
                 )
             ),
             (Pass::Forward, false) => chosen!(
+                shape.kind,
                 settings,
                 Algorithm::Forward,
                 offered!(
@@ -293,6 +300,7 @@ impl Plan {
                 )
             ),
             (Pass::Data, true) => chosen!(
+                shape.kind,
                 settings,
                 Algorithm::Data,
                 offered!(
@@ -306,6 +314,7 @@ impl Plan {
                 )
             ),
             (Pass::Data, false) => chosen!(
+                shape.kind,
                 settings,
                 Algorithm::Data,
                 offered!(
@@ -319,6 +328,7 @@ impl Plan {
                 )
             ),
             (Pass::Weights, true) => chosen!(
+                shape.kind,
                 settings,
                 Algorithm::Weights,
                 offered!(
@@ -332,6 +342,7 @@ impl Plan {
                 )
             ),
             (Pass::Weights, false) => chosen!(
+                shape.kind,
                 settings,
                 Algorithm::Weights,
                 offered!(
@@ -348,10 +359,11 @@ impl Plan {
         // SAFETY: the descriptors are whole.
         let bytes = unsafe {
             // Without TF32 it stays as the descriptor was made: lists name some of those algorithms by the default.
-            let math = if settings.tf32 {
+            let exact = shape.kind == Kind::F32 && !settings.tf32;
+            let math = if !exact {
                 math
             } else {
-                math_of(settings)
+                math_of(shape.kind, settings)
             };
             result::set_convolution_math_type(c, math).map_err(Error::wrap)?;
             match algorithm {

@@ -6,7 +6,7 @@ use candle_core::{Result, bail};
 
 #[cfg(feature = "cuda")]
 use super::card::Card;
-use super::launch::{Address, Launch, Machine, arguments, whole};
+use super::launch::{Address, Kind, Launch, Machine, arguments, kernel, whole};
 
 /// Dropout of images on a CUDA device whose mask is drawn there: x / (1 - rate) where the uniform at the element's address
 /// is at least `rate`, 0 elsewhere. It is what [`crate::dropout`] makes of the mask of those uniforms, bit for bit.
@@ -18,7 +18,7 @@ use super::launch::{Address, Launch, Machine, arguments, whole};
 /// x `[B, ...]` -> the same.
 ///
 /// # Errors
-/// Not one counter for each image, a rate outside of 0 <= rate < 1, a type other than f32, another device.
+/// Not one counter for each image, a rate outside of 0 <= rate < 1, a type other than f32 or bf16, another device.
 #[cfg(feature = "cuda")]
 pub fn dropout_drawn(
     x: &Tensor,
@@ -26,7 +26,7 @@ pub fn dropout_drawn(
     counters: &[[u32; 3]],
     rate: f64,
 ) -> Result<Tensor> {
-    crate::check::f32("dropout_drawn", &[("x", x)])?;
+    crate::check::floats("dropout_drawn", &[("x", x)])?;
     if x.dims().first() != Some(&counters.len()) {
         bail!(
             "dropout_drawn: x has shape {:?} for {} counters, expected one for each image",
@@ -60,6 +60,7 @@ impl Drawn {
     fn apply<'a>(
         &self,
         card: &Card<'a>,
+        kind: Kind,
         x: Address,
         elements: usize,
     ) -> Result<<Card<'a> as Machine>::Memory> {
@@ -67,7 +68,8 @@ impl Drawn {
             key: self.key,
             counters: &self.counters,
         };
-        dropout(card, x, elements / self.counters.len(), &draws, self.rate)
+        let elements = elements / self.counters.len();
+        dropout(card, kind, x, elements, &draws, self.rate)
     }
 }
 
@@ -83,8 +85,8 @@ impl CustomOp1 for Drawn {
 
     fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let card = Card::of(&x.device)?;
-        let x = card.argument("dropout_drawn", "x", x, layout)?;
-        let y = self.apply(&card, x, layout.shape().elem_count())?;
+        let (kind, x) = card.numbers("dropout_drawn", "x", x, layout)?;
+        let y = self.apply(&card, kind, x, layout.shape().elem_count())?;
         Ok((card.storage(y), layout.shape().clone()))
     }
 
@@ -92,7 +94,7 @@ impl CustomOp1 for Drawn {
         let card = Card::of(x.device().as_cuda_device()?)?;
         let g = g.contiguous()?;
         let place = card.place("dropout_drawn", "the gradient", &g)?;
-        let dx = self.apply(&card, place, x.elem_count())?;
+        let dx = self.apply(&card, Kind::of(x.dtype())?, place, x.elem_count())?;
         Ok(card.gradient(dx, x))
     }
 }
@@ -107,6 +109,7 @@ pub(crate) struct Draws<'a> {
 /// same of the output's gradient.
 pub(crate) fn dropout<M: Machine>(
     machine: &M,
+    kind: Kind,
     x: Address,
     elements: usize,
     draws: &Draws<'_>,
@@ -123,14 +126,14 @@ pub(crate) fn dropout<M: Machine>(
         .map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32)
         .collect();
     let counters = machine.upload(&pairs)?;
-    let y = machine.allocate(images * elements)?;
+    let y = machine.allocate(kind, images * elements)?;
     let launch = Launch::each(elements.div_ceil(4))?;
     let launch = Launch {
         grid: [launch.grid[0], images as u32],
         ..launch
     };
     machine.launch(
-        "dropout",
+        kernel!(kind, "dropout"),
         launch,
         arguments![
             x,
@@ -154,8 +157,8 @@ fn threshold(rate: f64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::host::Host;
-    use crate::cuda::oracle::wave;
+    use crate::cuda::host::{Host, kept};
+    use crate::cuda::oracle::{KINDS, wave};
     use ddpm_random::Stream;
 
     /// The mask as ddpm-unet draws it on the CPU.
@@ -167,37 +170,42 @@ mod tests {
 
     #[test]
     fn masks_are_those_of_the_cpu() {
-        let (seed, step) = (0x0123_4567_89AB_CDEF, (1 << 40) + 77);
-        let images = [0, 5, (1 << 43) + 12345];
-        for elements in [1, 3, 4, 1021, 2000] {
-            for rate in [0.0, 0.1, 0.3, 0.5, 0.999_999_9] {
-                let mut x = wave(images.len() * elements, 1);
-                x[0] = f32::INFINITY;
-                let words = images.map(|image| {
-                    ddpm_random::philox_words(seed, Stream::Dropout, image, step).unwrap()
-                });
-                let counters = words.map(|(_, counter)| counter);
-                let draws = Draws {
-                    key: words[0].0,
-                    counters: &counters,
-                };
-                let ran = Host::both_ways(|host| {
-                    let x = host.floats(&x);
-                    Ok(vec![
-                        dropout(host, host.address(&x), elements, &draws, rate)?.read(),
-                    ])
-                });
-                let Some(ran) = ran else { return };
-                let kept = images
-                    .iter()
-                    .flat_map(|&image| mask(seed, image, step, elements, rate));
-                let scale = (1.0 / (1.0 - rate)) as f32;
-                for (i, ((&y, &x), kept)) in ran[0].iter().zip(&x).zip(kept).enumerate() {
-                    let expected = if kept { x * scale } else { 0.0 };
-                    assert_eq!(y, expected, "{elements}, {rate}, {i}");
+        for kind in KINDS {
+            for elements in [1, 3, 4, 1021, 2000] {
+                for rate in [0.0, 0.1, 0.3, 0.5, 0.999_999_9] {
+                    check(kind, elements, rate);
                 }
             }
         }
+    }
+
+    fn check(kind: Kind, elements: usize, rate: f64) {
+        let (seed, step) = (0x0123_4567_89AB_CDEF, (1 << 40) + 77);
+        let images = [0, 5, (1 << 43) + 12345];
+        let mut x = kept(kind, &wave(images.len() * elements, 1));
+        x[0] = f32::INFINITY;
+        let of = |image| ddpm_random::philox_words(seed, Stream::Dropout, image, step).unwrap();
+        let words = images.map(of);
+        let draws = Draws {
+            key: words[0].0,
+            counters: &words.map(|(_, counter)| counter),
+        };
+        let ran = Host::both_ways(|host| {
+            let x = host.numbers(kind, &x);
+            let y = dropout(host, kind, host.address(&x), elements, &draws, rate)?;
+            Ok(vec![y.read()])
+        });
+        let Some(ran) = ran else { return };
+        let masks = images
+            .iter()
+            .flat_map(|&image| mask(seed, image, step, elements, rate));
+        let scale = (1.0 / (1.0 - rate)) as f32;
+        let expected = x
+            .iter()
+            .zip(masks)
+            .map(|(x, kept)| if kept { x * scale } else { 0.0 });
+        let expected = kept(kind, &expected.collect::<Vec<_>>());
+        assert_eq!(ran[0], expected, "{kind:?}, {elements}, {rate}");
     }
 
     #[test]

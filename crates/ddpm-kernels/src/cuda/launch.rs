@@ -1,6 +1,6 @@
 //! What a kernel is launched with, and where: on a card, or in tests on the host.
 
-use candle_core::{Result, bail};
+use candle_core::{DType, Result, bail};
 
 /// Threads that run in step.
 pub(crate) const WARP: u32 = 32;
@@ -9,12 +9,41 @@ pub(crate) const SHARED_BYTES: u32 = 48 * 1024;
 /// Threads of a block where each works on its own.
 pub(crate) const BLOCK: u32 = 256;
 
-/// Where kernels run. Memory is in floats; what is launched later finds what was launched before done.
+/// How numbers are stored; all arithmetic is in single precision or better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    F32,
+    Bf16,
+}
+
+impl Kind {
+    /// Of a type that has been checked.
+    pub(crate) fn of(dtype: DType) -> Result<Kind> {
+        match dtype {
+            DType::F32 => Ok(Kind::F32),
+            DType::BF16 => Ok(Kind::Bf16),
+            other => bail!("cuda: numbers are {other:?}, expected f32 or bf16"),
+        }
+    }
+}
+
+/// The kernel of a name for a kind of numbers.
+macro_rules! kernel {
+    ($kind:expr, $name:expr) => {
+        match $kind {
+            $crate::cuda::launch::Kind::F32 => $name,
+            $crate::cuda::launch::Kind::Bf16 => concat!($name, "_bf16"),
+        }
+    };
+}
+pub(crate) use kernel;
+
+/// Where kernels run. What is launched later finds what was launched before done.
 pub(crate) trait Machine {
     type Memory;
 
-    /// Memory that holds nothing yet.
-    fn allocate(&self, floats: usize) -> Result<Self::Memory>;
+    /// Memory for so many numbers, that holds nothing yet.
+    fn allocate(&self, kind: Kind, count: usize) -> Result<Self::Memory>;
     /// Memory that holds these words, two floats each.
     fn upload(&self, words: &[u64]) -> Result<Self::Memory>;
     fn address(&self, memory: &Self::Memory) -> Address;

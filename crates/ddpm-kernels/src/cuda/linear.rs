@@ -4,11 +4,11 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CudaStorage, Layout, Result, Tensor};
 
 use super::card::Card;
-use super::launch::Machine;
+use super::launch::Kind;
 use super::{planes, sums};
 use crate::affine::OnCard;
 
-/// x Wᵀ + b for so many rows, inputs and outputs; all contiguous, shapes and types checked.
+/// x Wᵀ + b for so many rows, inputs and outputs; all contiguous, shapes and types checked: the bias is f32.
 pub(crate) fn forward(
     (rows, inputs, outputs): (usize, usize, usize),
     x: OnCard<'_>,
@@ -23,8 +23,9 @@ pub(crate) fn forward(
     let y = x.0.matmul(weight.0, sizes, &matrix(rows, x.1), &turned)?;
     if let Some((storage, layout)) = bias {
         let bias = card.argument("linear", "bias", storage, layout)?;
-        let place = card.address(y.as_cuda_slice::<f32>()?);
-        planes::add_bias(&card, place, bias, (rows * outputs, 1, outputs))?;
+        let whole = Layout::contiguous((rows, outputs));
+        let (kind, place) = card.numbers("linear", "the result", &y, &whole)?;
+        planes::add_bias(&card, kind, place, bias, (rows * outputs, 1, outputs))?;
     }
     Ok(y)
 }
@@ -51,7 +52,13 @@ pub(crate) fn gradients(
     {
         let card = Card::of(g.device().as_cuda_device()?)?;
         let place = card.place("linear", "the gradient", &g)?;
-        let db = sums::bias_gradient(&card, place, (rows, outputs, 1), false)?;
+        let db = sums::bias_gradient(
+            &card,
+            Kind::of(g.dtype())?,
+            place,
+            (rows, outputs, 1),
+            false,
+        )?;
         all.2 = card.gradient(db, bias);
     }
     Ok(all)

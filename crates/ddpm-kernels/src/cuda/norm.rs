@@ -2,12 +2,14 @@
 
 use candle_core::Result;
 
-use super::launch::{Address, Launch, Machine, SHARED_BYTES, WARP, arguments, whole};
+use super::launch::{Address, Kind, Launch, Machine, SHARED_BYTES, WARP, arguments, kernel, whole};
 use super::sums::column_sums;
 
-/// The sizes of a normalisation.
+/// The sizes of a normalisation; gamma, beta and their gradients are always f32.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Norm {
+    /// Of x, y and their gradients.
+    pub(crate) kind: Kind,
     pub(crate) batch: usize,
     pub(crate) channels: usize,
     pub(crate) pixels: usize,
@@ -73,15 +75,15 @@ impl Norm {
         let length = whole("elements of a group", channels * pixels)?;
         let staged = 4 * (division.warps as usize + length as usize) <= SHARED_BYTES as usize;
         let blocks = self.batch * self.groups;
-        let y = machine.allocate(self.batch * self.channels * pixels)?;
-        let statistics = machine.allocate(2 * blocks)?;
+        let y = machine.allocate(self.kind, self.batch * self.channels * pixels)?;
+        let statistics = machine.allocate(Kind::F32, 2 * blocks)?;
         let launch = Launch {
             grid: [whole("groups", blocks)?, 1],
             block: division.warps * WARP,
             shared: 4 * (division.warps + if staged { length } else { 0 }),
         };
         machine.launch(
-            "group_norm",
+            kernel!(self.kind, "group_norm"),
             launch,
             arguments![
                 x,
@@ -127,16 +129,16 @@ impl Norm {
     ) -> Result<[M::Memory; 3]> {
         let (channels, pixels) = (self.per_group(), self.pixels);
         whole("elements of a group", channels * pixels)?;
-        let dx = machine.allocate(self.batch * self.channels * pixels)?;
-        let dgamma = machine.allocate(self.batch * self.channels)?;
-        let dbeta = machine.allocate(self.batch * self.channels)?;
+        let dx = machine.allocate(self.kind, self.batch * self.channels * pixels)?;
+        let dgamma = machine.allocate(Kind::F32, self.batch * self.channels)?;
+        let dbeta = machine.allocate(Kind::F32, self.batch * self.channels)?;
         let launch = Launch {
             grid: [whole("groups", self.batch * self.groups)?, 1],
             block: division.warps * WARP,
             shared: 4 * (2 * whole("pieces", channels * division.pieces as usize)? + 2),
         };
         machine.launch(
-            "group_norm_gradient",
+            kernel!(self.kind, "group_norm_gradient"),
             launch,
             arguments![
                 x,
@@ -159,7 +161,13 @@ impl Norm {
             return Ok([dx, dgamma, dbeta]);
         }
         let over_batch = |sums: M::Memory| {
-            column_sums(machine, machine.address(&sums), self.batch, self.channels)
+            column_sums(
+                machine,
+                Kind::F32,
+                machine.address(&sums),
+                self.batch,
+                self.channels,
+            )
         };
         Ok([dx, over_batch(dgamma)?, over_batch(dbeta)?])
     }
@@ -168,8 +176,8 @@ impl Norm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::host::Host;
-    use crate::cuda::oracle::{assert_near, wave};
+    use crate::cuda::host::{Host, Memory, kept};
+    use crate::cuda::oracle::{KINDS, allowed, assert_near, wave};
 
     struct Expected {
         y: Vec<f64>,
@@ -221,6 +229,13 @@ mod tests {
     }
 
     fn check(norm: Norm, division: Option<Division>, offset: f32) {
+        for kind in KINDS {
+            check_of(Norm { kind, ..norm }, division, offset);
+        }
+    }
+
+    fn check_of(norm: Norm, division: Option<Division>, offset: f32) {
+        let kind = norm.kind;
         let affine = if norm.own {
             norm.batch * norm.channels
         } else {
@@ -228,26 +243,36 @@ mod tests {
         };
         let length = norm.batch * norm.channels * norm.pixels;
         let x: Vec<f32> = wave(length, 1).iter().map(|x| x + offset).collect();
-        let (g, gamma, beta) = (wave(length, 2), wave(affine, 3), wave(affine, 4));
+        let x = kept(kind, &x);
+        let g = kept(kind, &wave(length, 2));
+        let (gamma, beta) = (wave(affine, 3), wave(affine, 4));
         let division = division.unwrap_or_else(|| norm.division());
         let ran = Host::both_ways(|host| {
-            let inputs = [&x, &gamma, &beta, &g].map(|input| host.floats(input));
-            let [x, gamma, beta, g] = inputs.each_ref().map(|input| host.address(input));
+            let images = [&x, &g].map(|input| host.numbers(kind, input));
+            let affine = [&gamma, &beta].map(|input| host.floats(input));
+            let [x, g] = images.each_ref().map(|input| host.address(input));
+            let [gamma, beta] = affine.each_ref().map(|input| host.address(input));
             let (y, statistics) = norm.forward_by(host, division, x, gamma, beta)?;
             let of_statistics = host.address(&statistics);
             let gradients = norm.backward_by(host, division, x, gamma, beta, of_statistics, g)?;
-            Ok([y]
-                .iter()
-                .chain(&gradients)
-                .map(super::super::host::Memory::read)
-                .collect())
+            Ok([y].iter().chain(&gradients).map(Memory::read).collect())
         });
         let Some(ran) = ran else { return };
         let e = expected(&norm, &x, &gamma, &beta, &g);
         let what = format!("{norm:?}, {division:?}");
         let loose = if offset == 0.0 { 1.0 } else { 300.0 };
-        assert_near(&format!("y of {what}"), &ran[0], &e.y, 2e-6 * loose);
-        assert_near(&format!("dx of {what}"), &ran[1], &e.dx, 4e-6 * loose);
+        assert_near(
+            &format!("y of {what}"),
+            &ran[0],
+            &e.y,
+            allowed(kind, 2e-6 * loose),
+        );
+        assert_near(
+            &format!("dx of {what}"),
+            &ran[1],
+            &e.dx,
+            allowed(kind, 4e-6 * loose),
+        );
         assert_near(
             &format!("dgamma of {what}"),
             &ran[2],
@@ -258,6 +283,7 @@ mod tests {
     }
 
     const NORM: Norm = Norm {
+        kind: Kind::F32,
         batch: 3,
         channels: 12,
         pixels: 35,
@@ -335,6 +361,6 @@ mod tests {
 
     #[test]
     fn a_mean_far_from_zero() {
-        check(NORM, None, 500.0);
+        check_of(NORM, None, 500.0);
     }
 }

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 #[cfg(feature = "cuda")]
 use super::card::Card;
-use super::launch::{Address, BLOCK, Launch, Machine, WARP, arguments, whole};
+use super::launch::{Address, BLOCK, Kind, Launch, Machine, WARP, arguments, whole};
 use crate::training::Numbers;
 #[cfg(feature = "cuda")]
 use crate::{AdamW, Averaged};
@@ -43,8 +43,8 @@ pub(crate) fn optimise<M: Machine>(
     let shares = machine.upload(if shares.is_empty() { &[0] } else { &shares })?;
     let (table, shares_at) = (machine.address(&table), machine.address(&shares));
     let blocks = whole("chunks of parameters", chunks.len())?;
-    let parts = machine.allocate(2 * chunks.len())?;
-    let told = machine.allocate(2)?;
+    let parts = machine.allocate(Kind::F32, 2 * chunks.len())?;
+    let told = machine.allocate(Kind::F32, 2)?;
     let (parts_at, told_at) = (machine.address(&parts), machine.address(&told));
     let (count, averages) = (whole("parameters", parameters.len())?, decays.len() as u32);
     let a_block_a_chunk = Launch {

@@ -1,5 +1,17 @@
 //! What the tests of kernels share: inputs, and comparison with double precision.
 
+use super::launch::Kind;
+
+pub(crate) const KINDS: [Kind; 2] = [Kind::F32, Kind::Bf16];
+
+/// What a result of this kind may be off by, if its arithmetic is off by `tolerance`: bf16 rounds to eight bits.
+pub(crate) fn allowed(kind: Kind, tolerance: f64) -> f64 {
+    match kind {
+        Kind::F32 => tolerance,
+        Kind::Bf16 => tolerance + 2f64.powi(-8),
+    }
+}
+
 /// Numbers in [-1, 1] from a linear congruential generator.
 pub(crate) fn wave(length: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(1);
