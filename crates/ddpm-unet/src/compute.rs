@@ -9,6 +9,9 @@ use crate::walk::Operations;
 use crate::{Nonlinearity, Result};
 
 /// The network's tensors, in the order of its parameters, and the dropout of this call.
+///
+/// Weights that multiply take the type of what they multiply, which on a card may be bf16; biases, normalisations and the
+/// vectors of the time are f32 always.
 pub(crate) struct Compute<'a> {
     pub(crate) weights: &'a [Tensor],
     pub(crate) dropout: Option<Dropout<'a>>,
@@ -17,8 +20,8 @@ pub(crate) struct Compute<'a> {
 impl Compute<'_> {
     fn convolve(&self, x: &Tensor, conv: &Conv, bias: &Tensor) -> Result<Tensor> {
         let how = Conv2d::new(conv.stride, conv.padding);
-        let weight = &self.weights[conv.weight];
-        Ok(ddpm_kernels::conv2d(x, weight, Some(bias), how)?)
+        let weight = self.weights[conv.weight].to_dtype(x.dtype())?;
+        Ok(ddpm_kernels::conv2d(x, &weight, Some(bias), how)?)
     }
 }
 
@@ -36,11 +39,9 @@ impl Operations for Compute<'_> {
     }
 
     fn linear(&mut self, x: &Tensor, linear: &Linear) -> Result<Tensor> {
-        Ok(ddpm_kernels::linear(
-            x,
-            &self.weights[linear.weight],
-            Some(&self.weights[linear.bias]),
-        )?)
+        let weight = self.weights[linear.weight].to_dtype(x.dtype())?;
+        let bias = &self.weights[linear.bias];
+        Ok(ddpm_kernels::linear(x, &weight, Some(bias))?)
     }
 
     fn group_norm(&mut self, x: &Tensor, norm: &Norm, activation: Activation) -> Result<Tensor> {

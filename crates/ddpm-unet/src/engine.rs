@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use ddpm_kernels::{Executor, Gradients, Precision, Use};
 
 use crate::architecture::Architecture;
@@ -61,6 +61,14 @@ impl Engine {
         Engine {
             precision,
             ..self.afresh()
+        }
+    }
+
+    /// How images lie between the operations of candle's graph: as the precision says on a card, f32 everywhere else.
+    pub(crate) fn stored_on(&self, device: &Device) -> DType {
+        match self.precision {
+            Precision::Bf16 if device.is_cuda() => DType::BF16,
+            _ => DType::F32,
         }
     }
 

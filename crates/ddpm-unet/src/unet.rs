@@ -111,8 +111,9 @@ impl UNet {
         }
     }
 
-    /// The same network on the same storage, computing in this precision. bf16 is for the CPU, where the network goes by
-    /// plan (evaluation of detached weights, [`UNet::learn`]); elsewhere all is f32: [`UNetConfig::unplanned`] says why.
+    /// The same network on the same storage, computing in this precision. On the CPU bf16 is for networks that go by plan
+    /// (evaluation of detached weights, [`UNet::learn`]), elsewhere all is f32: [`UNetConfig::unplanned`] says why. On a
+    /// CUDA device images lie in bf16 between operations, and weights are rounded for each product; they stay f32.
     pub fn in_precision(&self, precision: Precision) -> Self {
         Self {
             engine: self.engine.in_precision(precision),
@@ -347,7 +348,8 @@ impl UNet {
                 weights: &self.weights,
                 dropout,
             };
-            walk::unet(&self.network, &mut compute, x, &told)?
+            let x = x.to_dtype(self.engine.stored_on(x.device()))?;
+            walk::unet(&self.network, &mut compute, x, &told)?.to_dtype(DType::F32)?
         };
         match self.network.time {
             TimeInput::Fourier(_) => divided_by(&output, time),
