@@ -27,8 +27,10 @@ mod cudnn;
 pub(crate) mod linear;
 
 #[cfg(test)]
+#[path = "cuda/tests/host.rs"]
 mod host;
 #[cfg(test)]
+#[path = "cuda/tests/oracle.rs"]
 mod oracle;
 
 #[cfg(feature = "cuda")]
