@@ -367,15 +367,6 @@ def schedules():
     (OUT / "betas.json").write_text(json.dumps(told, indent=0) + "\n")
 
 
-def refused():
-    """Layouts that are recognised and refused: some names and shapes of each, numbers of no meaning."""
-    z = torch.zeros
-    inner = {f"inner_model.{k}": v for k, v in {
-        "timestep_embed.weight": z(4, 1), "mapping.0.weight": z(8, 8), "proj_in.weight": z(8, 3, 1, 1),
-        "u_net.d_blocks.0.1.main.2.weight": z(8, 8, 3, 3)}.items()}
-    save("k_diffusion", {"config": {"model": {"type": "image_v1"}}, "model": inner, "model_ema": inner, "epoch": 1, "step": 2})
-
-
 def files():
     """Ways in which torch.save stores tensors."""
     torch.manual_seed(8)
@@ -439,6 +430,5 @@ if __name__ == "__main__":
     layouts()
     variants()
     schedules()
-    refused()
     files()
     folder()

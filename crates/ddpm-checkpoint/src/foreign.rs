@@ -6,15 +6,18 @@
 //! | Ho's | `temb.dense.0.weight` | pesser's conversion of Ho's models, DDIM's program, and their kin |
 //! | OpenAI's | `input_blocks.0.0.weight` | improved-diffusion, guided-diffusion |
 //! | lucidrains' | `init_conv.weight` | denoising-diffusion-pytorch, since version 0.22.0 |
+//! | k-diffusion's `image_v1` | `u_net.d_blocks.0.1.main.2.weight` | k-diffusion |
 //!
-//! The last is none of diffusers' networks: it becomes a folder of our own kind. Others (k-diffusion's, EDM's, classifiers, latent diffusion's) are recognised too, and refused with what
-//! their network has that `UNet2DModel` has not.
+//! The last two are none of diffusers' networks: they become folders of our own kind. Others (k-diffusion's transformers,
+//! EDM's, classifiers, latent diffusion's) are recognised too, and refused with what their network has that `UNet2DModel` has
+//! not.
 //!
 //! What the shapes of the tensors tell is inferred. What a file does not tell (the size of the images, the noise
 //! schedule, the number of heads) must be given as an [`Arch`]; an error lists everything that is missing at once.
 
 mod arch;
 mod ho;
+mod k_diffusion;
 mod lucidrains;
 mod openai;
 mod refused;
@@ -46,8 +49,10 @@ pub enum Layout {
     Diffusers,
     /// lucidrains' `denoising-diffusion-pytorch`.
     Lucidrains,
-    /// k-diffusion's `image_v1`: not converted.
+    /// k-diffusion's `image_v1`.
     KDiffusion,
+    /// k-diffusion's transformers: not converted.
+    KDiffusionTransformer,
     /// EDM's networks: not converted.
     Edm,
     /// A classifier of guided-diffusion: not converted.
@@ -63,6 +68,8 @@ pub struct ForeignFile {
     found: Vec<Found>,
     /// What the file says of the program that wrote it.
     version: Option<String>,
+    /// The configuration that a program put into it.
+    config: Option<serde_json::Value>,
 }
 
 /// A network in a file: which dict of tensors, and what comes before their names.
@@ -115,14 +122,18 @@ impl ForeignFile {
         let mut places = Vec::new();
         let mut states: Vec<Box<dyn Tensors>> = Vec::new();
         let mut version = None;
+        let config;
         match Format::of(path)? {
             Format::Safetensors => {
+                let file = TensorFile::open(path)?;
+                config = k_diffusion::config_in(&file.metadata());
                 places.push(String::new());
-                states.push(Box::new(TensorFile::open(path)?));
+                states.push(Box::new(file));
             }
             Format::Torch => {
                 let file = TorchFile::open(path)?;
                 version = file.text("version").map(str::to_owned);
+                config = file.json("config");
                 for state in file.states() {
                     let dot = if state.place.is_empty() { "" } else { "." };
                     places.push(format!("{}{dot}", state.place));
@@ -152,6 +163,7 @@ impl ForeignFile {
             states,
             found,
             version,
+            config,
         })
     }
 
@@ -165,8 +177,8 @@ impl ForeignFile {
         self.raw().is_some()
     }
 
-    /// The network, its weights under diffusers' names or those of [`ddpm_unet::LucidrainsConfig`], and the scheduler of its
-    /// diffusion.
+    /// The network, its weights under diffusers' names or those of [`ddpm_unet::LucidrainsConfig`] and
+    /// [`ddpm_unet::KDiffusionConfig`], and the scheduler of its diffusion.
     ///
     /// [`Weights::Ema`] is the average if the file has one, or else all there is.
     ///
@@ -243,6 +255,7 @@ impl ForeignFile {
             Layout::Ho => ho::convert(&shapes, arch),
             Layout::OpenAi => openai::convert(&shapes, arch),
             Layout::Lucidrains => lucidrains::convert(&shapes, arch, &told),
+            Layout::KDiffusion => k_diffusion::convert(&shapes, arch, self.config.as_ref()),
             other => Err(refused::refuse(&shapes, other)),
         }?;
         Ok((found, conversion))
@@ -436,12 +449,13 @@ fn placed(tensor: &Tensor, goes: &Goes) -> Result<Vec<(String, Tensor)>> {
 }
 
 /// A tensor that only this layout has.
-const MARKS: [(&str, Layout); 8] = [
+const MARKS: [(&str, Layout); 9] = [
     ("temb.dense.0.weight", Layout::Ho),
     ("input_blocks.0.0.weight", Layout::OpenAi),
     ("time_embedding.linear_1.weight", Layout::Diffusers),
     ("init_conv.weight", Layout::Lucidrains),
     ("u_net.d_blocks.0.1.main.2.weight", Layout::KDiffusion),
+    ("aug_in_proj.weight", Layout::KDiffusionTransformer),
     ("map_layer0.weight", Layout::Edm),
     ("out.2.positional_embedding", Layout::Classifier),
     ("first_stage_model.quant_conv.weight", Layout::Latent),
@@ -487,6 +501,7 @@ impl fmt::Display for Layout {
             Self::Diffusers => "a network under diffusers' names",
             Self::Lucidrains => "a Unet of lucidrains' denoising-diffusion-pytorch",
             Self::KDiffusion => "an image_v1 network of k-diffusion",
+            Self::KDiffusionTransformer => "a transformer of k-diffusion",
             Self::Edm => "a network of EDM",
             Self::Classifier => "a classifier of guided-diffusion",
             Self::Latent => "a latent diffusion model",

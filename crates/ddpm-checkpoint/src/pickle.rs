@@ -22,8 +22,8 @@ pub(crate) type Id = usize;
 pub(crate) enum Value {
     None,
     Int(i64),
-    /// Truth values and fractions, which no tensor is made of.
-    Other,
+    Fraction(f64),
+    Truth(bool),
     Text(String),
     /// Tuples, lists and sets.
     Items(Vec<Id>),

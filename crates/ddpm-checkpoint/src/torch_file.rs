@@ -47,6 +47,9 @@ struct Numbers {
 
 /// Bytes of a pickle, or of the front of an old file.
 const LONGEST_PICKLE: u64 = 64 << 20;
+/// Values of a configuration in a file, and how deep they may lie.
+const MOST_OF_JSON: usize = 10_000;
+const DEEPEST_JSON: usize = 12;
 /// How deep a dict of tensors may lie in a file.
 const DEEPEST: usize = 4;
 /// Dicts of tensors in one file, and values looked at to find them.
@@ -149,6 +152,39 @@ impl TorchFile {
         let parts = self.parts(self.pickle.root).into_iter();
         let mut found = parts.filter(|(key, _)| key == name);
         self.pickle.text(found.next()?.1)
+    }
+
+    /// What the file's outermost dict has under this name, as JSON, if it is small: a configuration. What JSON has no words
+    /// for is null.
+    pub(crate) fn json(&self, name: &str) -> Option<serde_json::Value> {
+        let parts = self.parts(self.pickle.root).into_iter();
+        let mut found = parts.filter(|(key, _)| key == name);
+        let mut left = MOST_OF_JSON;
+        self.as_json(found.next()?.1, DEEPEST_JSON, &mut left)
+    }
+
+    /// `None` where it is deeper than `depth`, or has more than `left` values.
+    fn as_json(&self, id: Id, depth: usize, left: &mut usize) -> Option<serde_json::Value> {
+        let depth = depth.checked_sub(1)?;
+        *left = left.checked_sub(1)?;
+        Some(match self.pickle.get(id) {
+            Value::Int(number) => (*number).into(),
+            Value::Fraction(number) => (*number).into(),
+            Value::Truth(truth) => (*truth).into(),
+            Value::Text(text) => text.chars().take(LONGEST_NAME).collect::<String>().into(),
+            Value::Items(items) => {
+                *left = left.checked_sub(items.len())?;
+                let items = items.iter().map(|&item| self.as_json(item, depth, left));
+                serde_json::Value::Array(items.collect::<Option<_>>()?)
+            }
+            Value::Dict(pairs) => {
+                *left = left.checked_sub(pairs.len())?;
+                let parts = self.parts(id).into_iter();
+                let parts = parts.map(|(key, item)| Some((key, self.as_json(item, depth, left)?)));
+                serde_json::Value::Object(parts.collect::<Option<_>>()?)
+            }
+            _ => serde_json::Value::Null,
+        })
     }
 
     /// The one dict of tensors: weights of a diffusers folder.

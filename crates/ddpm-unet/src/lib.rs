@@ -24,6 +24,7 @@
 //! | first weights as Ho's or PyTorch's | `initialisation` |
 //! | any network that samples, be it diffusers' or not; how to add one | `network` |
 //! | lucidrains' `Unet`, which is none of diffusers' | `lucidrains` |
+//! | k-diffusion's `image_v1`, which is none either | `k_diffusion` |
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -55,6 +56,7 @@ mod dropout;
 mod engine;
 mod error;
 mod initialisation;
+mod k_diffusion;
 mod keys;
 mod lucidrains;
 mod measure;
@@ -76,6 +78,7 @@ pub use ddpm_kernels::Precision;
 pub use dropout::DropoutAddress;
 pub use error::{Error, Result, WeightsMismatch};
 pub use initialisation::{Initialisation, initialise, initialise_as_torch};
+pub use k_diffusion::{KDiffusionConfig, KDiffusionSettings, KDiffusionUNet};
 pub use lucidrains::{
     AttentionNorm, Halving, LucidrainsConfig, LucidrainsSettings, LucidrainsTime, LucidrainsUNet,
     WeightStandardization,

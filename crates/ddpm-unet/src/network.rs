@@ -17,11 +17,12 @@ use candle_core::Tensor;
 use ddpm_kernels::Precision;
 use serde_json::{Map, Value};
 
+use crate::k_diffusion::CLASS_NAME as K_DIFFUSION;
 use crate::keys::{CLASS_KEY, CLASS_NAME as UNET_2D};
 use crate::lucidrains::CLASS_NAME as LUCIDRAINS;
 use crate::{
-    ClassKind, Classes, Error, LucidrainsConfig, LucidrainsUNet, NamedTensors, Result, SampleSize,
-    UNet, UNetConfig, Use,
+    ClassKind, Classes, Error, KDiffusionConfig, KDiffusionUNet, LucidrainsConfig, LucidrainsUNet,
+    NamedTensors, Result, SampleSize, UNet, UNetConfig, Use,
 };
 
 /// A network's configuration, of any kind: what a model folder's `unet/config.json` says.
@@ -32,6 +33,8 @@ pub enum NetworkConfig {
     UNet2D(UNetConfig),
     /// lucidrains' `Unet`.
     Lucidrains(LucidrainsConfig),
+    /// k-diffusion's `image_v1`.
+    KDiffusion(KDiffusionConfig),
 }
 
 /// A network with its weights, of any kind.
@@ -42,6 +45,8 @@ pub enum Network {
     UNet2D(Box<UNet>),
     /// lucidrains' `Unet`.
     Lucidrains(Box<LucidrainsUNet>),
+    /// k-diffusion's `image_v1`.
+    KDiffusion(Box<KDiffusionUNet>),
 }
 
 impl NetworkConfig {
@@ -57,6 +62,7 @@ impl NetworkConfig {
         };
         match keys.get(CLASS_KEY).and_then(Value::as_str) {
             Some(LUCIDRAINS) => LucidrainsConfig::from_keys(keys).map(Self::Lucidrains),
+            Some(K_DIFFUSION) => KDiffusionConfig::from_keys(keys).map(Self::KDiffusion),
             // Says of any other class that it is none.
             _ => UNetConfig::from_keys(keys).map(Self::UNet2D),
         }
@@ -67,6 +73,7 @@ impl NetworkConfig {
         let keys = match self {
             Self::UNet2D(config) => return config.to_json(),
             Self::Lucidrains(config) => config.to_keys(),
+            Self::KDiffusion(config) => config.to_keys(),
         };
         // Maps of serde_json without null keys or non-string keys always serialise.
         serde_json::to_string_pretty(&Value::Object(keys)).unwrap_or_default() + "\n"
@@ -76,7 +83,7 @@ impl NetworkConfig {
     pub fn as_unet_2d(&self) -> Option<&UNetConfig> {
         match self {
             Self::UNet2D(config) => Some(config),
-            Self::Lucidrains(_) => None,
+            Self::Lucidrains(_) | Self::KDiffusion(_) => None,
         }
     }
 
@@ -85,6 +92,7 @@ impl NetworkConfig {
         match self {
             Self::UNet2D(_) => UNET_2D,
             Self::Lucidrains(_) => LUCIDRAINS,
+            Self::KDiffusion(_) => K_DIFFUSION,
         }
     }
 
@@ -93,6 +101,7 @@ impl NetworkConfig {
         match self {
             Self::UNet2D(config) => config.settings().sample_size,
             Self::Lucidrains(config) => config.settings().sample_size,
+            Self::KDiffusion(config) => config.settings().sample_size,
         }
     }
 
@@ -101,6 +110,7 @@ impl NetworkConfig {
         match self {
             Self::UNet2D(config) => config.settings().in_channels,
             Self::Lucidrains(config) => config.settings().channels,
+            Self::KDiffusion(config) => config.settings().input_channels,
         }
     }
 
@@ -109,6 +119,7 @@ impl NetworkConfig {
         match self {
             Self::UNet2D(config) => config.settings().out_channels,
             Self::Lucidrains(config) => config.settings().out_channels,
+            Self::KDiffusion(config) => config.settings().input_channels,
         }
     }
 
@@ -116,14 +127,14 @@ impl NetworkConfig {
     pub fn class_kind(&self) -> Option<ClassKind> {
         match self {
             Self::UNet2D(config) => config.class_kind(),
-            Self::Lucidrains(_) => None,
+            Self::Lucidrains(_) | Self::KDiffusion(_) => None,
         }
     }
 
     /// Whether the network is told what it last took for the clean images: [`Network::forward_after`].
     pub fn self_conditioned(&self) -> bool {
         match self {
-            Self::UNet2D(_) => false,
+            Self::UNet2D(_) | Self::KDiffusion(_) => false,
             Self::Lucidrains(config) => config.settings().self_condition,
         }
     }
@@ -133,6 +144,7 @@ impl NetworkConfig {
         match self {
             Self::UNet2D(config) => config.parameters(),
             Self::Lucidrains(config) => config.parameters(),
+            Self::KDiffusion(config) => config.parameters(),
         }
     }
 
@@ -152,6 +164,7 @@ impl NetworkConfig {
         match self {
             Self::UNet2D(config) => config.check_image(height, width),
             Self::Lucidrains(config) => config.check_image(height, width),
+            Self::KDiffusion(config) => config.check_image(height, width),
         }
     }
 
@@ -163,6 +176,9 @@ impl NetworkConfig {
         match self {
             Self::UNet2D(config) => config.unplanned(Use::Sampling),
             Self::Lucidrains(_) => Ok(Some("the attention of lucidrains' Unet".to_owned())),
+            Self::KDiffusion(_) => Ok(Some(
+                "the normalisations of k-diffusion's image_v1".to_owned(),
+            )),
         }
     }
 
@@ -172,6 +188,9 @@ impl NetworkConfig {
             Self::UNet2D(config) => config.beyond_diffusers(),
             Self::Lucidrains(_) => vec![
                 "the network is lucidrains' Unet (`LucidrainsUnet` in its configuration), which diffusers does not have",
+            ],
+            Self::KDiffusion(_) => vec![
+                "the network is k-diffusion's image_v1 (`KDiffusionImageV1` in its configuration), which diffusers does not have",
             ],
         }
     }
@@ -214,6 +233,22 @@ impl fmt::Display for NetworkConfig {
                     false => Ok(()),
                 }
             }
+            Self::KDiffusion(config) => {
+                let settings = config.settings();
+                let levels = settings.channels.iter().zip(&settings.self_attn_depths);
+                let levels: Vec<String> = levels
+                    .map(|(&width, &attention)| match attention {
+                        true => with(width, "attention"),
+                        false => with(width, ""),
+                    })
+                    .collect();
+                let (levels, depths) = (levels.join(", "), &settings.depths);
+                write!(f, "{class}, levels {levels}; {depths:?} layers")?;
+                match settings.patch_size {
+                    1 => Ok(()),
+                    side => write!(f, "; patches of {side}x{side} pixels"),
+                }
+            }
         }
     }
 }
@@ -221,6 +256,12 @@ impl fmt::Display for NetworkConfig {
 impl From<UNetConfig> for NetworkConfig {
     fn from(config: UNetConfig) -> Self {
         Self::UNet2D(config)
+    }
+}
+
+impl From<KDiffusionConfig> for NetworkConfig {
+    fn from(config: KDiffusionConfig) -> Self {
+        Self::KDiffusion(config)
     }
 }
 
@@ -240,6 +281,9 @@ impl Network {
             NetworkConfig::UNet2D(config) => Self::UNet2D(Box::new(UNet::new(config, weights)?)),
             NetworkConfig::Lucidrains(config) => {
                 Self::Lucidrains(Box::new(LucidrainsUNet::new(config, weights)?))
+            }
+            NetworkConfig::KDiffusion(config) => {
+                Self::KDiffusion(Box::new(KDiffusionUNet::new(config, weights)?))
             }
         })
     }
@@ -268,7 +312,7 @@ impl Network {
     pub fn with_classes(&self, classes: Classes) -> Result<Self> {
         match self {
             Self::UNet2D(network) => Ok(Self::UNet2D(Box::new(network.with_classes(classes)?))),
-            Self::Lucidrains(_) => Err(Error::Input {
+            Self::Lucidrains(_) | Self::KDiffusion(_) => Err(Error::Input {
                 what: "the classes",
                 found: format!("{classes:?}"),
                 expected: "none: the network is not class-conditional".to_owned(),
@@ -301,7 +345,8 @@ impl Network {
         match (self, x_0_hat) {
             (Self::Lucidrains(network), x_0_hat) => network.forward(x_t, time, x_0_hat),
             (Self::UNet2D(network), None) => network.forward(x_t, time),
-            (Self::UNet2D(_), Some(x_0_hat)) => Err(Error::Input {
+            (Self::KDiffusion(network), None) => network.forward(x_t, time),
+            (Self::UNet2D(_) | Self::KDiffusion(_), Some(x_0_hat)) => Err(Error::Input {
                 what: "x_0_hat",
                 found: format!("{:?}", x_0_hat.dims()),
                 expected: "none: the network is not told it".to_owned(),

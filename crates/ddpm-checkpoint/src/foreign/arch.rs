@@ -15,7 +15,7 @@ use crate::{Error, Result};
 pub struct Arch(BTreeMap<String, String>);
 
 /// Every key, and what it says. Those of OpenAI's and of lucidrains' are called as in their programs.
-const KEYS: [(&str, &str); 32] = [
+const KEYS: [(&str, &str); 39] = [
     ("image_size", "the images' side, N or HxW"),
     ("noise_schedule", "the name of the schedule of its betas"),
     ("diffusion_steps", "the steps that it was trained with"),
@@ -44,6 +44,13 @@ const KEYS: [(&str, &str); 32] = [
         "whether residual blocks halve and double",
     ),
     ("use_scale_shift_norm", "whether the time scales and shifts"),
+    ("patch_size", "the side of the patches that become channels"),
+    ("input_channels", "channels of an image"),
+    ("has_variance", "whether the network tells a variance"),
+    ("skip_stages", "stages that its training skipped"),
+    ("sigma_data", "the deviation of the images' numbers"),
+    ("sigma_min", "the least level of noise"),
+    ("sigma_max", "the largest level of noise"),
     (
         "version",
         "the version of denoising-diffusion-pytorch that trained it",
@@ -194,17 +201,22 @@ impl<'a> Answers<'a> {
     }
 
     pub(super) fn image_size(&mut self) -> Result<Option<SampleSize>> {
-        let side = |text: &str| text.parse().ok().filter(|n| (1..=65_536).contains(n));
-        let size = self.said("image_size", "N or HEIGHTxWIDTH", |text| {
-            match text.split_once('x') {
-                None => side(text).map(SampleSize::Square),
-                Some((h, w)) => Some(SampleSize::Rectangle(side(h)?, side(w)?)),
-            }
-        })?;
+        let size = self.image_size_said()?;
         if size.is_none() {
             self.miss("image_size", "N");
         }
         Ok(size)
+    }
+
+    /// The same where it need not be said.
+    pub(super) fn image_size_said(&mut self) -> Result<Option<SampleSize>> {
+        let side = |text: &str| text.parse().ok().filter(|n| (1..=65_536).contains(n));
+        self.said("image_size", "N or HEIGHTxWIDTH", |text| {
+            match text.split_once('x') {
+                None => side(text).map(SampleSize::Square),
+                Some((h, w)) => Some(SampleSize::Rectangle(side(h)?, side(w)?)),
+            }
+        })
     }
 
     /// The noise schedule and what the network tells. `None` if something is missing.

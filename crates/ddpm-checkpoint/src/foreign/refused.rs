@@ -28,12 +28,11 @@ pub(super) fn refuse(shapes: &Shapes<'_>, layout: Layout) -> Error {
                 "it holds a latent diffusion model: its images are another network's codes, which is not read",
             );
         }
-        Layout::KDiffusion => {
-            lacks.push("1x1 convolutions at input and output (proj_in, proj_out)");
-            lacks.push("normalisations without weights that the noise level scales and shifts, in attention too (AdaGN)");
-            lacks.push("GELU in the mapping of the noise level");
-            lacks.push("halving and doubling by a fixed filter without a convolution");
-            lacks.push("Karras' preconditioning around it");
+        Layout::KDiffusionTransformer => {
+            return shapes.refused(
+                "it holds a transformer of k-diffusion (image_transformer_v1 or _v2), which is not read: of k-diffusion's networks \
+                 the U-Net is, image_v1",
+            );
         }
         _ => {
             lacks.push("Karras' preconditioning around it, told a noise level in place of a time");
@@ -70,7 +69,8 @@ pub(super) fn unknown(path: &Path, states: &[Box<dyn Tensors>]) -> Error {
     Error::unsupported(
         path,
         format!(
-            "{found}; known are those of diffusers (a folder), of Ho, pesser and DDIM, of improved- and guided-diffusion and of lucidrains"
+            "{found}; known are those of diffusers (a folder), of Ho, pesser and DDIM, of improved- and guided-diffusion, of lucidrains and of \
+             k-diffusion"
         ),
     )
 }

@@ -67,7 +67,7 @@ impl Machine<'_> {
             }
             0x95 => drop(self.take(8)?),
             b'N' => self.push(Value::None),
-            0x88 | 0x89 => self.push(Value::Other),
+            code @ (0x88 | 0x89) => self.push(Value::Truth(code == 0x88)),
             code @ (b'K' | b'M' | b'J' | 0x8a | 0x8b | b'G') => self.number(code)?,
             code @ (b'X' | 0x8c | 0x8d | b'T' | b'U' | b'B' | b'C' | 0x8e) => self.text(code)?,
             b'}' => self.push(Value::Dict(Vec::new())),
@@ -200,8 +200,9 @@ impl Machine<'_> {
                 Value::Int(i64::from(i32::from_le_bytes(number)))
             }
             b'G' => {
-                self.take(8)?;
-                Value::Other
+                let mut number = [0; 8];
+                number.copy_from_slice(self.take(8)?);
+                Value::Fraction(f64::from_be_bytes(number))
             }
             code => {
                 let count = self.unsigned(if code == 0x8a { 1 } else { 4 })?;

@@ -452,14 +452,6 @@ fn what_is_said_in_vain_or_wrongly_is_refused() {
 #[test]
 fn networks_that_diffusers_cannot_express_are_refused_by_what_they_have() {
     let refused = |file: &str| message(convert(file, &arch(&[]), &Weights::Ema), &golden(""));
-    let text = refused("k_diffusion.pt");
-    for part in [
-        "an image_v1 network of k-diffusion",
-        "AdaGN",
-        "Karras' preconditioning",
-    ] {
-        assert!(text.contains(part), "{part}: {text}");
-    }
     let text = refused("folder/unet/diffusion_pytorch_model.bin");
     assert!(
         text.contains("its tensors have diffusers' names, whose configuration is another file"),

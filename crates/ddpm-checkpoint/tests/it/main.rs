@@ -13,6 +13,7 @@ mod hostile;
 #[cfg(feature = "hub")]
 mod hub;
 mod hub_cache;
+mod k_diffusion;
 mod layouts;
 mod lucidrains;
 mod round_trip;

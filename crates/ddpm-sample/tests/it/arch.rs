@@ -200,11 +200,44 @@ fn what_is_missing_or_in_vain_is_wrong_usage() {
         1,
         "run already exists",
     );
+}
+
+/// The walk of its demonstrations from PyTorch's noise, as the folder that the file is written as walks it.
+#[test]
+fn k_diffusions_networks_walk_as_in_pytorch() {
+    let house = House::new();
+    let file = format!("--model {}", golden("k_diffusion.pt").display());
+    let model = format!("{file} --arch image_size=8x12");
+    let answers = golden("k_diffusion.answers.safetensors");
+    let mut known = TensorFile::open(&answers).unwrap();
+    let start = [("noise".to_owned(), known.read_f32("start").unwrap())];
+    let noise = house.path("noise.safetensors");
+    write_tensors(&noise, "a test", &start, &Default::default()).unwrap();
+    says(&house, &format!("{model} --save-model folder"));
+    for (sampler, name) in [("", "dpm"), ("--sampler heun", "heun")] {
+        let walk = format!("--steps 5 --noise noise.safetensors {sampler}");
+        let images = house.samples_of(&format!("{model} {walk}"));
+        let expected = known.read_f32(name).unwrap();
+        let off = (&images - &expected).unwrap().abs().unwrap();
+        let off = off.flatten_all().unwrap().max(0).unwrap();
+        let off = off.to_scalar::<f32>().unwrap();
+        assert!(off < 1e-4, "{name}: {off}");
+        let of_folder = house.samples_of(&format!("--model folder {walk}"));
+        assert_eq!(bits(&images), bits(&of_folder));
+    }
+    let told = says(&house, &format!("{file} --inspect"));
+    for line in [
+        "KDiffusionImageV1, levels 4, 8 with attention; [1, 2] layers",
+        "3 channels, 8x8",
+        "none on the CPU, because of the normalisations of k-diffusion's image_v1",
+    ] {
+        assert!(told.contains(line), "{told}");
+    }
     refuses(
         &house,
-        &format!("--model {} {HO}", golden("k_diffusion.pt").display()),
-        1,
-        "which UNet2DModel cannot express",
+        &format!("{file} --arch num_heads=2"),
+        2,
+        "`num_heads` would be ignored",
     );
 }
 

@@ -315,5 +315,10 @@ fn what_another_programs_file_cannot_begin_is_said() {
         2,
         "`diffusion.prediction` cannot be `noise` with this schedule",
     );
+    said(
+        "--init FILES/k_diffusion.pt",
+        1,
+        "its network is a KDiffusionImageV1, which is sampled from but not trained here",
+    );
     assert!(!folder.path().join("new").exists());
 }

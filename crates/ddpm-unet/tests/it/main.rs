@@ -13,6 +13,7 @@ mod golden;
 mod gradients;
 mod initialisation;
 mod inputs;
+mod k_diffusion;
 mod learn;
 mod memory;
 mod plan;
