@@ -64,6 +64,14 @@ def main(program):
             apart = (betas - torch.tensor(told)).abs().max().item()
             assert len(betas) == 24 and apart < 1e-7, (name, apart)
             print(f"{name}: {apart:.0e} apart at most")
+        folder = pathlib.Path(place) / "ho_variants"
+        convert(program, "ho_variants", DIFFUSION, [], folder)
+        try:
+            UNet2DModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False)
+        except (RuntimeError, ValueError):
+            print("ho_variants: no network of diffusers, and says so")
+        else:
+            raise AssertionError("diffusers opens what it cannot compute")
         folder = pathlib.Path(place) / "improved"
         arch = ["image_size=8x12", "diffusion_steps=4000", "noise_schedule=cosine", "num_groups=2", "num_heads=2"]
         convert(program, "improved", [*arch, "use_new_attention_order=false", "rescale_timesteps=true"], [], folder)

@@ -571,10 +571,10 @@ fn note_text(unet: &NetworkConfig, reasons: &BTreeSet<&str>) -> String {
 /// What `unet/` is where no pipeline of diffusers makes a model's images.
 pub(crate) fn told_apart(unet: &NetworkConfig) -> String {
     match unet.as_unet_2d() {
-        Some(_) => "`unet/` loads as diffusers' `UNet2DModel`, but no pipeline of diffusers makes its images"
+        Some(config) if config.opens_in_diffusers() => "`unet/` loads as diffusers' `UNet2DModel`, but no pipeline of diffusers makes its images"
             .to_owned(),
-        None => format!(
-            "`unet/` is a `{}`, which this project's programs load and diffusers does not",
+        _ => format!(
+            "`unet/` is a `{}` that this project's programs load and diffusers does not",
             unet.class_name()
         ),
     }

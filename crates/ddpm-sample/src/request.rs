@@ -207,8 +207,8 @@ pub(crate) fn save_model(flags: &Flags, folder: &Path) -> Result<String, Failure
     let saved = pipeline.save_with(folder, beside);
     saved.map_err(anyhow::Error::from)?;
     let kind = match pipeline.unet.as_unet_2d() {
-        Some(_) => "a diffusers folder".to_owned(),
-        None => format!(
+        Some(unet) if unet.opens_in_diffusers() => "a diffusers folder".to_owned(),
+        _ => format!(
             "a folder of a {}, which diffusers does not load",
             pipeline.unet.class_name()
         ),

@@ -383,6 +383,12 @@ impl UNetConfig {
         said.map(|(_, sentence)| sentence).collect()
     }
 
+    /// Whether diffusers' `UNet2DModel` has these tensors, whatever it makes of them: some keys of ours change their shapes.
+    pub fn opens_in_diffusers(&self) -> bool {
+        let settings = &self.settings;
+        !settings.wide_shortcuts && !settings.plain_resampling && settings.timestep_width.is_none()
+    }
+
     /// Reads diffusers' `unet/config.json`. Missing keys have diffusers' defaults; keys that begin with `_` are
     /// diffusers' own notes and are passed over, except that `_class_name` must be `UNet2DModel`.
     ///

@@ -94,6 +94,14 @@ fn ho_with_wide_shortcuts_and_without_convolutions_that_resample() {
     let settings = pipeline.unet.as_unet_2d().unwrap().settings();
     assert!(settings.wide_shortcuts && settings.plain_resampling);
     assert_eq!(pipeline.unet.beyond_diffusers().len(), 2);
+    // diffusers has no such tensors, and the folder does not say that it does.
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    pipeline.save(&model).unwrap();
+    let note = std::fs::read_to_string(model.join("not-a-diffusers-pipeline.md")).unwrap();
+    let said =
+        "`unet/` is a `UNet2DModel` that this project's programs load and diffusers does not:";
+    assert!(note.contains(said), "{note}");
 }
 
 /// `betas.json` is NumPy's; what diffusers has no name for is written as its `trained_betas`.
