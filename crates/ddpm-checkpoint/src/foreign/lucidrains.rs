@@ -1,7 +1,7 @@
 //! The `Unet` of lucidrains' `denoising-diffusion-pytorch` under its names: `downs.0.2.mem_kv`, `mid_attn.to_qkv`.
 //!
 //! Read are versions since 0.22.0 (June 2022). The names tell most of what versions differ in; where they do not, the
-//! version does, which the trainer's files hold since 0.32.1. The schedule lies beside the network in the buffers of
+//! version does, which the trainer's files hold since 1.0.0. The schedule lies beside the network in the buffers of
 //! `GaussianDiffusion`; since 1.5.0 these tell the objective too, in the weights of the loss.
 
 use ddpm_core::{Prediction, Schedule, Variance};

@@ -3,8 +3,13 @@
 //! `tests/golden/lucidrains.py` states the networks anew and made the files; `lucidrains_package.py` held the original
 //! program to them.
 
-use candle_core::Tensor;
-use ddpm_checkpoint::{Arch, ForeignFile, Layout, Pipeline, TensorFile, Weights, resolve_model_as};
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+use ddpm_checkpoint::{
+    Arch, ForeignFile, Layout, Pipeline, TensorFile, Weights, open_tensors, resolve_model_as,
+    write_tensors,
+};
 use ddpm_core::Prediction;
 use ddpm_samplers::{Betas, Clip};
 use ddpm_unet::{AttentionNorm, Halving, LucidrainsSettings, Network, NetworkConfig};
@@ -261,5 +266,173 @@ fn what_is_said_against_the_file_or_in_vain_is_refused() {
     assert_eq!(
         text,
         "--arch: `objective` is given as pred_v, but in lucidrains_learned.pt it is pred_noise"
+    );
+}
+
+/// The tensors of a bare network, to be changed and written anew.
+fn tensors() -> BTreeMap<String, Tensor> {
+    let mut file = open_tensors(&golden("lucidrains_learned.pt")).unwrap();
+    let names = file.names().into_iter();
+    names
+        .map(|name| (name.clone(), file.read_f32(&name).unwrap()))
+        .collect()
+}
+
+fn zeros(shape: &[usize]) -> Tensor {
+    Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap()
+}
+
+/// Writes tensors, behind a prefix, and expects this of their conversion.
+#[track_caller]
+fn refused(tensors: &BTreeMap<String, Tensor>, prefix: &str, parts: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("net.safetensors");
+    let named: Vec<(String, Tensor)> = tensors
+        .iter()
+        .map(|(name, tensor)| (format!("{prefix}{name}"), tensor.clone()))
+        .collect();
+    write_tensors(&path, "a test", &named, &Default::default()).unwrap();
+    let said = ["image_size=6x4", "timesteps=40", "beta_schedule=linear"];
+    let mut file = ForeignFile::open(&path).unwrap();
+    let converted = file.convert(&Arch::new(said).unwrap(), &Weights::Ema);
+    let text = message(converted, folder.path());
+    assert!(text.starts_with("FOLDER/net.safetensors: "), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "{text}\ndoes not say: {part}");
+    }
+    assert!(file.describe(&Arch::new(said).unwrap()).is_err());
+}
+
+#[test]
+fn tensors_that_are_no_network_are_named() {
+    let change = |name: &str, tensor: Option<Tensor>, parts: &[&str]| {
+        let mut tensors = tensors();
+        match tensor {
+            Some(tensor) => drop(tensors.insert(name.to_owned(), tensor)),
+            None => drop(tensors.remove(name).unwrap()),
+        }
+        refused(&tensors, "", parts);
+    };
+    change(
+        "ups.0.1.block2.norm.g",
+        None,
+        &["missing (1): `ups.0.1.block2.norm.g`"],
+    );
+    change(
+        "ups.9.extra",
+        Some(zeros(&[1])),
+        &["extra (1): `ups.9.extra`"],
+    );
+    change(
+        "mid_block1.block2.proj.weight",
+        Some(zeros(&[4, 4, 1, 9])),
+        &["wrong (1): `mid_block1.block2.proj.weight` is [4, 4, 1, 9], expected [4, 4, 3, 3]"],
+    );
+    change(
+        "init_conv.weight",
+        Some(zeros(&[4, 3, 3, 3])),
+        &["`init_conv.weight` is [4, 3, 3, 3], expected [4, 3, 7, 7]"],
+    );
+    // Heads that do not divide, that are none, and widths of nothing.
+    change(
+        "downs.0.2.mem_kv",
+        Some(zeros(&[2, 3, 3, 2])),
+        &["`downs.0.2.to_qkv.weight` has 12 rows, a third of which 3 heads do not divide"],
+    );
+    change(
+        "downs.0.2.mem_kv",
+        Some(zeros(&[2, 0, 3, 2])),
+        &["a third of which 0 heads do not divide"],
+    );
+    change(
+        "downs.0.2.to_qkv.weight",
+        Some(zeros(&[10, 4, 1, 1])),
+        &["has 10 rows, a third of which"],
+    );
+    change(
+        "downs.1.3.weight",
+        Some(zeros(&[0, 8, 3, 3])),
+        &["`level_dims` is 0", "whole numbers from 1 to 65536"],
+    );
+    change(
+        "init_conv.weight",
+        Some(zeros(&[0, 3, 7, 7])),
+        &["`init_dim` is 0"],
+    );
+    change(
+        "time_mlp.0.weights",
+        Some(zeros(&[0])),
+        &["`time_width` is 0"],
+    );
+    change(
+        "mid_attn.to_qkv.weight",
+        None,
+        &["there is no tensor `mid_attn.to_qkv.weight`"],
+    );
+    change(
+        "final_conv.weight",
+        Some(zeros(&[8, 4, 1, 1])),
+        &["3 channels in and 8 out"],
+    );
+    // A level in between is missing.
+    let mut tensors = tensors();
+    tensors.insert("downs.7.0.mlp.1.weight".to_owned(), zeros(&[8, 16]));
+    refused(&tensors, "", &["there is no tensor `downs.2.*`"]);
+}
+
+#[test]
+fn networks_with_like_names_are_refused_by_what_they_are() {
+    let with = |name: &str, tensor: Tensor| {
+        let mut tensors = tensors();
+        tensors.insert(name.to_owned(), tensor);
+        tensors
+    };
+    let sequences = with("init_conv.weight", zeros(&[4, 3, 7]));
+    refused(&sequences, "", &["3 axes: it is a network of sequences"]);
+    let guided = with("null_classes_emb", zeros(&[16]));
+    refused(&guided, "", &["classifier_free_guidance.py"]);
+    refused(&tensors(), "net.", &["ElucidatedDiffusion"]);
+    refused(&tensors(), "model.", &["trained in continuous time"]);
+    let mut old = tensors();
+    old.remove("downs.1.3.weight");
+    refused(&old, "", &["of a version before 0.22.0"]);
+}
+
+#[test]
+fn schedules_that_are_none_are_refused() {
+    let with = |betas: Vec<f32>| {
+        let tensors = tensors().into_iter();
+        let mut tensors: BTreeMap<_, _> = tensors
+            .map(|(name, tensor)| (format!("model.{name}"), tensor))
+            .collect();
+        let betas = Tensor::new(betas, &Device::Cpu).unwrap();
+        tensors.insert("betas".to_owned(), betas);
+        tensors
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("net.safetensors");
+    for betas in [vec![0.1, f32::NAN], vec![0.1, 1.5], vec![-0.5, 0.1]] {
+        let named: Vec<_> = with(betas).into_iter().collect();
+        write_tensors(&path, "a test", &named, &Default::default()).unwrap();
+        let mut file = ForeignFile::open(&path).unwrap();
+        let converted = file.convert(&Arch::new(["image_size=6x4"]).unwrap(), &Weights::Ema);
+        let text = message(converted, folder.path());
+        assert!(
+            text.starts_with("FOLDER/net.safetensors: ") && text.contains("beta"),
+            "{text}"
+        );
+    }
+    // Betas of nobody's are taken as they are.
+    let named: Vec<_> = with(vec![0.25, 0.5]).into_iter().collect();
+    write_tensors(&path, "a test", &named, &Default::default()).unwrap();
+    let mut file = ForeignFile::open(&path).unwrap();
+    let said = Arch::new(["image_size=6x4"]).unwrap();
+    let (_, scheduler) = file.describe(&said).unwrap();
+    assert_eq!(scheduler.betas(), Some(&Betas::Trained(vec![0.25, 0.5])));
+    let said = Arch::new(["image_size=6x4", "beta_schedule=linear"]).unwrap();
+    let text = message(file.describe(&said), folder.path());
+    assert_eq!(
+        text,
+        "--arch: `beta_schedule` is given as linear, but in FOLDER/net.safetensors it is another"
     );
 }
