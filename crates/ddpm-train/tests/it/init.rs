@@ -163,6 +163,16 @@ fn a_folder_that_others_wrote_says_its_schedule_itself() {
         ours.model.block_out_channels,
         theirs.model.block_out_channels
     );
+    // A network that is sampled from and not trained.
+    let config = path.join("given/unet/config.json");
+    std::fs::write(config, "{\"_class_name\": \"LucidrainsUnet\"}").unwrap();
+    let error = Init::read(&path.join("given"), &Weights::Ema).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("its network is a LucidrainsUnet, which is sampled from but not trained here; trained are UNet2DModels"),
+        "{error}"
+    );
 }
 
 #[test]

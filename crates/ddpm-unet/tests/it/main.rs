@@ -15,6 +15,7 @@ mod initialisation;
 mod inputs;
 mod k_diffusion;
 mod learn;
+mod lucidrains;
 mod memory;
 mod plan;
 mod weights;
