@@ -6,7 +6,7 @@ Made with Python 3.12, PyTorch 2.15.0 (CPU), safetensors 0.8.
 The network is stated here anew, as functions of a dict of tensors, from what names, shapes and papers say; nothing of the
 original program is in it. Weights are random, widths tiny and unequal. Files go to crates/ddpm-checkpoint/tests/golden/:
 lucidrains*.pt in the layout, lucidrains*.safetensors with `x`, `time` and the outputs, `y` or `y.VERSION` where versions
-of the same names compute differently, and for walks `noise`, `step_noise` and where they end.
+of the same names compute differently, and for walks `noise`, `step_noise` and where they end (`end`), and where PyTorch's seed 5 does (`seeded`).
 `lucidrains_package.py` holds the original program to the same numbers.
 """
 
@@ -307,7 +307,11 @@ def walk(network, diffusion, images, size):
     noise = torch.randn(images, network.shape.channels, *size)
     step_noise = torch.randn(len(diffusion.betas) - 1, *noise.shape)
     end = diffusion.ancestral(network, noise, step_noise)
-    return {"noise": noise, "step_noise": step_noise, "end": end}
+    # The program draws x_T, then the noise of each step but the last.
+    torch.manual_seed(5)
+    drawn = [torch.randn(noise.shape) for _ in range(len(step_noise) + 1)]
+    seeded = diffusion.ancestral(network, drawn[0], drawn[1:])
+    return {"noise": noise, "step_noise": step_noise, "end": end, "seeded": seeded}
 
 
 def within(prefix, tensors):

@@ -117,6 +117,9 @@ def walks(module, folder, version, file, unet, known, buffers):
     finally:
         torch.randn, torch.randn_like = RANDN
     differ(f"{file} {version} walk", end, known["end"])
+    if file != "lucidrains_learned":
+        torch.manual_seed(5)
+        differ(f"{file} {version} seed 5", diffusion.sample(len(end)) * 2 - 1, known["seeded"])
 
 
 RANDN = (torch.randn, torch.randn_like)

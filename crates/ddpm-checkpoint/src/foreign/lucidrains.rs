@@ -97,7 +97,8 @@ fn refuse_others(shapes: &Shapes<'_>, told: &Told) -> Result<()> {
     } else if part_of == Some("model") && continuous {
         "it has no `betas` and learned frequencies of the time: it was trained in continuous time, which is not read".to_owned()
     } else if has("ds_conv") || !shapes.has(&format!("downs.{last}.3.weight")) {
-        "it is of a version before 0.22.0, which is not read: its levels hand on one state each, or its blocks are ConvNeXt's"
+        "its levels are not those of versions since 0.22.0: in older ones each hands on one state, or has ConvNeXt's blocks, \
+         which is not read"
             .to_owned()
     } else {
         return Ok(());
@@ -581,9 +582,79 @@ fn numbers(schedule: &Schedule) -> Vec<f64> {
     schedule.timesteps().map(|t| schedule.beta(t)).collect()
 }
 
-/// Buffers by the name of the network's place in a file: what the network is a part of, and where that begins.
+/// By the place of a network in a file: where what it is a part of begins, and what the network is in that. `torch.compile`
+/// and `DistributedDataParallel` put names of their own between.
 pub(super) fn around(prefix: &str) -> Option<(&str, &str)> {
-    let network = prefix.strip_suffix('.')?;
+    let mut network = prefix.strip_suffix('.')?;
+    while let Some(inner) = ["._orig_mod", ".module"]
+        .iter()
+        .find_map(|wrapper| network.strip_suffix(wrapper))
+    {
+        network = inner;
+    }
     let begins = network.rfind('.').map_or(0, |dot| dot + 1);
     Some((&network[..begins], &network[begins..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The weights of a loss as `GaussianDiffusion` keeps them, in f32.
+    fn weights(schedule: &Schedule, prediction: Prediction, bound: f64) -> Vec<f64> {
+        let weight = |t| {
+            let snr = schedule.snr(t);
+            let least = snr.min(bound);
+            let weight = match prediction {
+                Prediction::Noise => least / snr,
+                Prediction::Original => least,
+                _ => least / (snr + 1.0),
+            };
+            f64::from(weight as f32)
+        };
+        schedule.timesteps().map(weight).collect()
+    }
+
+    #[test]
+    fn schedules_and_objectives_of_usual_sizes_are_told_from_their_numbers_in_f32() {
+        for steps in [1000, 250, 4000] {
+            for curve in CURVES {
+                let schedule = curve.schedule(steps).unwrap();
+                let single = |beta: f64| f64::from(beta as f32);
+                let betas: Vec<f64> = numbers(&schedule).into_iter().map(single).collect();
+                let found: Vec<Curve> = CURVES.into_iter().filter(|c| c.is(&betas)).collect();
+                assert_eq!(found, [curve]);
+                for (name, prediction) in OBJECTIVES {
+                    for bound in [f64::INFINITY, 5.0, 1.0] {
+                        let weights = weights(&schedule, prediction, bound);
+                        let found = objective(&betas, &weights);
+                        assert_eq!(found, Some((name, prediction)), "{curve:?} {steps} {bound}");
+                    }
+                }
+                // P2's weights (0.16 to 1.4) say nothing of the objective; nor do too few.
+                let p2: Vec<f64> = weights(&schedule, Prediction::Original, f64::INFINITY)
+                    .iter()
+                    .map(|snr| 1.0 / (1.0 + snr))
+                    .collect();
+                assert_eq!(objective(&betas, &p2), None);
+                assert_eq!(objective(&betas, &p2[1..]), None);
+            }
+        }
+    }
+
+    #[test]
+    fn versions_and_places_are_read() {
+        assert_eq!(version("1.7.4"), Some([1, 7, 4]));
+        assert_eq!(version("v2.3"), Some([2, 3, 0]));
+        assert_eq!(version("2.0.0rc1"), None);
+        assert_eq!(version(""), None);
+        assert_eq!(around(""), None);
+        assert_eq!(around("model."), Some(("", "model")));
+        assert_eq!(
+            around("ema_model.denoise_fn."),
+            Some(("ema_model.", "denoise_fn"))
+        );
+        assert_eq!(around("model._orig_mod."), Some(("", "model")));
+        assert_eq!(around("_orig_mod.model."), Some(("_orig_mod.", "model")));
+    }
 }

@@ -395,7 +395,39 @@ fn networks_with_like_names_are_refused_by_what_they_are() {
     refused(&tensors(), "model.", &["trained in continuous time"]);
     let mut old = tensors();
     old.remove("downs.1.3.weight");
-    refused(&old, "", &["of a version before 0.22.0"]);
+    refused(
+        &old,
+        "",
+        &["its levels are not those of versions since 0.22.0"],
+    );
+}
+
+/// As before 0.27.5, and as `torch.compile` renames.
+#[test]
+fn a_network_has_its_schedule_around_it_whatever_it_is_called() {
+    let mut file = open_tensors(&golden("lucidrains_self.pt")).unwrap();
+    let named: Vec<(String, Tensor)> = file
+        .names()
+        .into_iter()
+        .map(|name| {
+            let tensor = file.read_f32(&name).unwrap();
+            let renamed = match name.strip_prefix("model.") {
+                Some(name) => format!("ema_model.denoise_fn._orig_mod.{name}"),
+                None => format!("ema_model.{name}"),
+            };
+            (renamed, tensor)
+        })
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("net.safetensors");
+    write_tensors(&path, "a test", &named, &Default::default()).unwrap();
+    let said = Arch::new(["image_size=4x8"]).unwrap();
+    let known = ForeignFile::open(&golden("lucidrains_self.pt"))
+        .unwrap()
+        .describe(&said)
+        .unwrap();
+    let found = ForeignFile::open(&path).unwrap().describe(&said).unwrap();
+    assert_eq!(found, known);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use candle_core::Tensor;
 use ddpm_checkpoint::{TensorFile, write_tensors};
 
 use crate::{House, bits, check_done};
@@ -88,11 +89,18 @@ fn lucidrains_networks_walk_as_in_pytorch() {
         let model = format!("--model {} --arch {said}", model.display());
         let walk = format!("--sampler ddpm --noise {file}.noise.safetensors");
         let found = house.samples_of(&format!("{model} {walk}"));
-        let expected = known.read_f32("end").unwrap();
-        let off = (&found - expected).unwrap().abs().unwrap();
-        let off = off.flatten_all().unwrap().max(0).unwrap();
-        let off = off.to_scalar::<f32>().unwrap();
-        assert!(off < 1e-4, "{file}: {off}");
+        let mut near = |found: &Tensor, key: &str| {
+            let expected = known.read_f32(key).unwrap();
+            let off = (found - expected).unwrap().abs().unwrap();
+            let off = off.flatten_all().unwrap().max(0).unwrap();
+            let off = off.to_scalar::<f32>().unwrap();
+            assert!(off < 1e-4, "{file} {key}: {off}");
+        };
+        near(&found, "end");
+        // The images that the program makes of a seed.
+        let images = found.dim(0).unwrap();
+        let seed = format!("--sampler ddpm --rng torch --seed 5 --num {images}");
+        near(&house.samples_of(&format!("{model} {seed}")), "seeded");
 
         let said = says(&house, &format!("{model} --save-model {file}"));
         assert!(
