@@ -166,7 +166,7 @@ fn a_folder_that_others_wrote_says_its_schedule_itself() {
     // A network that is sampled from and not trained.
     let config = path.join("given/unet/config.json");
     std::fs::write(config, "{\"_class_name\": \"LucidrainsUnet\"}").unwrap();
-    let error = Init::read(&path.join("given"), &Weights::Ema).unwrap_err();
+    let error = Init::read(&path.join("given"), &Arch::default(), &Weights::Ema).unwrap_err();
     assert!(
         error
             .to_string()
