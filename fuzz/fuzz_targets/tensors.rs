@@ -20,7 +20,20 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         "num_groups=2",
     ];
     let heads = ["num_head_channels=4", "use_new_attention_order=true"];
-    for arch in [Arch::new(said), Arch::new(said.iter().chain(&heads))] {
+    let lucidrains = [
+        "image_size=8",
+        "timesteps=10",
+        "beta_schedule=cosine",
+        "objective=pred_v",
+    ];
+    let old = ["version=1.5.4", "resnet_block_groups=2"];
+    for arch in [
+        Arch::new(said),
+        Arch::new(said.iter().chain(&heads)),
+        Arch::new(&lucidrains[..1]),
+        Arch::new(lucidrains),
+        Arch::new(lucidrains.iter().chain(&old)),
+    ] {
         if let Ok(mut file) = ForeignFile::open(&path) {
             drop(file.convert(&arch.unwrap(), &Weights::Ema));
         }

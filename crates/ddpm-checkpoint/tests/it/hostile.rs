@@ -576,8 +576,23 @@ fn no_damage_to_a_pickle_makes_it_panic() {
     let arch = Arch::new(said).unwrap();
     let heads = ["num_heads=2", "use_new_attention_order=false"];
     let guided = Arch::new(said.iter().chain(&heads)).unwrap();
+    let lucidrains = Arch::new(["image_size=4x8"]).unwrap();
+    let old = [
+        "image_size=4x6",
+        "resnet_block_groups=2",
+        "timesteps=30",
+        "beta_schedule=cosine",
+        "objective=pred_noise",
+        "version=1.5.4",
+    ];
+    let old = Arch::new(old).unwrap();
     // The pickle alone is damaged: the archive around it stays whole.
-    for (name, arch) in [("ho.pt", &arch), ("guided.pt", &guided)] {
+    for (name, arch) in [
+        ("ho.pt", &arch),
+        ("guided.pt", &guided),
+        ("lucidrains_self.pt", &lucidrains),
+        ("lucidrains_pixels.pt", &old),
+    ] {
         let whole = fs::read(golden(name)).unwrap();
         let mut zip = zip::ZipArchive::new(std::io::Cursor::new(&whole)).unwrap();
         let mut parts = Vec::new();

@@ -6,6 +6,7 @@ use ddpm_unet::{
     AttentionNorm, Classes, Error, Halving, LucidrainsConfig, LucidrainsSettings, LucidrainsTime,
     Network, NetworkConfig, SampleSize, UNetConfig, WeightStandardization,
 };
+use serde_json::Value;
 
 /// Every key other than as `Unet(dim = 64)` has it.
 fn uncommon() -> LucidrainsSettings {
@@ -119,6 +120,27 @@ fn the_json_of_a_configuration_is_read_back_by_its_class() {
         "[]",
         "the network's configuration is not a JSON object: found []",
     );
+}
+
+/// Whatever a key says, it is a network or an error.
+#[test]
+fn no_value_of_a_key_makes_it_panic() {
+    let config = NetworkConfig::from(LucidrainsConfig::new(uncommon()).unwrap());
+    let whole: serde_json::Map<String, Value> = serde_json::from_str(&config.to_json()).unwrap();
+    let values = "null -1 0 1 7 65536 65537 18446744073709551615 1e300 true \"x\" [] [0] [1,1] [1,1,1] [65536,65536,65536] {}";
+    let mut networks = 0;
+    for key in whole.keys() {
+        for value in values.split(' ') {
+            let mut keys = whole.clone();
+            keys.insert(key.clone(), serde_json::from_str(value).unwrap());
+            let text = Value::Object(keys).to_string();
+            if let Ok(config) = NetworkConfig::from_json(&text) {
+                assert!(config.parameter_count() > 0);
+                networks += 1;
+            }
+        }
+    }
+    assert!(networks > 20, "{networks}");
 }
 
 #[test]
