@@ -217,7 +217,7 @@ const MOST_OFFERED: usize = 8;
 
 /// What a function of cuDNN offers for a convolution, as it lists it and as [`choose`] reads it.
 macro_rules! offered {
-    ($function:path, $offer:ty, $($argument:expr),*) => {{
+    ($function:path, $offer:ty, ($($argument:expr),*)) => {{
         let mut offers = [const { MaybeUninit::<$offer>::zeroed() }; MOST_OFFERED];
         let mut count: c_int = 0;
         // SAFETY: the descriptors are whole, and the list has as much room as is said.
@@ -242,11 +242,14 @@ macro_rules! offered {
     }};
 }
 
-/// The chosen algorithm of a list, and the way it multiplies.
+/// The algorithm of a pass and the way it multiplies: of what cuDNN's rules list, or what it measures.
 macro_rules! chosen {
-    ($kind:expr, $settings:expr, $algorithm:path, $offered:expr) => {{
-        let (offers, candidates) = $offered;
-        let chosen = choose($kind, &candidates, $settings)?;
+    ($shape:expr, $settings:expr, $algorithm:path, $offer:ty, $rules:path, $measured:path, $arguments:tt) => {{
+        let (offers, candidates) = match $settings.deterministic {
+            true => offered!($rules, $offer, $arguments),
+            false => offered!($measured, $offer, $arguments),
+        };
+        let chosen = choose($shape.kind, &candidates, $settings)?;
         let is_it = |candidate: &Candidate| *candidate == chosen;
         let place = candidates.iter().position(is_it).unwrap_or_default();
         ($algorithm(offers[place].algo), offers[place].mathType)
@@ -267,104 +270,42 @@ impl Plan {
             weight: w,
             convolution: c,
         } = descriptors;
-        type Forward = sys::cudnnConvolutionFwdAlgoPerf_t;
-        type Data = sys::cudnnConvolutionBwdDataAlgoPerf_t;
-        type Weights = sys::cudnnConvolutionBwdFilterAlgoPerf_t;
-        let (algorithm, math) = match (pass, settings.deterministic) {
-            (Pass::Forward, true) => chosen!(
-                shape.kind,
+        let (algorithm, math) = match pass {
+            Pass::Forward => chosen!(
+                shape,
                 settings,
                 Algorithm::Forward,
-                offered!(
-                    sys::cudnnGetConvolutionForwardAlgorithm_v7,
-                    Forward,
-                    handle,
-                    x,
-                    w,
-                    c,
-                    y
-                )
+                sys::cudnnConvolutionFwdAlgoPerf_t,
+                sys::cudnnGetConvolutionForwardAlgorithm_v7,
+                sys::cudnnFindConvolutionForwardAlgorithm,
+                (handle, x, w, c, y)
             ),
-            (Pass::Forward, false) => chosen!(
-                shape.kind,
-                settings,
-                Algorithm::Forward,
-                offered!(
-                    sys::cudnnFindConvolutionForwardAlgorithm,
-                    Forward,
-                    handle,
-                    x,
-                    w,
-                    c,
-                    y
-                )
-            ),
-            (Pass::Data, true) => chosen!(
-                shape.kind,
+            Pass::Data => chosen!(
+                shape,
                 settings,
                 Algorithm::Data,
-                offered!(
-                    sys::cudnnGetConvolutionBackwardDataAlgorithm_v7,
-                    Data,
-                    handle,
-                    w,
-                    y,
-                    c,
-                    x
-                )
+                sys::cudnnConvolutionBwdDataAlgoPerf_t,
+                sys::cudnnGetConvolutionBackwardDataAlgorithm_v7,
+                sys::cudnnFindConvolutionBackwardDataAlgorithm,
+                (handle, w, y, c, x)
             ),
-            (Pass::Data, false) => chosen!(
-                shape.kind,
-                settings,
-                Algorithm::Data,
-                offered!(
-                    sys::cudnnFindConvolutionBackwardDataAlgorithm,
-                    Data,
-                    handle,
-                    w,
-                    y,
-                    c,
-                    x
-                )
-            ),
-            (Pass::Weights, true) => chosen!(
-                shape.kind,
+            Pass::Weights => chosen!(
+                shape,
                 settings,
                 Algorithm::Weights,
-                offered!(
-                    sys::cudnnGetConvolutionBackwardFilterAlgorithm_v7,
-                    Weights,
-                    handle,
-                    x,
-                    y,
-                    c,
-                    w
-                )
+                sys::cudnnConvolutionBwdFilterAlgoPerf_t,
+                sys::cudnnGetConvolutionBackwardFilterAlgorithm_v7,
+                sys::cudnnFindConvolutionBackwardFilterAlgorithm,
+                (handle, x, y, c, w)
             ),
-            (Pass::Weights, false) => chosen!(
-                shape.kind,
-                settings,
-                Algorithm::Weights,
-                offered!(
-                    sys::cudnnFindConvolutionBackwardFilterAlgorithm,
-                    Weights,
-                    handle,
-                    x,
-                    y,
-                    c,
-                    w
-                )
-            ),
+        };
+        // Without TF32 it stays as the descriptor was made: lists name some of those algorithms by the default.
+        let math = match shape.kind == Kind::F32 && !settings.tf32 {
+            true => math_of(shape.kind, settings),
+            false => math,
         };
         // SAFETY: the descriptors are whole.
         let bytes = unsafe {
-            // Without TF32 it stays as the descriptor was made: lists name some of those algorithms by the default.
-            let exact = shape.kind == Kind::F32 && !settings.tf32;
-            let math = if !exact {
-                math
-            } else {
-                math_of(shape.kind, settings)
-            };
             result::set_convolution_math_type(c, math).map_err(Error::wrap)?;
             match algorithm {
                 Algorithm::Forward(a) => {

@@ -11,6 +11,7 @@ use ddpm_random::Stream;
 use crate::support::{Op, assert_close, bits, numbers, output_and_gradients};
 
 /// The device asked for; nothing, and said, where none is.
+#[allow(clippy::print_stdout)] // what is skipped
 fn card() -> Option<Device> {
     let asked = std::env::var("DDPM_TEST_DEVICE").unwrap_or_default();
     let Some(rest) = asked.strip_prefix("cuda") else {
@@ -24,6 +25,11 @@ fn card() -> Option<Device> {
 /// Output and gradients on the card are those of the CPU, and the same bits when asked again.
 #[track_caller]
 fn check(what: &str, op: Op, inputs: &[Tensor]) {
+    check_within(1e-5, what, op, inputs);
+}
+
+#[track_caller]
+fn check_within(tolerance: f64, what: &str, op: Op, inputs: &[Tensor]) {
     let Some(card) = card() else { return };
     let there: Vec<Tensor> = inputs.iter().map(|x| x.to_device(&card).unwrap()).collect();
     let (y, gradients) = output_and_gradients(op, &there, DType::F32);
@@ -36,7 +42,7 @@ fn check(what: &str, op: Op, inputs: &[Tensor]) {
     let expected = all(&expected, &expected_gradients);
     let (ran, again) = (all(&y, &gradients), all(&again, &gradients_again));
     for (i, ((ran, again), expected)) in ran.iter().zip(&again).zip(&expected).enumerate() {
-        assert_close(&format!("{what}, {i}"), ran, expected, 1e-5);
+        assert_close(&format!("{what}, {i}"), ran, expected, tolerance);
         assert_eq!(bits(ran), bits(again), "{what}, {i}");
     }
 }
@@ -91,10 +97,12 @@ fn attention_of_any_width() {
     }
 }
 
+type Unary = fn(&Tensor) -> Result<Tensor>;
+
 #[test]
 fn the_others() {
     let x = || numbers((2, 3, 8, 6), 1);
-    let unary: [(&str, fn(&Tensor) -> Result<Tensor>); 8] = [
+    let unary: [(&str, Unary); 8] = [
         ("silu", silu),
         ("relu", relu),
         ("gelu", gelu),
@@ -116,6 +124,41 @@ fn the_others() {
     check("add", &op, &[x(), numbers((2, 3, 8, 6), 2)]);
     let op = |t: &[Tensor]| embedding(&t[0], &[3, 0, 3]);
     check("embedding", &op, &[numbers((4, 5), 1)]);
+}
+
+/// Images and weights are rounded to eight bits on the card, and so are results.
+#[test]
+fn stored_in_bf16() {
+    let stored = |x: &Tensor| match x.device().is_cuda() {
+        true => x.to_dtype(DType::BF16),
+        false => Ok(x.clone()),
+    };
+    let conv = Conv2d::new(1, Padding::same(1));
+    let op = |t: &[Tensor]| {
+        conv2d(&stored(&t[0])?, &stored(&t[1])?, Some(&t[2]), conv)?.to_dtype(DType::F32)
+    };
+    let x = || numbers((3, 8, 10, 14), 1);
+    let inputs = [x(), numbers((16, 8, 3, 3), 2), numbers(16, 3)];
+    check_within(2e-2, "conv2d", &op, &inputs);
+    let op = |t: &[Tensor]| {
+        group_norm(&stored(&t[0])?, 4, &t[1], &t[2], 1e-5, Activation::Silu)?.to_dtype(DType::F32)
+    };
+    check_within(
+        2e-2,
+        "group_norm",
+        &op,
+        &[x(), numbers(8, 2), numbers(8, 3)],
+    );
+    let op = |t: &[Tensor]| {
+        let [q, k, v] = [stored(&t[0])?, stored(&t[1])?, stored(&t[2])?];
+        attention(&q, &k, &v, 0.2)?.to_dtype(DType::F32)
+    };
+    let heads = |seed| numbers((2, 2, 37, 24), seed);
+    check_within(2e-2, "attention", &op, &[heads(1), heads(2), heads(3)]);
+    let op =
+        |t: &[Tensor]| linear(&stored(&t[0])?, &stored(&t[1])?, Some(&t[2]))?.to_dtype(DType::F32);
+    let inputs = [numbers((2, 7, 24), 1), numbers((16, 24), 2), numbers(16, 3)];
+    check_within(2e-2, "linear", &op, &inputs);
 }
 
 #[test]
