@@ -208,6 +208,29 @@ mod tests {
         assert_eq!(ran[0], expected, "{kind:?}, {elements}, {rate}");
     }
 
+    /// A rate that is just one element's uniform keeps that element.
+    #[test]
+    fn a_uniform_equal_to_the_rate_is_kept() {
+        let mut uniform = [0f32; 40];
+        ddpm_random::uniform_into(3, Stream::Dropout, 5, 7, &mut uniform).unwrap();
+        let words = ddpm_random::philox_words(3, Stream::Dropout, 5, 7).unwrap();
+        let draws = Draws {
+            key: words.0,
+            counters: &[words.1],
+        };
+        for (i, &rate) in uniform.iter().enumerate() {
+            let ran = Host::both_ways(|host| {
+                let x = host.floats(&[1.0; 40]);
+                let rate = f64::from(rate);
+                let y = dropout(host, Kind::F32, host.address(&x), 40, &draws, rate)?;
+                Ok(vec![y.read()])
+            });
+            let Some(ran) = ran else { return };
+            let kept = ran[0].iter().map(|&y| y > 0.0);
+            assert!(kept.eq(uniform.iter().map(|&u| u >= rate)), "{i}, {rate}");
+        }
+    }
+
     #[test]
     fn thresholds_are_exact() {
         for rate in [0.0, 1e-9, 0.1, 0.25, 0.3, 1.0 / 3.0, 0.5, 1.0 - 1e-9] {

@@ -272,6 +272,47 @@ mod tests {
         }
     }
 
+    /// So small that the 1e-6 of the factor's divisor is half of it.
+    #[test]
+    fn small_gradients_are_clipped_by_torchs_formula() {
+        let mut states: Vec<Vec<Vec<f32>>> = vec![state(1000, 1), state(77, 2)];
+        for state in &mut states {
+            state[3].iter_mut().for_each(|g| *g *= 5e-8);
+        }
+        let Some(ran) = on_host(&states, 1e-7, 1) else {
+            return;
+        };
+        let expected = on_cpu(&states, 1e-7, 1);
+        let (ran, expected) = (&ran[ran.len() - 1], &expected[expected.len() - 1]);
+        for (ran, expected) in ran.iter().zip(expected) {
+            let error = (f64::from(*ran) - expected).abs();
+            assert!(error <= 1e-6 * expected, "{ran}, expected {expected}");
+        }
+    }
+
+    /// An average that keeps nothing of itself is the parameter, to the bit.
+    #[test]
+    fn an_average_that_keeps_nothing_is_the_parameter() {
+        let state = state(1000, 1);
+        let ran = Host::both_ways(|host| {
+            let memories: Vec<Memory> = state.iter().map(|x| host.floats(x)).collect();
+            let at = |i: usize| host.address(&memories[i]);
+            let parameter = Parameter {
+                p: at(0),
+                m: at(1),
+                v: at(2),
+                g: at(3),
+                averages: vec![at(4)],
+                elements: 1000,
+            };
+            optimise(host, &[parameter], 0.0, &Numbers::of(&ADAMW), &[0.0])?;
+            Ok(vec![memories[0].read(), memories[4].read()])
+        });
+        let Some(ran) = ran else { return };
+        assert_eq!(ran[0], ran[1]);
+        assert_ne!(ran[0], state[0]);
+    }
+
     #[test]
     fn a_norm_that_is_not_finite_changes_nothing() {
         let mut states: Vec<Vec<Vec<f32>>> = SIZES
