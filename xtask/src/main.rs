@@ -9,6 +9,7 @@ mod bench;
 mod cargo;
 mod ci;
 mod conformance;
+mod cuda;
 mod data;
 mod train;
 
@@ -35,6 +36,11 @@ cargo xtask COMMAND
                               from the same noise, images seed for seed (status 1: a difference above 1e-4); makes its
                               Python environment under target/, or takes PYTHON
   conformance --page          write docs/conformance.md from the conformance tests
+  cuda [--toolkit DIR] [-- CARGO COMMAND]
+                              build the programs so that they train and sample on an NVIDIA card where there is one, and
+                              run where there is none: with the CUDA toolkit in DIR, $CUDA_HOME or on the PATH, else with
+                              nvcc 13.0 from pinned wheels (pip, 105 MB); $CUDA_COMPUTE_CAP is the card's, 90 if not set;
+                              or do with cargo what is said, the same way (-- test -p ddpm-kernels): docs/cuda.md
   ci                          every check, cheapest first: format, lints, tests, documentation
   help                        this text
 
@@ -45,6 +51,7 @@ examples
   cargo xtask data fashion-mnist
   cargo xtask bench --quick --networks s
   cargo xtask conformance --networks 100 --seed 7
+  cargo xtask cuda
 ";
 
 /// What a person typed that no command understands.
@@ -52,6 +59,13 @@ examples
 struct Usage(String);
 
 fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    if cuda::nvcc::is_meant(words.next().as_deref()) {
+        return cuda::nvcc::run(&words.collect::<Vec<_>>()).unwrap_or_else(|error| {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        });
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match run(&arguments) {
         Ok(Ok(code)) => code,
@@ -82,6 +96,7 @@ fn run(arguments: &[String]) -> Result<anyhow::Result<ExitCode>, Usage> {
         "data" => Ok(data::run(&data::typed(rest)?)),
         "bench" => bench::run(rest),
         "conformance" => conformance::run(rest),
+        "cuda" => cuda::run(rest),
         "ci" if rest.is_empty() => Ok(ci::run()),
         "ci" => Err(Usage(format!(
             "`ci` takes no arguments, found `{}`",
@@ -152,6 +167,15 @@ mod tests {
             "`--seed` needs a whole number, found `one`",
         );
         check_usage("conformance --page --seed 1", "`--page` goes alone");
+        check_usage("cuda --toolkit", "`--toolkit` needs a folder");
+        check_usage(
+            "cuda --release",
+            "unknown flag `--release`; what cargo is to do follows `--`",
+        );
+        check_usage(
+            "cuda --",
+            "`--` is followed by what cargo is to do, such as: test -p ddpm-kernels",
+        );
     }
 
     #[test]
