@@ -132,6 +132,7 @@ mod aligned;
 mod check;
 mod storage;
 
+pub mod device;
 pub mod processor;
 pub mod reference;
 

@@ -1,5 +1,5 @@
-//! How much memory a network needs on the CPU: its weights and what the plan of a pass sets aside, or, where there is no
-//! plan, what the walk over it on tensors keeps.
+//! How much memory a network needs: its weights and what the plan of a pass sets aside on the CPU, or, where there is no plan
+//! and on a card, what the walk over it on tensors keeps.
 
 use ddpm_kernels::{Executor, Needed, Precision};
 
@@ -94,17 +94,12 @@ impl UNetConfig {
     ) -> Result<MemoryEstimate> {
         self.check_image(height, width)?;
         let network = Architecture::new(self.settings());
-        let parameters = bytes(&[self.parameter_count()]);
-        let (copies, averages, planned) = match used {
-            Use::Sampling => (0, 0, ddpm_kernels::Use::Inference),
+        let planned = match used {
+            Use::Sampling => ddpm_kernels::Use::Inference,
             Use::Training {
-                averages,
-                in_one_pass,
-                ..
-            } => match in_one_pass {
-                true => (1, averages as u64, ddpm_kernels::Use::TrainingInOnePass),
-                false => (1, averages as u64, ddpm_kernels::Use::Training),
-            },
+                in_one_pass: true, ..
+            } => ddpm_kernels::Use::TrainingInOnePass,
+            Use::Training { .. } => ddpm_kernels::Use::Training,
         };
         let how = match used {
             Use::Sampling => How::default(),
@@ -119,18 +114,60 @@ impl UNetConfig {
             let (graph, output) = record(self, &network, size, how)?;
             Executor::memory(graph, &output, planned, precision)?
         } else {
-            Needed {
-                activations: measured(self, &network, size, used)?,
-                gradients: copies * parameters,
-            }
+            self.measured(&network, size, used)?
         };
-        Ok(MemoryEstimate {
+        Ok(self.beside(&needed, used))
+    }
+
+    /// As [`UNetConfig::memory_estimate`], going operation by operation through candle's graph, as networks do on a card. In bf16 activations
+    /// take half of what they take in f32, and weights are there once more, rounded.
+    ///
+    /// # Errors
+    /// As [`UNetConfig::memory_estimate`].
+    pub fn memory_estimate_by_graph(
+        &self,
+        precision: Precision,
+        batch: usize,
+        height: usize,
+        width: usize,
+        used: Use,
+    ) -> Result<MemoryEstimate> {
+        self.check_image(height, width)?;
+        let network = Architecture::new(self.settings());
+        let mut needed = self.measured(&network, [batch, height, width], used)?;
+        if precision == Precision::Bf16 {
+            let rounded = bytes(&[self.parameter_count()]) / 2;
+            needed.activations = needed.activations / 2 + rounded;
+        }
+        Ok(self.beside(&needed, used))
+    }
+
+    /// What the walk on tensors keeps, and gradients like the weights.
+    fn measured(&self, network: &Architecture, size: [usize; 3], used: Use) -> Result<Needed> {
+        let gradients = match used {
+            Use::Sampling => 0,
+            Use::Training { .. } => bytes(&[self.parameter_count()]),
+        };
+        Ok(Needed {
+            activations: measured(self, network, size, used)?,
+            gradients,
+        })
+    }
+
+    /// What a pass needs, and the weights with what belongs to them.
+    fn beside(&self, needed: &Needed, used: Use) -> MemoryEstimate {
+        let parameters = bytes(&[self.parameter_count()]);
+        let (copies, averages) = match used {
+            Use::Sampling => (0, 0),
+            Use::Training { averages, .. } => (1, averages as u64),
+        };
+        MemoryEstimate {
             parameters,
             gradients: needed.gradients,
             moments: 2 * copies * parameters,
             averages: parameters.saturating_mul(averages),
             activations: needed.activations,
-        })
+        }
     }
 }
 

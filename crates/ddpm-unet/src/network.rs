@@ -296,6 +296,14 @@ impl Network {
         }
     }
 
+    /// The same network without a plan, as on a card: [`UNet::by_graph`]; others never have one.
+    pub fn by_graph(self) -> Self {
+        match self {
+            Self::UNet2D(network) => Self::UNet2D(Box::new(network.by_graph())),
+            other => other,
+        }
+    }
+
     /// The same network computing in this precision: [`UNet::in_precision`]. Those without a plan
     /// ([`NetworkConfig::unplanned`]) compute in f32 in any.
     pub fn in_precision(self, precision: Precision) -> Self {

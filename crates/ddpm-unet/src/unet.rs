@@ -132,6 +132,33 @@ impl UNet {
         }
     }
 
+    /// The same network on the same storage, going operation by operation through candle's graph on the CPU too, as it does on
+    /// every other device: slower, in f32, and the same within rounding.
+    pub fn by_graph(&self) -> Self {
+        Self {
+            planned: (false, false),
+            ..self.clone()
+        }
+    }
+
+    /// The same network, detached, with its weights on this device.
+    ///
+    /// # Errors
+    /// The device has no room.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        let moved = self.weights.iter().map(|w| w.detach().to_device(device));
+        Ok(Self {
+            weights: moved.collect::<candle_core::Result<_>>()?,
+            engine: self.engine.afresh(),
+            ..self.clone()
+        })
+    }
+
+    /// The device that its weights are on.
+    pub fn device(&self) -> &Device {
+        self.weights.first().map_or(&Device::Cpu, Tensor::device)
+    }
+
     /// Evaluates the network, without dropout.
     ///
     /// # Shapes
@@ -191,10 +218,13 @@ impl UNet {
         gradient_of: impl FnOnce(&Tensor) -> std::result::Result<Tensor, E>,
     ) -> std::result::Result<(), E> {
         if !x_t.device().is_cpu() || !self.planned.1 {
-            let network = self.on_variables()?;
-            let output = network.forward_train(x_t, time, dropout)?;
-            let gradient = gradient_of(&output.detach())?;
-            return Ok(network.by_graph(&output, &gradient, gradients, accumulate)?);
+            let found = self.graph_gradients(x_t, time, dropout, gradient_of)?;
+            for (index, gradient) in found.iter().enumerate() {
+                let gradient = gradient.to_device(&Device::Cpu).map_err(Error::from)?;
+                let taken = gradients.set(index, &gradient, accumulate);
+                taken.map_err(Error::from)?;
+            }
+            return Ok(());
         }
         check_address(dropout, time.len())?;
         let (x, told) = self.prepared(x_t, time)?;
@@ -213,6 +243,46 @@ impl UNet {
         )
     }
 
+    /// As [`UNet::learn`], operation by operation through candle's graph on any device, with gradients that stay where the
+    /// weights are: one for each, in order. An empty list is filled; gradients that are there are added to.
+    ///
+    /// # Errors
+    /// As [`UNet::learn`].
+    pub fn learn_by_graph<E: From<Error>>(
+        &self,
+        x_t: &Tensor,
+        time: &[f64],
+        dropout: &DropoutAddress<'_>,
+        gradients: &mut Vec<Tensor>,
+        gradient_of: impl FnOnce(&Tensor) -> std::result::Result<Tensor, E>,
+    ) -> std::result::Result<(), E> {
+        let found = self
+            .by_graph()
+            .graph_gradients(x_t, time, dropout, gradient_of)?;
+        if gradients.is_empty() {
+            *gradients = found;
+            return Ok(());
+        }
+        for (sum, found) in gradients.iter_mut().zip(&found) {
+            *sum = sum.add(found).map_err(Error::from)?;
+        }
+        Ok(())
+    }
+
+    /// The gradients of all weights by candle's graph, where the weights are.
+    fn graph_gradients<E: From<Error>>(
+        &self,
+        x_t: &Tensor,
+        time: &[f64],
+        dropout: &DropoutAddress<'_>,
+        gradient_of: impl FnOnce(&Tensor) -> std::result::Result<Tensor, E>,
+    ) -> std::result::Result<Vec<Tensor>, E> {
+        let network = self.on_variables()?;
+        let output = network.forward_train(x_t, time, dropout)?;
+        let gradient = gradient_of(&output.detach())?;
+        Ok(network.gradients_through(&output, &gradient)?)
+    }
+
     /// The same network on variables: its own where they are some, copies of the others.
     fn on_variables(&self) -> Result<Self> {
         let variable = |weight: &Tensor| match weight.is_variable() {
@@ -225,22 +295,16 @@ impl UNet {
         })
     }
 
-    /// The gradients by candle's graph.
-    fn by_graph(
-        &self,
-        output: &Tensor,
-        gradient: &Tensor,
-        gradients: &mut Gradients,
-        accumulate: bool,
-    ) -> Result<()> {
-        let store = (output * gradient)?.sum_all()?.backward()?;
+    /// The gradients of the weights from that of the output.
+    fn gradients_through(&self, output: &Tensor, gradient: &Tensor) -> Result<Vec<Tensor>> {
+        let mut store = (output * gradient)?.sum_all()?.backward()?;
+        let mut gradients = Vec::with_capacity(self.weights.len());
         for (index, weight) in self.weights.iter().enumerate() {
-            match store.get(weight) {
+            gradients.push(match store.remove(weight) {
+                Some(found) => found,
                 None if matches!(self.network.time, TimeInput::Fourier(at) if at == index) => {
-                    let zero = weight.zeros_like()?.to_device(&Device::Cpu)?;
-                    gradients.set(index, &zero, accumulate)?;
+                    weight.zeros_like()?
                 }
-                Some(found) => gradients.set(index, &found.to_device(&Device::Cpu)?, accumulate)?,
                 None => {
                     let name = &self.network.parameters[index].name;
                     return Err(candle_core::Error::Msg(format!(
@@ -248,9 +312,9 @@ impl UNet {
                     ))
                     .into());
                 }
-            }
+            });
         }
-        Ok(())
+        Ok(gradients)
     }
 
     fn inputs<'a>(&'a self, x: &'a Tensor, sinusoids: &'a Tensor) -> Inputs<'a> {

@@ -107,6 +107,18 @@ fn check(name: &str, config: &UNetConfig, [batch, height, width]: [usize; 3]) {
             );
         }
     }
+    let mut tensors = Vec::new();
+    for times in [1.0, 2.0] {
+        let gradient_of = |_: &Tensor| Ok::<_, Error>(weight.clone());
+        network
+            .learn_by_graph(&x, &time, &dropout, &mut tensors, gradient_of)
+            .unwrap();
+        let found: Vec<Vec<f32>> = tensors
+            .iter()
+            .map(|gradient| numbers(&(gradient / times).unwrap()))
+            .collect();
+        assert!(found == expected, "{name}: {times} times by graph");
+    }
     let (planned, output) = (numbers(&planned.unwrap()), numbers(&output.detach()));
     let difference = differences(&[planned], &[output])[0];
     assert!(

@@ -121,6 +121,24 @@ fn gradients_of_one_pass_take_little_memory_in_bf16() {
     assert_eq!(of(Precision::F32, in_one_pass), added);
 }
 
+/// A graph keeps the result of every operation, a plan what convolutions gave.
+#[test]
+fn a_graph_keeps_more_than_a_plan() {
+    let config = small();
+    let planned = config.memory_estimate(3, 28, 28, training(2)).unwrap();
+    let by_graph = config
+        .memory_estimate_by_graph(Precision::F32, 3, 28, 28, training(2))
+        .unwrap();
+    assert!(
+        by_graph.activations > 3 * planned.activations / 2,
+        "{planned:?} {by_graph:?}"
+    );
+    assert_eq!(
+        planned.total() - planned.activations,
+        by_graph.total() - by_graph.activations
+    );
+}
+
 /// Network M of the benchmarks is the paper's for CIFAR-10.
 #[test]
 fn blocks_computed_again_take_three_fifths_of_the_memory() {
