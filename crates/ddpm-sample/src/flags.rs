@@ -10,7 +10,7 @@ use std::str::FromStr;
 use clap::{Parser, ValueEnum};
 use ddpm_core::Spacing;
 use ddpm_samplers::SamplerKind;
-use ddpm_unet::PrecisionName;
+use ddpm_unet::{DeviceName, PrecisionName};
 
 /// Makes images with a trained diffusion model.
 #[derive(Debug, Parser)]
@@ -118,7 +118,16 @@ pub struct Flags {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub threads: Option<u64>,
 
-    /// What the network computes in: f32; bf16, rougher and several times faster where the processor has units for it; or auto, which is bf16 there [default: f32]
+    /// Where: auto, which is the first NVIDIA card that can be used, else the CPU; cpu; cuda; or cuda:N [default: auto]
+    #[arg(
+        long,
+        value_name = "auto|cpu|cuda[:N]",
+        default_value = "auto",
+        hide_default_value = true
+    )]
+    pub device: DeviceName,
+
+    /// What the network computes in: f32; bf16, rougher and several times faster where the processor has units for it; or auto, which is bf16 there; f32 on a card [default: f32]
     #[arg(
         long,
         value_name = "KIND",
@@ -151,11 +160,11 @@ pub struct Flags {
     pub noise: Option<PathBuf>,
 
     /// Write the model as a new folder, diffusers' where it has the network, and stop
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["num", "batch_size", "seed", "sampler", "steps", "timesteps", "sigmas", "order", "levels", "spacing", "eta", "no_clip", "class", "inpaint", "mask", "jumps", "invert", "precision", "out", "strip", "rng", "noise", "inspect"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["num", "batch_size", "seed", "sampler", "steps", "timesteps", "sigmas", "order", "levels", "spacing", "eta", "no_clip", "class", "inpaint", "mask", "jumps", "invert", "device", "precision", "out", "strip", "rng", "noise", "inspect"])]
     pub save_model: Option<PathBuf>,
 
     /// Print what the model is and stop
-    #[arg(long, conflicts_with_all = ["weights", "num", "batch_size", "seed", "sampler", "steps", "timesteps", "sigmas", "order", "levels", "spacing", "eta", "no_clip", "class", "inpaint", "mask", "jumps", "invert", "threads", "precision", "out", "strip", "rng", "noise"])]
+    #[arg(long, conflicts_with_all = ["weights", "num", "batch_size", "seed", "sampler", "steps", "timesteps", "sigmas", "order", "levels", "spacing", "eta", "no_clip", "class", "inpaint", "mask", "jumps", "invert", "threads", "device", "precision", "out", "strip", "rng", "noise"])]
     pub inspect: bool,
 
     /// No progress, only errors

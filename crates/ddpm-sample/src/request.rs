@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use candle_core::Tensor;
 use ddpm_checkpoint::{
-    Arch, Error, Model, check_new, find_shipped, resolve_model, resolve_model_with,
+    Arch, Error, Model, Pipeline, check_new, find_shipped, resolve_model, resolve_model_with,
 };
 use ddpm_image::{Film, PixelMap};
 use ddpm_samplers::{Clip, Process, SamplerKind, SchedulerClass};
-use ddpm_unet::{Network, NetworkConfig, Precision, PrecisionName, SampleSize};
+use ddpm_unet::{
+    DeviceName, Network, NetworkConfig, Place, Precision, PrecisionName, SampleSize, is_a_card,
+};
 
 use crate::classes::Labels;
 use crate::flags::Rng;
@@ -27,6 +29,8 @@ pub struct Request {
     pub(crate) way: Way,
     /// The whole process of training, for a network that is told its last x_0-hat.
     pub(crate) process: Option<Process>,
+    /// Where the walk goes.
+    pub(crate) place: Place,
     /// The classes of a network that knows some.
     pub(crate) labels: Option<Labels>,
     /// The images that noise is to be found for.
@@ -84,11 +88,15 @@ impl Request {
             None => choose(&flags, &model, &pixels, step_noise)?,
         };
         let draws = chosen.way.draws();
+        let place = Place::open(flags.device).context("--device")?;
         let mut notes = notes(&model, draws, noise.as_ref());
         notes.extend(note(&flags, &model));
         let drawn = labels.as_ref().and_then(|labels| labels.note);
         notes.extend(drawn.map(str::to_owned));
-        notes.extend(unplanned(&flags, &model.unet)?);
+        if place.plans() {
+            notes.extend(unplanned(&flags, &model.unet)?);
+        }
+        notes.push(format!("device {place}"));
         check_seed(&flags, draws, noise.as_ref())?;
         if let Some(noise) = &noise {
             noise.check_shape(shape)?;
@@ -101,14 +109,12 @@ impl Request {
         };
         let output = Output::claim(&flags.out, kind, name)?;
         let pipeline = model.load(&flags.weights).map_err(anyhow::Error::from)?;
-        let network = Network::new(&pipeline.unet, &pipeline.weights)
-            .map_err(anyhow::Error::from)?
-            .in_precision(precision)
-            .frozen();
+        let network = network(&pipeline, precision, &place)?;
         let story = story(&flags, &model, &chosen, labels.as_ref());
         let (batch_size, seed) = (flags.batch_size as usize, flags.seed.unwrap_or(0));
         Ok(Self {
             network,
+            place,
             way: chosen.way,
             process: chosen.process,
             labels,
@@ -278,8 +284,31 @@ fn kind(flags: &Flags) -> Result<Kind, Failure> {
     }
 }
 
+/// The network with its weights in the place, to be evaluated there.
+fn network(pipeline: &Pipeline, precision: Precision, place: &Place) -> anyhow::Result<Network> {
+    let moved = pipeline.weights.iter().map(|(name, weights)| {
+        let weights = weights.to_device(place.device())?;
+        Ok((name.clone(), weights))
+    });
+    let weights: Vec<(String, Tensor)> = moved.collect::<anyhow::Result<_>>()?;
+    let network = Network::new(&pipeline.unet, &weights)?;
+    let network = network.in_precision(precision);
+    Ok(match place.plans() {
+        true => network.frozen(),
+        false => network.by_graph().frozen(),
+    })
+}
+
 /// What the network is to compute in.
 fn precision(flags: &Flags, unet: &NetworkConfig) -> Result<Precision, Failure> {
+    if (flags.precision, flags.device) == (PrecisionName::Bf16, DeviceName::CpuGraph) {
+        return Err(usage(
+            "--precision bf16 cannot be had: the operations of --device cpu-graph are f32; cpu and cuda have bf16",
+        ));
+    }
+    if flags.precision == PrecisionName::Auto && is_a_card(flags.device) {
+        return Ok(Precision::F32);
+    }
     if flags.precision == PrecisionName::Bf16 {
         let why = unet.unplanned().map_err(anyhow::Error::from)?;
         if let Some(why) = why {

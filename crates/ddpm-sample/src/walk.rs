@@ -42,6 +42,9 @@ pub(crate) fn sample(
                 own.as_mut()
             }
         };
+        let x_t = x_t
+            .to_device(request.place.device())
+            .context("the device has no room")?;
         let told;
         let network = match &request.labels {
             Some(labels) => {
@@ -73,7 +76,10 @@ pub(crate) fn sample(
             }
         }
         camera.see_the_end(&x)?;
-        finished.push(x);
+        finished.push(
+            x.to_device(&Device::Cpu)
+                .context("the images do not come back")?,
+        );
         progress.finished(first + images);
     }
     let samples = Tensor::cat(&finished, 0).context("the batches do not fit together")?;

@@ -36,8 +36,8 @@ impl Way {
             Self::RePaint(painting) => {
                 let images = x.dim(0)?;
                 let settings = RePaintSettings {
-                    image: rows(&painting.settings.image, first, images)?,
-                    known: rows(&painting.settings.known, first, images)?,
+                    image: rows(&painting.settings.image, first, images)?.to_device(x.device())?,
+                    known: rows(&painting.settings.known, first, images)?.to_device(x.device())?,
                     ..painting.settings.clone()
                 };
                 let (process, steps) = (&painting.process, painting.steps);

@@ -1,7 +1,7 @@
 //! Adam and AdamW with their state in the open, and the clipping of gradients.
 
 use candle_core::Tensor;
-use ddpm_kernels::{AdamW, Averaged, Gradients, optimise};
+use ddpm_kernels::{AdamW, Averaged, Gradients, optimise, optimise_tensors};
 
 use crate::Result;
 use crate::settings::OptimizerSettings;
@@ -54,15 +54,7 @@ impl Adam {
         learning_rate: f64,
         averages: &[Averaged<'_>],
     ) -> Result<()> {
-        self.step += 1;
-        let step = AdamW {
-            learning_rate,
-            beta1: self.beta_1,
-            beta2: self.beta_2,
-            eps: self.epsilon,
-            weight_decay: self.weight_decay,
-            step: self.step as u64,
-        };
+        let step = self.next(learning_rate);
         optimise(
             (parameters, &self.m, &self.v),
             gradients,
@@ -71,6 +63,40 @@ impl Adam {
             averages,
         )?;
         Ok(())
+    }
+
+    /// As [`Adam::step`], from gradients that are tensors where the parameters are, clipped there to `max_norm`; without
+    /// waiting for it. Returns f32 `[2]`: their norm before clipping, and what they were multiplied by. Where the norm is not
+    /// finite, nothing moves.
+    pub fn step_by_tensors(
+        &mut self,
+        parameters: &[Tensor],
+        gradients: &[Tensor],
+        max_norm: f64,
+        learning_rate: f64,
+        averages: &[Averaged<'_>],
+    ) -> Result<Tensor> {
+        let step = self.next(learning_rate);
+        Ok(optimise_tensors(
+            (parameters, &self.m, &self.v),
+            gradients,
+            max_norm,
+            &step,
+            averages,
+        )?)
+    }
+
+    /// Counts a step, whose numbers these are.
+    fn next(&mut self, learning_rate: f64) -> AdamW {
+        self.step += 1;
+        AdamW {
+            learning_rate,
+            beta1: self.beta_1,
+            beta2: self.beta_2,
+            eps: self.epsilon,
+            weight_decay: self.weight_decay,
+            step: self.step as u64,
+        }
     }
 }
 

@@ -56,7 +56,7 @@ pub enum Error {
     /// A run cannot be resumed with another value of this key.
     #[error(
         "`{key}` is {was} in the run that is to be resumed, and {now} now; a resumed run may change only steps, minutes, \
-         cadences, threads and the place of the data"
+         cadences, threads, device and the place of the data"
     )]
     ResumeDiffers {
         /// The key, `section.name`.
@@ -83,11 +83,13 @@ pub enum Error {
     },
     /// The training would not fit into memory.
     #[error(
-        "this training needs about {needed} MiB of memory, and {available} MiB are to be had. Fewer images at once need less \
+        "this training needs about {needed} MiB of {whose}, and {available} MiB are to be had. Fewer images at once need less \
          and train the same: --set train.micro_batch=N, a divisor of the batch, now {at_once}. {checkpointing}To start \
          nevertheless: --set train.check_memory=false"
     )]
     Memory {
+        /// The machine's, or the card's.
+        whose: &'static str,
         /// MiB.
         needed: u64,
         /// MiB.
@@ -133,6 +135,9 @@ pub enum Error {
     /// The threads of the training could not be started.
     #[error("cannot start {0} threads: {1}")]
     Threads(usize, String),
+    /// The device asked for cannot be had.
+    #[error("--device: {0}")]
+    Device(#[from] ddpm_unet::NoDevice),
     /// A tensor operation failed.
     #[error("{0}")]
     Tensor(#[from] candle_core::Error),

@@ -57,7 +57,7 @@ impl Events {
         };
         for (index, (name, weights)) in trainer.raw_weights().into_iter().enumerate() {
             put("weights", &name, &weights.flatten_all()?.to_vec1::<f32>()?)?;
-            put("gradients", &name, &trainer.gradient(index))?;
+            put("gradients", &name, &trainer.gradient(index)?)?;
         }
         Ok(())
     }

@@ -64,7 +64,11 @@ pub(crate) struct Flags {
     /// Threads [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
-    /// What the network computes in: f32, bf16, or auto, which is bf16 where the processor has units for it
+    /// Where: auto, which is the first NVIDIA card that can be used, else the CPU; cpu; cuda; or cuda:N
+    #[arg(long, value_name = "auto|cpu|cuda[:N]")]
+    pub(crate) device: Option<String>,
+    /// What the network computes in: f32, bf16, or auto, which is bf16 where the processor has units for it;
+    /// on a card f32
     #[arg(long, value_name = "auto|f32|bf16")]
     pub(crate) precision: Option<String>,
     /// Any settings key, as in --set optimizer.learning_rate=1e-4; may be repeated
@@ -91,7 +95,7 @@ pub(crate) enum Dtype {
 }
 
 /// What only a training reads, and what neither an export nor a report would look at.
-const OF_TRAINING: [&str; 11] = [
+const OF_TRAINING: [&str; 12] = [
     "config",
     "data",
     "data_dir",
@@ -101,6 +105,7 @@ const OF_TRAINING: [&str; 11] = [
     "seed",
     "resume",
     "set",
+    "device",
     "dry_run",
     "list_presets",
 ];

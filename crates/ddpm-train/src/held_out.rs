@@ -49,6 +49,7 @@ impl HeldOut {
     pub fn loss(&self, objective: &Objective, network: &UNet) -> Result<f64> {
         let mut losses = Vec::new();
         for part in &self.parts {
+            let part = &part.to_device(network.device())?;
             let x_t = objective.x_t(part)?;
             let output = network
                 .forward(&x_t, &objective.network_times(&part.t))?

@@ -35,6 +35,7 @@
 pub mod settings;
 
 mod adam;
+mod by_graph;
 mod durable;
 mod ema;
 mod error;

@@ -18,7 +18,7 @@ use ddpm_image::{Picture, sheet, write_png};
 use ddpm_train::{
     PRESETS, Progress, Run, Stored, export, memory_available, memory_needed, on_threads, report_on,
 };
-use ddpm_unet::Precision;
+use ddpm_unet::{Place, Precision};
 use failure::{FAILED, Failure, WRONG_USAGE, go_on};
 use flags::{Dtype, Flags, NOTHING_TYPED};
 use progress::{Display, say};
@@ -186,7 +186,9 @@ fn run(request: &Request, quiet: bool) -> Result<ExitCode, Failure> {
             "{} {begun}{how}; Ctrl-C stops it and saves",
             run.folder().display()
         ));
-        if let Some(why) = request.settings.unplanned() {
+        say(&format!("device {}", run.trainer().place()));
+        let by_plan = run.trainer().place().plans();
+        if let Some(why) = request.settings.unplanned().filter(|_| by_plan) {
             say(&format!(
                 "note: the network has {why}: it goes operation by operation and in f32, slower than others of its size"
             ));
@@ -277,8 +279,13 @@ fn dry_run(request: &Request) -> Result<ExitCode, Failure> {
     let config = settings.unet_config(channels, height, width)?;
     let train = &settings.train;
     let at_once = train.micro_batch.unwrap_or(train.batch_size);
+    let place = Place::open(train.device).map_err(ddpm_train::Error::from)?;
     let memory = memory_needed(settings, &config, (height, width))?;
-    let there = memory_available().map_or(String::new(), |bytes| {
+    let available = match place.card_memory() {
+        Some((free, _)) => Some(free),
+        None => memory_available(),
+    };
+    let there = available.map_or(String::new(), |bytes| {
         format!("; {} MiB are to be had", bytes >> 20)
     });
     print(settings.to_toml()?.trim_end());
@@ -294,6 +301,7 @@ fn dry_run(request: &Request) -> Result<ExitCode, Failure> {
             ""
         }
     ));
+    print(&format!("# device      {place}"));
     print(&format!("# parameters  {}", config.parameter_count()));
     print(&format!(
         "# memory      about {} MiB in training, {at_once} images at once{there}",

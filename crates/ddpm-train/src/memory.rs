@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use ddpm_unet::{UNetConfig, Use};
+use ddpm_unet::{MemoryEstimate, Place, UNetConfig, Use, is_a_card};
 
 use crate::{Error, Result, Settings};
 
-/// What a training needs at its most, in bytes, beside the images of its data.
+/// What a training needs at its most, in bytes, beside the images of its data: of the card's memory where `train.device` comes
+/// to a card.
 ///
 /// The network in training, and on top of it what its pictures and the held-out loss need while they are made.
 ///
@@ -25,20 +26,29 @@ pub fn memory_needed(
         in_one_pass: settings.one_pass_a_step(),
     };
     let precision = settings.train.precision.on_this_processor();
-    let training = config.memory_estimate_in(precision, at_once, height, width, used)?;
+    let by_graph = settings.goes_by_graph();
+    let estimate = |images, used| -> Result<MemoryEstimate> {
+        Ok(match by_graph {
+            true => config.memory_estimate_by_graph(precision, images, height, width, used)?,
+            false => config.memory_estimate_in(precision, images, height, width, used)?,
+        })
+    };
+    let training = estimate(at_once, used)?;
     let in_a_picture = settings.samples.count.min(crate::samples::AT_ONCE);
     let held_out = train.held_out_images.min(at_once);
     let looked_at = in_a_picture.max(held_out);
     let looking = match looked_at {
         0 => 0,
-        n => config
-            .memory_estimate_in(precision, n, height, width, Use::Sampling)?
-            .total(),
+        n => estimate(n, Use::Sampling)?.total(),
+    };
+    let beside = match is_a_card(settings.train.device) {
+        true => WORKSPACE,
+        false => PROGRAM,
     };
     Ok(training
         .total()
         .saturating_add(looking)
-        .saturating_add(PROGRAM))
+        .saturating_add(beside))
 }
 
 /// Bytes that this process may still take, as far as the system tells: what the machine has left, or less where a limit
@@ -54,14 +64,25 @@ pub fn memory_available() -> Option<u64> {
     [machine, group, process].into_iter().flatten().min()
 }
 
-/// Refuses what cannot fit, unless `train.check_memory` is false.
-pub(crate) fn check(settings: &Settings, config: &UNetConfig, size: (usize, usize)) -> Result<()> {
+/// Refuses what cannot fit into the memory of the place, unless `train.check_memory` is false.
+pub(crate) fn check(
+    place: &Place,
+    settings: &Settings,
+    config: &UNetConfig,
+    size: (usize, usize),
+) -> Result<()> {
     if !settings.train.check_memory {
         return Ok(());
     }
     let needed = memory_needed(settings, config, size)?;
-    match memory_available() {
+    let card = place.card_memory();
+    let (available, whose) = match card {
+        Some((free, _)) => (Some(free), "memory of the card"),
+        None => (memory_available(), "memory"),
+    };
+    match available {
         Some(available) if needed > available => Err(Error::Memory {
+            whose,
             needed: needed >> 20,
             available: available >> 20,
             at_once: settings
@@ -76,7 +97,8 @@ pub(crate) fn check(settings: &Settings, config: &UNetConfig, size: (usize, usiz
 
 /// What gradient checkpointing would do, where it is still to be had.
 fn checkpointing(settings: &Settings, config: &UNetConfig) -> &'static str {
-    if !settings.train.gradient_checkpointing && config.learns_by_plan().unwrap_or(false) {
+    let by_plan = !settings.goes_by_graph() && config.learns_by_plan().unwrap_or(false);
+    if !settings.train.gradient_checkpointing && by_plan {
         "So does --set train.gradient_checkpointing=true, which takes more time instead. "
     } else {
         ""
@@ -85,6 +107,9 @@ fn checkpointing(settings: &Settings, config: &UNetConfig) -> &'static str {
 
 /// The program, its threads and what they gather pixels and weights in.
 const PROGRAM: u64 = 48 << 20;
+
+/// What CUDA's libraries set aside to work in, on a card: a guess, not measured.
+const WORKSPACE: u64 = 512 << 20;
 
 /// `MemAvailable` of `/proc/meminfo`.
 fn left_of_the_machine(meminfo: &str) -> Option<u64> {

@@ -34,6 +34,20 @@ pub struct Examples {
     pub eps: Tensor,
 }
 
+impl Examples {
+    /// The same on a device.
+    ///
+    /// # Errors
+    /// The device has no room.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        Ok(Self {
+            x_0: self.x_0.to_device(device)?,
+            t: self.t.clone(),
+            eps: self.eps.to_device(device)?,
+        })
+    }
+}
+
 impl Objective {
     /// Builds the objective that the settings describe.
     ///
@@ -115,7 +129,7 @@ impl Objective {
         if weights.iter().all(|w| *w == 1.0) {
             return Ok(loss);
         }
-        Ok(loss.mul(&Tensor::new(weights, &Device::Cpu)?)?)
+        Ok(loss.mul(&Tensor::new(weights, loss.device())?)?)
     }
 
     /// What the network is told about the time of each image.

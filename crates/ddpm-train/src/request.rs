@@ -159,6 +159,11 @@ fn flag_layers(flags: &Flags) -> Result<Vec<Layer>, Failure> {
         flags.threads.map(whole).transpose()?,
     )?;
     flag(
+        "device",
+        "train.device",
+        flags.device.clone().map(toml::Value::from),
+    )?;
+    flag(
         "precision",
         "train.precision",
         flags.precision.clone().map(toml::Value::from),

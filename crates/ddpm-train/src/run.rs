@@ -9,6 +9,7 @@ use ddpm_checkpoint::{
 };
 use ddpm_data::{Splits, load_with};
 use ddpm_image::{Picture, PixelMap, sheet};
+use ddpm_unet::Place;
 use toml::Table;
 
 use crate::durable::replace_file;
@@ -46,6 +47,9 @@ pub struct Run {
     /// Pictures of the data set that were left out.
     skipped: Vec<ddpm_data::Skipped>,
 }
+
+/// Steps that a card makes without being waited for.
+const AHEAD: usize = 32;
 
 /// What [`Run::advance`] did.
 #[derive(Clone, Debug)]
@@ -237,7 +241,8 @@ impl Run {
         is_finished(settings, self.trainer.steps_done(), self.seconds)
     }
 
-    /// Makes one step, then writes the metrics, the picture and the checkpoint that are due; at the last step all are.
+    /// Makes one step, then writes the metrics, the picture and the checkpoint that are due; at the last step all are. On a
+    /// card it is several steps where `train.log_every` lets them go unwaited for; what is returned is of the last.
     ///
     /// What the disk refuses is a warning: to stop would give up the steps since the last checkpoint, and by the next one
     /// there may be room again. Lines of metrics are kept until then. At the last step there is no later: what is refused
@@ -248,9 +253,14 @@ impl Run {
     pub fn advance(&mut self) -> Result<Progress> {
         let started = Instant::now();
         let before = self.seconds;
-        let report = self.trainer.step()?;
-        // Here, where the step and its images are known; later it would be a picture that cannot be made.
-        self.trainer.check_weights()?;
+        let report = match self.trainer.place().plans() {
+            true => self.trainer.step()?,
+            false => self.steps_ahead(started)?,
+        };
+        if self.trainer.place().plans() || self.is_looked_at(report.step) {
+            // Here, where the step and its images are known; later it would be a picture that cannot be made.
+            self.trainer.check_weights()?;
+        }
         self.seconds = before + started.elapsed().as_secs_f64();
         let last = self.finished();
         let (train, samples) = (
@@ -307,6 +317,46 @@ impl Run {
             warnings,
             last,
         })
+    }
+
+    /// Makes steps until one is due to be told of, and waits for them: a card then has work while the host prepares the next.
+    /// At most [`AHEAD`] of them, and none after a second, so that nobody who wants to stop waits long.
+    fn steps_ahead(&mut self, started: Instant) -> Result<Report> {
+        let before = self.seconds;
+        loop {
+            self.trainer.step_ahead()?;
+            let (step, (ahead, waiting)) = (self.trainer.steps_done(), self.trainer.unread());
+            self.seconds = before + started.elapsed().as_secs_f64();
+            let train = &self.trainer.settings().train;
+            let told = step.is_multiple_of(train.log_every.max(1));
+            if told || self.is_looked_at(step) || self.finished() || ahead >= AHEAD || waiting > 1.0
+            {
+                break;
+            }
+        }
+        let last = self.trainer.read()?.pop();
+        last.ok_or_else(|| candle_core::Error::Msg("no step was made".into()).into())
+    }
+
+    /// Whether weights are looked at after this step: drawn, measured or written.
+    fn is_looked_at(&self, step: usize) -> bool {
+        let (train, samples) = (
+            &self.trainer.settings().train,
+            &self.trainer.settings().samples,
+        );
+        let histograms = match train.tensorboard {
+            true => train.histograms_every,
+            false => 0,
+        };
+        [
+            train.checkpoint_every,
+            train.held_out_every,
+            histograms,
+            samples.every,
+        ]
+        .into_iter()
+        .any(|every| every > 0 && step.is_multiple_of(every))
+            || self.finished()
     }
 
     /// Turns what the disk refused into a warning that says what follows.
@@ -669,10 +719,14 @@ fn prepare(
     }
     settings.check_data(data.len(), size)?;
     let config = settings.unet_config(size.0, size.1, size.2)?;
-    memory::check(settings, &config, (size.1, size.2))?;
+    let place = Place::open(settings.train.device)?;
+    memory::check(&place, settings, &config, (size.1, size.2))?;
     let trainer = match init {
-        Some(init) => Trainer::with_weights(settings, splits.train, init.weights().to_vec())?,
-        None => Trainer::new(settings, splits.train)?,
+        Some(init) => {
+            let weights = init.weights().to_vec();
+            Trainer::with_weights_at(place, settings, splits.train, weights)?
+        }
+        None => Trainer::new_at(place, settings, splits.train)?,
     };
     let train = &settings.train;
     let test = splits.test.filter(|_| train.held_out_images > 0);

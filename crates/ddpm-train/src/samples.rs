@@ -20,7 +20,7 @@ pub(crate) const AT_ONCE: usize = 64;
 /// `ddpm-sample` draws with the same seed and number of steps.
 ///
 /// # Shapes
-/// `shape`: (C, H, W). Returns `[samples.count, C, H, W]`.
+/// `shape`: (C, H, W). Returns `[samples.count, C, H, W]`, on the CPU.
 pub fn sample(
     objective: &Objective,
     network: &UNet,
@@ -88,7 +88,7 @@ fn walk(
     let mut parts = Vec::new();
     for first in (0..samples.count).step_by(AT_ONCE) {
         let n = AT_ONCE.min(samples.count - first);
-        let mut x = sample_start(samples.seed, first as u64, n, shape, &Device::Cpu)?;
+        let mut x = sample_start(samples.seed, first as u64, n, shape, network.device())?;
         let mut noise = SampleNoise {
             seed: samples.seed,
             first_image: first as u64,
@@ -106,7 +106,7 @@ fn walk(
         if first == 0 {
             watch(samples.steps, 0, &x)?;
         }
-        parts.push(x);
+        parts.push(x.to_device(&Device::Cpu)?);
     }
     Ok(Tensor::cat(&parts, 0)?)
 }

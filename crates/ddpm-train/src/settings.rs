@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use ddpm_data::resize::Filter;
 use ddpm_data::{Color, Crop, DataSpec, Keep, Pictures};
 use ddpm_image::PixelMap;
-use ddpm_unet::{PrecisionName, UNetConfig, Use};
+use ddpm_unet::{DeviceName, PrecisionName, UNetConfig, Use, is_a_card};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -651,6 +651,13 @@ pub struct TrainSettings {
     pub threads: usize,
     /// Refuse to start what would not fit into memory.
     pub check_memory: bool,
+    /// Where the network computes: `auto` (the first NVIDIA card that can be used, else the CPU), `cpu`, `cuda` or `cuda:N`.
+    #[serde(with = "by_name")]
+    pub device: DeviceName,
+    /// Let a card round the factors of products to TF32, 10 bits, as its matrix units are made for: faster and rougher.
+    pub tf32: bool,
+    /// Have a card's convolutions give the same bits every time; without it, whichever algorithms are the fastest.
+    pub deterministic: bool,
     /// What the network computes in, recorded as what it came to; weights and optimiser are f32 in any case.
     pub precision: PrecisionName,
     /// Keep of each block only what it hands on, and compute the rest again for its gradients: less memory, more time, the
@@ -676,6 +683,9 @@ impl Default for TrainSettings {
             report: true,
             threads: 0,
             check_memory: true,
+            device: DeviceName::Auto,
+            tf32: false,
+            deterministic: true,
             precision: PrecisionName::F32,
             gradient_checkpointing: false,
         }
@@ -708,7 +718,7 @@ impl Default for SampleSettings {
 }
 
 /// Keys that a resumed run may change; all others would make it another run.
-const RESUMABLE: [&str; 16] = [
+const RESUMABLE: [&str; 19] = [
     "data.directory",
     "data.memory",
     "data.cache",
@@ -723,6 +733,9 @@ const RESUMABLE: [&str; 16] = [
     "train.report",
     "train.threads",
     "train.check_memory",
+    "train.device",
+    "train.tf32",
+    "train.deterministic",
     "train.gradient_checkpointing",
     "samples.every",
 ];
@@ -872,9 +885,11 @@ impl Settings {
                 d.cover.get_or_insert(size);
             }
         }
-        self.train.precision = match (self.train.precision, self.unplanned()) {
-            (PrecisionName::Auto, Some(_)) => PrecisionName::F32,
-            (precision, _) => precision.on_this_processor().into(),
+        self.train.precision = match self.train.precision {
+            PrecisionName::Auto if self.goes_by_graph() || self.unplanned().is_some() => {
+                PrecisionName::F32
+            }
+            precision => precision.on_this_processor().into(),
         };
         let mirror = || {
             self.model
@@ -1297,6 +1312,33 @@ impl Settings {
         }
     }
 
+    /// What a card cannot do yet is said, not left out.
+    fn check_device(&self) -> Result<()> {
+        if !self.goes_by_graph() {
+            return Ok(());
+        }
+        let (t, device) = (&self.train, self.train.device);
+        if t.precision == PrecisionName::Bf16 && device == DeviceName::CpuGraph {
+            let problem = format!(
+                "is bf16, and `train.device` is {device}, whose operations are f32: --device cpu and a card have bf16"
+            );
+            return Err(wrong("train.precision", problem));
+        }
+        if t.gradient_checkpointing {
+            let problem = format!(
+                "is for the plan of the CPU, and `train.device` = {device} comes to a card, where there is none; a smaller \
+                 train.micro_batch also takes less memory"
+            );
+            return Err(wrong("train.gradient_checkpointing", problem));
+        }
+        Ok(())
+    }
+
+    /// Whether the network goes operation by operation because of the device: on a card, and where the CPU does as one.
+    pub(crate) fn goes_by_graph(&self) -> bool {
+        self.train.device == DeviceName::CpuGraph || is_a_card(self.train.device)
+    }
+
     fn check_train(&self) -> Result<()> {
         let t = &self.train;
         match (t.steps, t.minutes) {
@@ -1336,6 +1378,7 @@ impl Settings {
                 ));
             }
         }
+        self.check_device()?;
         at_least_1("train.keep_last", t.keep_last)?;
         at_least_1("train.log_every", t.log_every)?;
         at_least_1("samples.steps", self.samples.steps)?;
@@ -1347,6 +1390,20 @@ impl Settings {
             return Err(wrong("samples.steps", text));
         }
         Ok(())
+    }
+}
+
+/// Devices in files.
+mod by_name {
+    use ddpm_unet::DeviceName;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(device: &DeviceName, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(device)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<DeviceName, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }
 

@@ -10,8 +10,9 @@ use ddpm_data::{Dataset, Feed};
 use ddpm_image::PixelMap;
 use ddpm_kernels::{Averaged, Gradients, sum_of_squares};
 use ddpm_random::{Stream, normal_batch, uniform_u64_below};
-use ddpm_unet::{DropoutAddress, Initialisation, Precision, UNet, UNetConfig, initialise};
+use ddpm_unet::{DropoutAddress, Initialisation, Place, Precision, UNet, UNetConfig, initialise};
 
+use crate::by_graph::{Ahead, are_finite};
 use crate::prefetch::Prefetch;
 use crate::settings::InitialisationKind;
 use crate::{
@@ -56,10 +57,22 @@ pub struct Trainer {
     /// Shared with the network, and changed in place.
     parameters: Vec<Tensor>,
     network: UNet,
-    gradients: Gradients,
+    gradients: Sums,
     pub(crate) adam: Adam,
     averages: Vec<Average>,
     images: u64,
+    /// Where parameters, moments, averages and gradients are, and how the network goes there.
+    place: Place,
+    /// Steps that nobody has waited for.
+    pub(crate) ahead: Ahead,
+}
+
+/// The gradients of a step, summed over its passes.
+pub(crate) enum Sums {
+    /// On the host, written by the plan.
+    Planned(Gradients),
+    /// Where the parameters are; none before the first step.
+    Tensors(Vec<Tensor>),
 }
 
 /// One moving average of the parameters.
@@ -70,17 +83,23 @@ pub(crate) struct Average {
 
 /// What the passes of one optimiser step have gathered.
 #[derive(Default)]
-struct Gathered {
-    losses: Vec<f64>,
-    t: Vec<Timestep>,
+pub(crate) struct Gathered {
+    pub(crate) losses: Vec<f64>,
+    pub(crate) t: Vec<Timestep>,
 }
 
 impl Trainer {
-    /// A new model for these images, initialised from the seed. The settings must be [resolved](Settings::resolved).
+    /// A new model for these images, initialised from the seed, on `train.device`. The settings must be
+    /// [resolved](Settings::resolved).
     ///
     /// # Errors
-    /// Settings that are impossible, alone or with this data; the message names the key.
+    /// Settings that are impossible, alone or with this data; the message names the key. A device that cannot be had.
     pub fn new(settings: &Settings, data: Dataset) -> Result<Self> {
+        Self::new_at(Place::open(settings.train.device)?, settings, data)
+    }
+
+    /// As [`Trainer::new`], on a device that is open already.
+    pub(crate) fn new_at(place: Place, settings: &Settings, data: Dataset) -> Result<Self> {
         let (channels, height, width) = (data.channels(), data.height(), data.width());
         let config = settings.unet_config(channels, height, width)?;
         let how = match settings.model.initialisation {
@@ -89,7 +108,7 @@ impl Trainer {
             InitialisationKind::Torch => Initialisation::Torch,
         };
         let weights = initialise(&config, how, settings.train.seed, &Device::Cpu)?;
-        Self::with_weights(settings, data, weights)
+        Self::with_weights_at(place, settings, data, weights)
     }
 
     /// As [`Trainer::new`], but the network begins with these weights: name and tensor, in the network's order.
@@ -98,7 +117,19 @@ impl Trainer {
         data: Dataset,
         weights: Vec<(String, Tensor)>,
     ) -> Result<Self> {
+        let place = Place::open(settings.train.device)?;
+        Self::with_weights_at(place, settings, data, weights)
+    }
+
+    /// As [`Trainer::with_weights`], on a device that is open already.
+    pub(crate) fn with_weights_at(
+        place: Place,
+        settings: &Settings,
+        data: Dataset,
+        weights: Vec<(String, Tensor)>,
+    ) -> Result<Self> {
         settings.check()?;
+        place.set_products(settings.train.tf32, settings.train.deterministic);
         let size = (data.channels(), data.height(), data.width());
         settings.check_data(data.len(), size)?;
         let config = settings.unet_config(size.0, size.1, size.2)?;
@@ -106,7 +137,7 @@ impl Trainer {
         let mut parameters = Vec::with_capacity(weights.len());
         for (name, tensor) in &weights {
             names.push(name.clone());
-            parameters.push(tensor.detach().copy()?);
+            parameters.push(parameter(tensor, &place)?);
         }
         drop(weights); // all at once: the optimiser finds room for its moments
         let named: Vec<_> = names
@@ -114,12 +145,12 @@ impl Trainer {
             .cloned()
             .zip(parameters.iter().cloned())
             .collect();
-        let network = in_training(UNet::new(&config, &named)?, settings);
+        let network = in_training(UNet::new(&config, &named)?, settings, &place);
         let shapes: Vec<Vec<usize>> = parameters.iter().map(|p| p.dims().to_vec()).collect();
         let copy = |rate: &f64| {
             let weights = parameters
                 .iter()
-                .map(Tensor::copy)
+                .map(|parameter| parameter.detach().copy())
                 .collect::<candle_core::Result<_>>()?;
             Ok(Average {
                 rate: *rate,
@@ -147,20 +178,27 @@ impl Trainer {
             names,
             parameters,
             network,
-            gradients: match settings.one_pass_a_step() {
-                true => Gradients::of_one_pass(&shapes),
-                false => Gradients::zeros(&shapes),
+            gradients: match (place.plans(), settings.one_pass_a_step()) {
+                (true, true) => Sums::Planned(Gradients::of_one_pass(&shapes)),
+                (true, false) => Sums::Planned(Gradients::zeros(&shapes)),
+                (false, _) => Sums::Tensors(Vec::new()),
             },
             images: 0,
+            place,
+            ahead: Ahead::default(),
         })
     }
 
     /// Makes one optimiser step on the next `train.batch_size` images.
     ///
     /// # Errors
-    /// [`Error::NotFinite`], before anything has changed.
+    /// [`Error::NotFinite`], before weights, moments or averages have changed.
     pub fn step(&mut self) -> Result<Report> {
         let started = Instant::now();
+        if !self.place.plans() {
+            self.step_ahead()?;
+            return self.read_one();
+        }
         let batch = self.settings.train.batch_size;
         let at_once = self.settings.train.micro_batch.unwrap_or(batch);
         self.step_with(started, |trainer, gradients| {
@@ -176,12 +214,22 @@ impl Trainer {
 
     /// Makes one optimiser step on examples given from outside, in one pass.
     pub fn step_on(&mut self, examples: &Examples) -> Result<Report> {
+        if !self.place.plans() {
+            self.step_ahead_on(examples)?;
+            return self.read_one();
+        }
         self.step_with(Instant::now(), |trainer, gradients| {
             let mut gathered = Gathered::default();
             let count = examples.t.len();
             trainer.learn_from(examples, trainer.images, count, (gradients, &mut gathered))?;
             Ok(gathered)
         })
+    }
+
+    /// The report of the step just made ahead.
+    fn read_one(&mut self) -> Result<Report> {
+        let last = self.read()?.pop();
+        last.ok_or_else(|| candle_core::Error::Msg("no step was made".into()).into())
     }
 
     /// How many optimiser steps were made.
@@ -209,6 +257,11 @@ impl Trainer {
         &self.settings
     }
 
+    /// The device that was taken, and in words why.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// The data that is learnt from.
     pub fn data(&self) -> &Dataset {
         self.feed.dataset()
@@ -221,7 +274,7 @@ impl Trainer {
 
     /// The raw weights, detached, in the network's order. They share storage with the model: copy to keep.
     pub fn raw_weights(&self) -> Vec<(String, Tensor)> {
-        let tensors = self.parameters.iter().cloned();
+        let tensors = self.parameters.iter().map(Tensor::detach);
         self.names.iter().cloned().zip(tensors).collect()
     }
 
@@ -246,7 +299,7 @@ impl Trainer {
     /// A network with the weights to sample with, as they are at its first call.
     pub fn sampling_network(&self) -> Result<UNet> {
         let network = UNet::new(&self.config, &self.best_weights())?;
-        Ok(network.in_precision(self.precision()).frozen())
+        Ok(going(network, &self.settings, &self.place).frozen())
     }
 
     /// What the network computes in.
@@ -267,9 +320,15 @@ impl Trainer {
         Err(self.not_finite(self.adam.step, "updated model", images.collect(), tensor)?)
     }
 
-    /// The gradient of the `index`-th parameter at the last step, before clipping.
-    pub(crate) fn gradient(&self, index: usize) -> Cow<'_, [f32]> {
-        self.gradients.get(index).unwrap_or_default()
+    /// The gradient of the `index`-th parameter at the last step, before clipping; nothing before the first.
+    pub(crate) fn gradient(&self, index: usize) -> Result<Cow<'_, [f32]>> {
+        match &self.gradients {
+            Sums::Planned(gradients) => Ok(gradients.get(index).unwrap_or_default()),
+            Sums::Tensors(gradients) => match gradients.get(index) {
+                Some(gradient) => Ok(gradient.flatten_all()?.to_vec1()?.into()),
+                None => Ok(Cow::default()),
+            },
+        }
     }
 
     pub(crate) fn names(&self) -> &[String] {
@@ -280,6 +339,30 @@ impl Trainer {
         &self.averages
     }
 
+    pub(crate) fn parameters(&self) -> &[Tensor] {
+        &self.parameters
+    }
+
+    pub(crate) fn network(&self) -> &UNet {
+        &self.network
+    }
+
+    pub(crate) fn learning_rate(&self) -> &LearningRate {
+        &self.learning_rate
+    }
+
+    /// The last step by graph moved nothing: so many steps and images are behind.
+    pub(crate) fn take_back(&mut self, steps: usize, images: u64) {
+        self.adam.step = steps;
+        self.images = images;
+    }
+
+    /// A step by graph was made on so many images.
+    pub(crate) fn went_on(&mut self, gradients: Sums, images: u64) {
+        self.gradients = gradients;
+        self.images += images;
+    }
+
     /// Puts a saved state in place of this one. All lists are in the network's order.
     pub(crate) fn restore(
         &mut self,
@@ -288,21 +371,33 @@ impl Trainer {
         averages: Vec<Average>,
         images: u64,
     ) -> Result<()> {
-        self.parameters = raw
-            .iter()
-            .map(Tensor::copy)
-            .collect::<candle_core::Result<_>>()?;
-        let network = UNet::new(&self.config, &self.raw_weights())?;
-        self.network = in_training(network, &self.settings);
-        self.adam.m = adam.m;
-        self.adam.v = adam.v;
+        let (place, device) = (&self.place, self.place.device());
+        let here = |tensors: Vec<Tensor>| -> Result<Vec<Tensor>> {
+            let moved = tensors.iter().map(|tensor| tensor.to_device(device));
+            Ok(moved.collect::<candle_core::Result<_>>()?)
+        };
+        let parameters = raw.iter().map(|raw| parameter(raw, place));
+        let parameters: Vec<Tensor> = parameters.collect::<Result<_>>()?;
+        let named = self.names.iter().cloned().zip(parameters.iter().cloned());
+        let network = UNet::new(&self.config, &named.collect::<Vec<_>>())?;
+        self.network = in_training(network, &self.settings, place);
+        self.adam.m = here(adam.m)?;
+        self.adam.v = here(adam.v)?;
         self.adam.step = adam.step;
-        self.averages = averages;
+        let moved = averages.into_iter().map(|average| {
+            Ok(Average {
+                rate: average.rate,
+                weights: here(average.weights)?,
+            })
+        });
+        self.averages = moved.collect::<Result<_>>()?;
+        self.parameters = parameters;
         self.images = images;
+        self.ahead = Ahead::default();
         Ok(())
     }
 
-    fn prefetch(&self) -> MutexGuard<'_, Prefetch> {
+    pub(crate) fn prefetch(&self) -> MutexGuard<'_, Prefetch> {
         self.prefetch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -362,17 +457,27 @@ impl Trainer {
         started: Instant,
         gather: impl FnOnce(&Self, &mut Gradients) -> Result<Gathered>,
     ) -> Result<Report> {
-        let mut gradients = std::mem::take(&mut self.gradients);
+        let mut gradients = match std::mem::replace(&mut self.gradients, Sums::Tensors(Vec::new()))
+        {
+            Sums::Planned(gradients) => gradients,
+            Sums::Tensors(_) => Gradients::default(), // not where there are plans
+        };
         let gathered = gather(self, &mut gradients);
-        self.gradients = gradients;
-        self.apply(gathered?, started)
+        let applied = gathered.and_then(|gathered| self.apply(&gradients, &gathered, started));
+        self.gradients = Sums::Planned(gradients);
+        applied
     }
 
     /// Clips, moves the parameters, then the averages.
-    fn apply(&mut self, gathered: Gathered, started: Instant) -> Result<Report> {
-        let gradient_norm = self.gradients.sum_of_squares().sqrt();
+    fn apply(
+        &mut self,
+        gradients: &Gradients,
+        gathered: &Gathered,
+        started: Instant,
+    ) -> Result<Report> {
+        let gradient_norm = gradients.sum_of_squares().sqrt();
         if !gradient_norm.is_finite() {
-            return Err(self.gradient_not_finite(gathered.losses.len())?);
+            return Err(self.gradient_not_finite(gradients, gathered.losses.len())?);
         }
         let factor = clip_factor(gradient_norm, self.settings.optimizer.gradient_clip);
         let step = self.adam.step + 1;
@@ -384,22 +489,41 @@ impl Trainer {
         let averages: Vec<Averaged<'_>> = averages.collect();
         self.adam.step(
             &self.parameters,
-            &self.gradients,
+            gradients,
             factor,
             learning_rate,
             &averages,
         )?;
         self.images += gathered.losses.len() as u64;
-        Ok(Report {
-            step: self.adam.step,
+        let waited = self.prefetch().take_waited().as_secs_f64();
+        Ok(self.report(
+            self.adam.step,
+            gathered,
+            (gradient_norm, learning_rate),
+            self.images,
+            (started.elapsed().as_secs_f64(), waited),
+        ))
+    }
+
+    /// What a step was like.
+    pub(crate) fn report(
+        &self,
+        step: usize,
+        gathered: &Gathered,
+        (gradient_norm, learning_rate): (f64, f64),
+        images: u64,
+        (seconds, waited): (f64, f64),
+    ) -> Report {
+        Report {
+            step,
             loss: mean(gathered.losses.iter().copied()).unwrap_or(f64::NAN),
-            loss_by_quartile: self.by_quartile(&gathered),
+            loss_by_quartile: self.by_quartile(gathered),
             gradient_norm,
             learning_rate,
-            images: self.images,
-            seconds: started.elapsed().as_secs_f64(),
-            waited: self.prefetch().take_waited().as_secs_f64(),
-        })
+            images,
+            seconds,
+            waited,
+        }
     }
 
     fn by_quartile(&self, gathered: &Gathered) -> [Option<f64>; 4] {
@@ -416,10 +540,15 @@ impl Trainer {
     }
 
     /// The first parameter or average that holds a NaN or an infinity.
-    fn first_bad_weight(&self) -> Result<Option<String>> {
+    pub(crate) fn first_bad_weight(&self) -> Result<Option<String>> {
         let raw = self.parameters.iter();
         let averaged = self.averages.iter().flat_map(|a| &a.weights);
         let names = self.names.iter().cycle();
+        if !self.place.plans() {
+            let finite = are_finite(&raw.chain(averaged).collect::<Vec<_>>())?;
+            let mut bad = names.zip(finite).filter(|(_, finite)| !finite);
+            return Ok(bad.next().map(|(name, _)| format!("parameter `{name}`")));
+        }
         for (name, tensor) in names.zip(raw.chain(averaged)) {
             if !sum_of_squares(tensor)?.is_finite() {
                 return Ok(Some(format!("parameter `{name}`")));
@@ -437,10 +566,21 @@ impl Trainer {
         self.not_finite(self.adam.step + 1, "loss", positions, tensor)
     }
 
-    fn gradient_not_finite(&self, count: usize) -> Result<Error> {
+    /// The first gradient of the last step by graph that holds a NaN or an infinity.
+    pub(crate) fn first_bad_gradient(&self) -> Result<Option<String>> {
+        let Sums::Tensors(gradients) = &self.gradients else {
+            return Ok(None);
+        };
+        let finite = are_finite(&gradients.iter().collect::<Vec<_>>())?;
+        let mut bad = self.names.iter().zip(finite).filter(|(_, finite)| !finite);
+        let told = |(name, _)| format!("the gradient of `{name}`");
+        Ok(bad.next().map(told))
+    }
+
+    fn gradient_not_finite(&self, gradients: &Gradients, count: usize) -> Result<Error> {
         let mut tensor = "the norm itself".to_string();
         for (index, name) in self.names.iter().enumerate() {
-            let gradient = self.gradients.get(index).unwrap_or_default();
+            let gradient = gradients.get(index).unwrap_or_default();
             if gradient.iter().any(|g| !g.is_finite()) {
                 tensor = format!("the gradient of `{name}`");
                 break;
@@ -455,7 +595,7 @@ impl Trainer {
         )
     }
 
-    fn not_finite(
+    pub(crate) fn not_finite(
         &self,
         step: usize,
         what: &'static str,
@@ -489,11 +629,26 @@ impl Iterator for Trainer {
 }
 
 /// A network as its training computes it.
-fn in_training(network: UNet, settings: &Settings) -> UNet {
-    let train = &settings.train;
-    network
-        .in_precision(train.precision.on_this_processor())
-        .recomputing(train.gradient_checkpointing)
+fn in_training(network: UNet, settings: &Settings, place: &Place) -> UNet {
+    going(network, settings, place).recomputing(settings.train.gradient_checkpointing)
+}
+
+/// A network that goes the way of the place.
+fn going(network: UNet, settings: &Settings, place: &Place) -> UNet {
+    let network = network.in_precision(settings.train.precision.on_this_processor());
+    match place.plans() {
+        true => network,
+        false => network.by_graph(),
+    }
+}
+
+/// A tensor of its own in the place, which a graph begins at where there is one.
+fn parameter(from: &Tensor, place: &Place) -> Result<Tensor> {
+    let own = from.detach().to_device(place.device())?.copy()?;
+    Ok(match place.plans() {
+        true => own,
+        false => Var::from_tensor(&own)?.into_inner(),
+    })
 }
 
 /// What makes examples on another thread, with a feed of its own over the same images.

@@ -196,9 +196,10 @@ fn quiet_says_nothing_and_otherwise_the_result_is_named() {
         "{out}"
     );
     assert!(
-        err.starts_with("2 of 3 images, ") && err.contains("\n3 of 3 images, "),
+        err.starts_with("note: device ") && err.contains("\n2 of 3 images, "),
         "{err}"
     );
+    assert!(err.contains("\n3 of 3 images, "), "{err}");
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn wrong_usage_exits_with_2() {
         "--weights average",
         "--weights ema:1.5",
         "--inspect --num 3",
-        "--device cuda",
+        "--device gpu",
         "--nonsense",
     ] {
         let output = house.run(flags);

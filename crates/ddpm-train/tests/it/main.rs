@@ -7,6 +7,7 @@
 )]
 
 mod barriers;
+mod by_graph;
 mod events;
 mod export;
 mod faults;
@@ -24,6 +25,7 @@ mod training;
 use ddpm_checkpoint::TrainState;
 use ddpm_data::Dataset;
 use ddpm_train::{Layer, Settings};
+use ddpm_unet::{DeviceName, Place};
 
 /// All tensors of a state, weights, moments and averages, as bits.
 pub(crate) fn bits(state: &TrainState) -> Vec<(String, Vec<u32>)> {
@@ -37,12 +39,28 @@ pub(crate) fn bits(state: &TrainState) -> Vec<(String, Vec<u32>)> {
         .collect()
 }
 
-/// A two-level network that takes milliseconds a step, on the digits, with text laid over it.
+/// A two-level network that takes milliseconds a step, on the digits, with text laid over it, on the device of the tests.
 pub(crate) fn tiny(text: &str) -> Settings {
     let base = Layer::from_text("tiny", TINY).unwrap();
-    Settings::from_layers(&[base, Layer::from_text("test", text).unwrap()])
-        .unwrap()
-        .resolved()
+    let layers = [base, Layer::from_text("test", text).unwrap()];
+    let mut settings = Settings::from_layers(&layers).unwrap();
+    settings.train.device = test_device();
+    settings.resolved()
+}
+
+/// The device that `DDPM_TEST_DEVICE` names, or the CPU, also where this build cannot have it.
+fn test_device() -> DeviceName {
+    let Ok(name) = std::env::var("DDPM_TEST_DEVICE") else {
+        return DeviceName::Cpu;
+    };
+    let name = name.parse().unwrap();
+    match Place::open(name) {
+        Ok(_) => name,
+        Err(why) => {
+            println!("DDPM_TEST_DEVICE: {why}; the CPU instead");
+            DeviceName::Cpu
+        }
+    }
 }
 
 pub(crate) const TINY: &str = r#"

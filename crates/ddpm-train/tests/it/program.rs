@@ -128,9 +128,9 @@ fn wrong_usage_says_what_to_type() {
     );
     check(
         path,
-        "--preset digits --device cpu",
+        "--preset digits --device gpu",
         2,
-        &["unexpected argument '--device'"],
+        &["`gpu` is no device, expected auto, cpu, cuda or cuda:N"],
     );
     check(
         path,
