@@ -275,7 +275,7 @@ fn pip_is_told_the_hashes_and_its_failures_are_put_in_words() {
         ],
     );
     pip("WARNING: Retrying after connection broken by NewConnectionError");
-    it.refused(&[], &[], &["error: pip reaches no package index to fetch nvcc from; an installed CUDA toolkit is taken by --toolkit DIR"]);
+    it.refused(&[], &[], &["error: pip reaches no package index that has nvcc's wheels; an installed CUDA toolkit is taken by --toolkit DIR"]);
     let log = it.log();
     let asked =
         "python3 -m pip install --no-deps --only-binary :all: --require-hashes --no-compile";

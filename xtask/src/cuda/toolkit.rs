@@ -222,24 +222,25 @@ fn pip() -> Result<Command> {
     )
 }
 
+/// What pip says where it cannot speak to an index, or finds nothing there. Without warnings it says only the last.
+const NO_INDEX: [&str; 7] = [
+    "onnection",
+    "resolve",
+    "timed out",
+    "SSL",
+    "Proxy",
+    "network",
+    "from versions: none",
+];
+
 /// Why pip failed, in a sentence, and what it said itself.
 fn refused(said: &str) -> String {
     let why = if said.contains("DO NOT MATCH THE HASHES") {
         "a wheel of nvcc is not the one whose SHA-256 is recorded; nothing of it was unpacked"
-    } else if said.contains("No matching distribution") && !said.contains("onnection") {
+    } else if NO_INDEX.iter().any(|word| said.contains(word)) {
+        "pip reaches no package index that has nvcc's wheels; an installed CUDA toolkit is taken by --toolkit DIR"
+    } else if said.contains("No matching distribution") {
         "pip finds no such wheel of nvcc for this Python and system"
-    } else if [
-        "onnection",
-        "resolve",
-        "timed out",
-        "SSL",
-        "Proxy",
-        "network",
-    ]
-    .iter()
-    .any(|word| said.contains(word))
-    {
-        "pip reaches no package index to fetch nvcc from; an installed CUDA toolkit is taken by --toolkit DIR"
     } else {
         "pip could not fetch nvcc"
     };
@@ -306,7 +307,7 @@ mod tests {
                 "pip reaches no package index",
             ),
             (
-                "ERROR: No matching distribution found for nvidia-nvvm==13.0.88",
+                "ERROR: Could not find a version (from versions: 13.5.37)\nERROR: No matching distribution found for nvidia-nvvm==13.0.88",
                 "pip finds no such wheel",
             ),
             (

@@ -7,8 +7,9 @@ use crate::House;
 /// The largest difference, beside the largest number.
 #[track_caller]
 fn check(house: &House, flags: &str) {
+    let device = std::env::var("DDPM_TEST_DEVICE").unwrap_or_else(|_| "cpu-graph".to_owned());
     let [planned, by_graph] =
-        ["cpu", "cpu-graph"].map(|device| house.samples(&format!("{flags} --device {device}")));
+        ["cpu", device.as_str()].map(|device| house.samples(&format!("{flags} --device {device}")));
     assert_eq!(planned.dims(), by_graph.dims());
     let largest = |x: &Tensor| {
         let sizes = x.abs().unwrap().flatten_all().unwrap();

@@ -72,18 +72,6 @@ impl House {
     }
 
     fn run_words(&self, words: &[&str]) -> Output {
-        let device = std::env::var("DDPM_TEST_DEVICE").unwrap_or_default();
-        let elsewhere = [
-            "--device",
-            "--precision",
-            "--inspect",
-            "--save-model",
-            "--help",
-        ];
-        let mut words = words.to_vec();
-        if !device.is_empty() && !words.iter().any(|word| elsewhere.contains(word)) {
-            words.extend(["--device", &device]);
-        }
         let mut command = Command::new(env!("CARGO_BIN_EXE_ddpm-sample"));
         command
             .current_dir(self.folder.path())
