@@ -58,6 +58,7 @@ mod error;
 mod initialisation;
 mod k_diffusion;
 mod keys;
+mod layers;
 mod lucidrains;
 mod measure;
 mod memory;

@@ -422,34 +422,8 @@ impl UNet {
     }
 
     fn check_input(&self, x_t: &Tensor, time: &[f64]) -> Result<()> {
-        let channels = self.config.settings().in_channels;
-        let wrong = |what, found, expected| {
-            Err(Error::Input {
-                what,
-                found,
-                expected,
-            })
-        };
-        let found = format!("{:?} {:?}", x_t.dtype(), x_t.dims());
-        match *x_t.dims() {
-            [batch, c, height, width]
-                if batch > 0 && c == channels && x_t.dtype() == DType::F32 =>
-            {
-                if time.len() != batch {
-                    let found = format!("{} times", time.len());
-                    return wrong("the time", found, format!("one for each of {batch} images"));
-                }
-                if let Some(t) = time.iter().find(|t| !t.is_finite()) {
-                    return wrong("the time", t.to_string(), "finite".to_owned());
-                }
-                self.config.check_image(height, width)
-            }
-            _ => wrong(
-                "x_t",
-                found,
-                format!("F32 [batch, {channels}, height, width], at least one image"),
-            ),
-        }
+        let (height, width) = size_of_input(x_t, time, self.config.settings().in_channels)?;
+        self.config.check_image(height, width)
     }
 }
 
@@ -499,6 +473,37 @@ impl NamedTensors for BTreeMap<String, Tensor> {
         self.iter()
             .map(|(name, tensor)| (name.as_str(), tensor))
             .collect()
+    }
+}
+
+/// Height and width of images that a network of so many channels is given, with a time for each.
+///
+/// # Errors
+/// [`Error::Input`]: no images, of another shape or type; another number of times than images, or times that are no numbers.
+pub(crate) fn size_of_input(x_t: &Tensor, time: &[f64], channels: usize) -> Result<(usize, usize)> {
+    let wrong = |what, found, expected| {
+        Err(Error::Input {
+            what,
+            found,
+            expected,
+        })
+    };
+    match *x_t.dims() {
+        [batch, c, height, width] if batch > 0 && c == channels && x_t.dtype() == DType::F32 => {
+            if time.len() != batch {
+                let found = format!("{} times", time.len());
+                return wrong("the time", found, format!("one for each of {batch} images"));
+            }
+            if let Some(t) = time.iter().find(|t| !t.is_finite()) {
+                return wrong("the time", t.to_string(), "finite".to_owned());
+            }
+            Ok((height, width))
+        }
+        _ => wrong(
+            "x_t",
+            format!("{:?} {:?}", x_t.dtype(), x_t.dims()),
+            format!("F32 [batch, {channels}, height, width], at least one image"),
+        ),
     }
 }
 

@@ -100,27 +100,33 @@ fn the_first_average_is_the_first_trained_weights() {
     .unwrap();
 }
 
+/// Steps until one breaks down, which names itself and changes nothing: its error, and that in words.
+pub(crate) fn breakdown(trainer: &mut Trainer) -> (Error, String) {
+    let (error, before) = loop {
+        let before = bits(&trainer.state());
+        if let Err(error) = trainer.step() {
+            break (error, before);
+        }
+        assert!(trainer.steps_done() < 10, "1e30 did no harm");
+    };
+    assert!(
+        before == bits(&trainer.state()),
+        "the failed step changed something"
+    );
+    let text = error.to_string();
+    assert!(
+        text.starts_with(&format!("step {}: the ", trainer.steps_done() + 1)),
+        "{text}"
+    );
+    (error, text)
+}
+
 #[test]
 fn a_breakdown_names_step_images_and_tensor_and_changes_nothing() {
     on_threads(1, || {
         let settings = tiny("optimizer = { learning_rate = 1e30, warm_up = 0 }");
         let mut trainer = Trainer::new(&settings, images(9)).unwrap();
-        let (error, before) = loop {
-            let before = bits(&trainer.state());
-            if let Err(error) = trainer.step() {
-                break (error, before);
-            }
-            assert!(trainer.steps_done() < 10, "1e30 did no harm");
-        };
-        assert!(
-            before == bits(&trainer.state()),
-            "the failed step changed something"
-        );
-        let text = error.to_string();
-        assert!(
-            text.starts_with(&format!("step {}: the ", trainer.steps_done() + 1)),
-            "{text}"
-        );
+        let (error, text) = breakdown(&mut trainer);
         assert!(
             text.contains("is not finite (images ") && text.contains("the first bad tensor is "),
             "{text}"

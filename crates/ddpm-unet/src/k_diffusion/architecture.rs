@@ -3,6 +3,7 @@
 //! Layers point at parameters by their place in the list.
 
 use super::config::{KDiffusionSettings, heads};
+use crate::layers::{Affine, Layers};
 
 /// The whole network.
 #[derive(Debug, Clone)]
@@ -17,13 +18,6 @@ pub(super) struct Architecture {
     pub(super) down: Vec<Level>,
     /// The way up, from the smallest resolution.
     pub(super) up: Vec<Level>,
-}
-
-/// A weight and a bias.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Affine {
-    pub(super) weight: usize,
-    pub(super) bias: usize,
 }
 
 /// One resolution: residual blocks, each with attention after it or without.
@@ -51,15 +45,17 @@ impl Architecture {
     pub(super) fn new(settings: &KDiffusionSettings) -> Self {
         let mut make = Maker {
             settings,
-            parameters: Vec::new(),
+            layers: Layers::default(),
         };
         let (width, outer) = (settings.mapping_out, settings.outer_channels);
         let pixels = settings.input_channels * settings.patch_size.pow(2);
-        let frequencies = make.parameter("timestep_embed.weight", vec![width / 2, 1]);
-        let mapping = ["mapping.0", "mapping.2"].map(|name| make.linear(name, width, width));
-        let proj_in = make.conv("proj_in", pixels, outer, 1);
+        let frequencies = make
+            .layers
+            .parameter("timestep_embed.weight", vec![width / 2, 1]);
+        let mapping = ["mapping.0", "mapping.2"].map(|name| make.layers.linear(name, width, width));
+        let proj_in = make.layers.conv("proj_in", pixels, outer, 1);
         let told = pixels + usize::from(settings.has_variance);
-        let proj_out = make.conv("proj_out", outer, told, 1);
+        let proj_out = make.layers.conv("proj_out", outer, told, 1);
         let levels = settings.channels.len();
         let above = |level: usize| match level {
             0 => outer,
@@ -80,7 +76,7 @@ impl Architecture {
             up.push(make.level(&name, 0, level, (into, above(level))));
         }
         Self {
-            parameters: make.parameters,
+            parameters: make.layers.parameters,
             frequencies,
             mapping,
             proj_in,
@@ -91,34 +87,13 @@ impl Architecture {
     }
 }
 
-/// Names and numbers parameters as layers are made.
+/// What the parts are made with.
 struct Maker<'a> {
     settings: &'a KDiffusionSettings,
-    parameters: Vec<(String, Vec<usize>)>,
+    layers: Layers,
 }
 
 impl Maker<'_> {
-    fn parameter(&mut self, name: impl Into<String>, shape: Vec<usize>) -> usize {
-        self.parameters.push((name.into(), shape));
-        self.parameters.len() - 1
-    }
-
-    fn affine(&mut self, name: &str, shape: Vec<usize>) -> Affine {
-        let outputs = vec![shape[0]];
-        Affine {
-            weight: self.parameter(format!("{name}.weight"), shape),
-            bias: self.parameter(format!("{name}.bias"), outputs),
-        }
-    }
-
-    fn linear(&mut self, name: &str, from: usize, to: usize) -> Affine {
-        self.affine(name, vec![to, from])
-    }
-
-    fn conv(&mut self, name: &str, from: usize, to: usize, kernel: usize) -> Affine {
-        self.affine(name, vec![to, from, kernel, kernel])
-    }
-
     /// A level, whose parts are counted from `first`; all but its last block give the level's channels.
     fn level(
         &mut self,
@@ -150,22 +125,30 @@ impl Maker<'_> {
             let mapper = format!("{name}.main.{norm}.mapper");
             let conv = format!("{name}.main.{}", norm + 2);
             (
-                self.linear(&mapper, told, 2 * from),
-                self.conv(&conv, from, to, 3),
+                self.layers.linear(&mapper, told, 2 * from),
+                self.layers.conv(&conv, from, to, 3),
             )
         };
         let halves = [half(0, from, between), half(4, between, to)];
-        let skip = (from != to)
-            .then(|| self.parameter(format!("{name}.skip.weight"), vec![to, from, 1, 1]));
+        let skip = (from != to).then(|| {
+            self.layers
+                .parameter(format!("{name}.skip.weight"), vec![to, from, 1, 1])
+        });
         Resnet { halves, skip }
     }
 
     fn attention(&mut self, name: &str, channels: usize) -> Attention {
         let told = self.settings.mapping_out;
         Attention {
-            norm: self.linear(&format!("{name}.norm_in.mapper"), told, 2 * channels),
-            qkv: self.conv(&format!("{name}.qkv_proj"), channels, 3 * channels, 1),
-            out: self.conv(&format!("{name}.out_proj"), channels, channels, 1),
+            norm: self
+                .layers
+                .linear(&format!("{name}.norm_in.mapper"), told, 2 * channels),
+            qkv: self
+                .layers
+                .conv(&format!("{name}.qkv_proj"), channels, 3 * channels, 1),
+            out: self
+                .layers
+                .conv(&format!("{name}.out_proj"), channels, channels, 1),
             heads: heads(channels),
         }
     }

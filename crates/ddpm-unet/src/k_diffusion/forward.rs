@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, Device, Tensor};
 use ddpm_kernels::{Activation, Conv2d, Padding};
 
-use super::architecture::{Affine, Architecture, Attention, Resnet};
+use super::architecture::{Architecture, Attention, Resnet};
 use super::config::{KDiffusionConfig, groups};
-use crate::unet::matched;
-use crate::{Error, NamedTensors, Result};
+use crate::layers::Affine;
+use crate::unet::{matched, size_of_input};
+use crate::{NamedTensors, Result};
 
 /// An `image_v1` network of k-diffusion's with its weights, for sampling.
 #[derive(Clone)]
@@ -22,7 +23,7 @@ impl KDiffusionUNet {
     /// Builds the network from tensors by the names of [`KDiffusionConfig::parameters`].
     ///
     /// # Errors
-    /// [`Error::Weights`], which names every tensor that is missing, extra, of the wrong shape or not f32.
+    /// [`Error::Weights`](crate::Error::Weights), which names every tensor that is missing, extra, of the wrong shape or not f32.
     pub fn new(config: &KDiffusionConfig, weights: &(impl NamedTensors + ?Sized)) -> Result<Self> {
         let network = Architecture::new(config.settings());
         let parameters = network.parameters.iter();
@@ -153,31 +154,8 @@ impl KDiffusionUNet {
     }
 
     fn check_input(&self, x: &Tensor, noise: &[f64]) -> Result<()> {
-        let channels = self.config.settings().input_channels;
-        let wrong = |what, found, expected| {
-            Err(Error::Input {
-                what,
-                found,
-                expected,
-            })
-        };
-        match *x.dims() {
-            [batch, c, height, width] if batch > 0 && c == channels && x.dtype() == DType::F32 => {
-                if noise.len() != batch {
-                    let found = format!("{} times", noise.len());
-                    return wrong("the time", found, format!("one for each of {batch} images"));
-                }
-                if let Some(t) = noise.iter().find(|t| !t.is_finite()) {
-                    return wrong("the time", t.to_string(), "finite".to_owned());
-                }
-                self.config.check_image(height, width)
-            }
-            _ => wrong(
-                "x_t",
-                format!("{:?} {:?}", x.dtype(), x.dims()),
-                format!("F32 [batch, {channels}, height, width], at least one image"),
-            ),
-        }
+        let (height, width) = size_of_input(x, noise, self.config.settings().input_channels)?;
+        self.config.check_image(height, width)
     }
 }
 

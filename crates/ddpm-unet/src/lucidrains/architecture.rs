@@ -3,6 +3,7 @@
 //! Layers point at parameters by their place in the list.
 
 use super::config::{AttentionNorm, Halving, LucidrainsSettings, LucidrainsTime};
+use crate::layers::{Affine, Layers};
 
 /// The whole network.
 #[derive(Debug, Clone)]
@@ -17,13 +18,6 @@ pub(super) struct Architecture {
     pub(super) ups: Vec<Level>,
     pub(super) final_res_block: Resnet,
     pub(super) final_conv: Affine,
-}
-
-/// A weight and a bias.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Affine {
-    pub(super) weight: usize,
-    pub(super) bias: usize,
 }
 
 /// One level of the way down or up.
@@ -78,21 +72,24 @@ impl Architecture {
     pub(super) fn new(settings: &LucidrainsSettings) -> Self {
         let mut make = Maker {
             settings,
-            parameters: Vec::new(),
+            layers: Layers::default(),
         };
         let copies = if settings.self_condition { 2 } else { 1 };
         let (first, last) = (settings.init_dim, settings.level_dims.len() - 1);
-        let init_conv = make.conv("init_conv", settings.channels * copies, first, 7);
+        let init_conv = make
+            .layers
+            .conv("init_conv", settings.channels * copies, first, 7);
         let (frequencies, told) = match settings.time {
             LucidrainsTime::Sinusoidal { width, .. } => (None, width),
             LucidrainsTime::Fourier { width } => {
-                let weights = make.parameter("time_mlp.0.weights", vec![width / 2]);
+                let weights = make.layers.parameter("time_mlp.0.weights", vec![width / 2]);
                 (Some(weights), width + 1)
             }
         };
         let time_mlp = [
-            make.linear("time_mlp.1", told, settings.time_dim),
-            make.linear("time_mlp.3", settings.time_dim, settings.time_dim),
+            make.layers.linear("time_mlp.1", told, settings.time_dim),
+            make.layers
+                .linear("time_mlp.3", settings.time_dim, settings.time_dim),
         ];
         let mut downs = Vec::new();
         for (level, (from, to)) in settings.in_out().enumerate() {
@@ -109,9 +106,11 @@ impl Architecture {
             make.resnet("mid_block2", middle, middle),
         );
         let final_res_block = make.resnet("final_res_block", 2 * first, first);
-        let final_conv = make.conv("final_conv", first, settings.out_channels, 1);
+        let final_conv = make
+            .layers
+            .conv("final_conv", first, settings.out_channels, 1);
         Self {
-            parameters: make.parameters,
+            parameters: make.layers.parameters,
             init_conv,
             frequencies,
             time_mlp,
@@ -124,34 +123,13 @@ impl Architecture {
     }
 }
 
-/// Names and numbers parameters as layers are made.
+/// What the parts are made with.
 struct Maker<'a> {
     settings: &'a LucidrainsSettings,
-    parameters: Vec<(String, Vec<usize>)>,
+    layers: Layers,
 }
 
 impl Maker<'_> {
-    fn parameter(&mut self, name: impl Into<String>, shape: Vec<usize>) -> usize {
-        self.parameters.push((name.into(), shape));
-        self.parameters.len() - 1
-    }
-
-    fn affine(&mut self, name: &str, shape: Vec<usize>) -> Affine {
-        let outputs = vec![shape[0]];
-        Affine {
-            weight: self.parameter(format!("{name}.weight"), shape),
-            bias: self.parameter(format!("{name}.bias"), outputs),
-        }
-    }
-
-    fn linear(&mut self, name: &str, from: usize, to: usize) -> Affine {
-        self.affine(name, vec![to, from])
-    }
-
-    fn conv(&mut self, name: &str, from: usize, to: usize, kernel: usize) -> Affine {
-        self.affine(name, vec![to, from, kernel, kernel])
-    }
-
     fn down(&mut self, level: usize, from: usize, to: usize, last: bool) -> Level {
         let name = format!("downs.{level}");
         Level {
@@ -166,12 +144,12 @@ impl Maker<'_> {
                 self.settings.full_attn[level],
             ),
             resample: match (last, self.settings.halving) {
-                (true, _) => Resample::Same(self.conv(&format!("{name}.3"), from, to, 3)),
+                (true, _) => Resample::Same(self.layers.conv(&format!("{name}.3"), from, to, 3)),
                 (false, Halving::Pixels) => {
-                    Resample::Pixels(self.conv(&format!("{name}.3.1"), 4 * from, to, 1))
+                    Resample::Pixels(self.layers.conv(&format!("{name}.3.1"), 4 * from, to, 1))
                 }
                 (false, Halving::Conv) => {
-                    Resample::Strided(self.conv(&format!("{name}.3"), from, to, 4))
+                    Resample::Strided(self.layers.conv(&format!("{name}.3"), from, to, 4))
                 }
             },
         }
@@ -192,29 +170,32 @@ impl Maker<'_> {
                 self.settings.full_attn[level],
             ),
             resample: match last {
-                true => Resample::Same(self.conv(&format!("{name}.3"), to, from, 3)),
-                false => Resample::Nearest(self.conv(&format!("{name}.3.1"), to, from, 3)),
+                true => Resample::Same(self.layers.conv(&format!("{name}.3"), to, from, 3)),
+                false => Resample::Nearest(self.layers.conv(&format!("{name}.3.1"), to, from, 3)),
             },
         }
     }
 
     fn resnet(&mut self, name: &str, from: usize, to: usize) -> Resnet {
-        let mlp = self.linear(&format!("{name}.mlp.1"), self.settings.time_dim, 2 * to);
+        let mlp = self
+            .layers
+            .linear(&format!("{name}.mlp.1"), self.settings.time_dim, 2 * to);
         let mut half = |number: usize, from: usize| {
             let name = format!("{name}.block{number}");
-            let conv = self.conv(&format!("{name}.proj"), from, to, 3);
+            let conv = self.layers.conv(&format!("{name}.proj"), from, to, 3);
             let norm = format!("{name}.norm");
             let norm = match self.settings.resnet_block_groups {
                 None => self.pixel_norm(&norm, to, false),
                 Some(_) => Norm {
-                    gain: self.parameter(format!("{norm}.weight"), vec![to]),
-                    bias: Some(self.parameter(format!("{norm}.bias"), vec![to])),
+                    gain: self.layers.parameter(format!("{norm}.weight"), vec![to]),
+                    bias: Some(self.layers.parameter(format!("{norm}.bias"), vec![to])),
                 },
             };
             (conv, norm)
         };
         let halves = [half(1, from), half(2, to)];
-        let shortcut = (from != to).then(|| self.conv(&format!("{name}.res_conv"), from, to, 1));
+        let shortcut =
+            (from != to).then(|| self.layers.conv(&format!("{name}.res_conv"), from, to, 1));
         Resnet {
             mlp,
             halves,
@@ -226,8 +207,8 @@ impl Maker<'_> {
     fn pixel_norm(&mut self, name: &str, channels: usize, biased: bool) -> Norm {
         let shape = vec![1, channels, 1, 1];
         Norm {
-            gain: self.parameter(format!("{name}.g"), shape.clone()),
-            bias: biased.then(|| self.parameter(format!("{name}.b"), shape)),
+            gain: self.layers.parameter(format!("{name}.g"), shape.clone()),
+            bias: biased.then(|| self.layers.parameter(format!("{name}.b"), shape)),
         }
     }
 
@@ -242,20 +223,24 @@ impl Maker<'_> {
                 true => (settings.num_mem_kv, size),
                 false => (size, settings.num_mem_kv),
             };
-            self.parameter(format!("{name}.mem_kv"), vec![2, heads, keys, size])
+            self.layers
+                .parameter(format!("{name}.mem_kv"), vec![2, heads, keys, size])
         });
         let hidden = heads * size;
-        let qkv = self.parameter(
+        let qkv = self.layers.parameter(
             format!("{name}.to_qkv.weight"),
             vec![3 * hidden, channels, 1, 1],
         );
         let (out, linear) = match full {
             true => (
-                self.conv(&format!("{name}.to_out"), hidden, channels, 1),
+                self.layers
+                    .conv(&format!("{name}.to_out"), hidden, channels, 1),
                 None,
             ),
             false => {
-                let out = self.conv(&format!("{name}.to_out.0"), hidden, channels, 1);
+                let out = self
+                    .layers
+                    .conv(&format!("{name}.to_out.0"), hidden, channels, 1);
                 let norm = self.pixel_norm(&format!("{name}.to_out.1"), channels, biased);
                 (out, Some(norm))
             }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use candle_core::{D, DType, Device, Tensor};
 use ddpm_kernels::{Activation, Conv2d, Padding};
 
-use super::architecture::{Affine, Architecture, Attention, Level, Norm, Resample, Resnet};
+use super::architecture::{Architecture, Attention, Level, Norm, Resample, Resnet};
 use super::config::{AttentionNorm, LucidrainsConfig, LucidrainsTime, WeightStandardization};
-use crate::unet::matched;
+use crate::layers::Affine;
+use crate::unet::{matched, size_of_input};
 use crate::{Error, NamedTensors, Result};
 
 /// A `Unet` of lucidrains' with its weights, for sampling.
@@ -271,34 +272,8 @@ impl LucidrainsUNet {
     }
 
     fn check_input(&self, x_t: &Tensor, time: &[f64]) -> Result<()> {
-        let channels = self.config.settings().channels;
-        let found = format!("{:?} {:?}", x_t.dtype(), x_t.dims());
-        let wrong = |what, found, expected| {
-            Err(Error::Input {
-                what,
-                found,
-                expected,
-            })
-        };
-        match *x_t.dims() {
-            [batch, c, height, width]
-                if batch > 0 && c == channels && x_t.dtype() == DType::F32 =>
-            {
-                if time.len() != batch {
-                    let found = format!("{} times", time.len());
-                    return wrong("the time", found, format!("one for each of {batch} images"));
-                }
-                if let Some(t) = time.iter().find(|t| !t.is_finite()) {
-                    return wrong("the time", t.to_string(), "finite".to_owned());
-                }
-                self.config.check_image(height, width)
-            }
-            _ => wrong(
-                "x_t",
-                found,
-                format!("F32 [batch, {channels}, height, width], at least one image"),
-            ),
-        }
+        let (height, width) = size_of_input(x_t, time, self.config.settings().channels)?;
+        self.config.check_image(height, width)
     }
 }
 
