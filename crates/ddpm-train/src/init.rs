@@ -94,10 +94,14 @@ impl Init {
             3 => "3 channels (RGB)".to_owned(),
             n => format!("{n} channels"),
         };
+        let hint = match (its, channels) {
+            (1, 3) => "; pictures are read in grey by --set data.color=grey",
+            _ => "",
+        };
         Err(Error::State {
             place: self.place.clone(),
             problem: format!(
-                "its images have {}, those of {data} {}: take a model or data that fit",
+                "its images have {}, those of {data} {}: take a model or data that fit{hint}",
                 kind(its),
                 kind(channels)
             ),

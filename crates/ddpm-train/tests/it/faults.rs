@@ -494,7 +494,7 @@ fn images_with_other_channels_than_the_models_are_refused_by_name() {
         1,
         &[
             "error: runs/tiny: its images have 1 channel (grey), those of ",
-            "3 channels (RGB)",
+            "3 channels (RGB): take a model or data that fit; pictures are read in grey by --set data.color=grey",
         ],
     );
     assert!(!path.join("new").exists());
