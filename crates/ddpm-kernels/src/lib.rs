@@ -147,7 +147,7 @@ pub use linear::linear;
 pub use norm::{Activation, group_norm};
 pub use pool::average_pool_2x;
 pub use training::{
-    AdamW, Averaged, adamw_step, ema_update, optimise, optimise_tensors, scale_in_place,
-    sum_of_squares,
+    AdamW, Averaged, adamw_step, clip_factor, ema_update, optimise, optimise_tensors,
+    scale_in_place, sum_of_squares,
 };
 pub use upsample::upsample_nearest_2x;

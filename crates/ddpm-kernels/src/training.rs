@@ -149,11 +149,7 @@ pub fn optimise_tensors(
     }
     let squares = gradients.iter().map(sum_of_squares).sum::<Result<f64>>()?;
     let norm = squares.sqrt();
-    let factor = if max_norm > 0.0 {
-        (max_norm / (norm + 1e-6)).min(1.0)
-    } else {
-        1.0
-    };
+    let factor = clip_factor(norm, max_norm);
     if norm.is_finite() {
         for (i, g) in gradients.iter().enumerate() {
             let g = view("optimise", "gradient", g)?;
@@ -162,6 +158,22 @@ pub fn optimise_tensors(
         }
     }
     Tensor::new(&[norm as f32, factor as f32], device)
+}
+
+/// What gradients of this global norm are multiplied by, as `torch.nn.utils.clip_grad_norm_`:
+/// `min(1, max_norm / (norm + 1e-6))`. A `max_norm` of 0 means no clipping.
+///
+/// ```
+/// assert_eq!(ddpm_kernels::clip_factor(0.5, 1.0), 1.0);
+/// assert!((ddpm_kernels::clip_factor(4.0, 1.0) - 0.25).abs() < 1e-6);
+/// assert_eq!(ddpm_kernels::clip_factor(4.0, 0.0), 1.0);
+/// ```
+pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
+    if max_norm > 0.0 {
+        (max_norm / (norm + 1e-6)).min(1.0)
+    } else {
+        1.0
+    }
 }
 
 /// What both ways to make a step demand before anything changes.

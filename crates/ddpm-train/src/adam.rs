@@ -1,4 +1,4 @@
-//! Adam and AdamW with their state in the open, and the clipping of gradients.
+//! Adam and AdamW with their state in the open.
 
 use candle_core::Tensor;
 use ddpm_kernels::{AdamW, Averaged, Gradients, optimise, optimise_tensors};
@@ -55,6 +55,7 @@ impl Adam {
         averages: &[Averaged<'_>],
     ) -> Result<()> {
         let step = self.next(learning_rate);
+        self.step += 1;
         optimise(
             (parameters, &self.m, &self.v),
             gradients,
@@ -65,11 +66,11 @@ impl Adam {
         Ok(())
     }
 
-    /// As [`Adam::step`], from gradients that are tensors where the parameters are, clipped there to `max_norm`; without
-    /// waiting for it. Returns f32 `[2]`: their norm before clipping, and what they were multiplied by. Where the norm is not
-    /// finite, nothing moves.
+    /// As the step that comes next by [`Adam::step`], from gradients that are tensors where the parameters are, clipped there to
+    /// `max_norm`; without waiting for it, and without counting it. Returns f32 `[2]`: their norm before clipping, and what they
+    /// were multiplied by. Where the norm is not finite, nothing moves.
     pub fn step_by_tensors(
-        &mut self,
+        &self,
         parameters: &[Tensor],
         gradients: &[Tensor],
         max_norm: f64,
@@ -86,32 +87,15 @@ impl Adam {
         )?)
     }
 
-    /// Counts a step, whose numbers these are.
-    fn next(&mut self, learning_rate: f64) -> AdamW {
-        self.step += 1;
+    /// The numbers of the next step.
+    fn next(&self, learning_rate: f64) -> AdamW {
         AdamW {
             learning_rate,
             beta1: self.beta_1,
             beta2: self.beta_2,
             eps: self.epsilon,
             weight_decay: self.weight_decay,
-            step: self.step as u64,
+            step: self.step as u64 + 1,
         }
-    }
-}
-
-/// What gradients of this global norm are multiplied by, as `torch.nn.utils.clip_grad_norm_`:
-/// `min(1, max_norm / (norm + 1e-6))`. A `max_norm` of 0 means no clipping.
-///
-/// ```
-/// assert_eq!(ddpm_train::clip_factor(0.5, 1.0), 1.0);
-/// assert!((ddpm_train::clip_factor(4.0, 1.0) - 0.25).abs() < 1e-6);
-/// assert_eq!(ddpm_train::clip_factor(4.0, 0.0), 1.0);
-/// ```
-pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
-    if max_norm == 0.0 {
-        1.0
-    } else {
-        (max_norm / (norm + 1e-6)).min(1.0)
     }
 }

@@ -155,7 +155,6 @@ impl Trainer {
         let learning_rate = self.learning_rate().at(step);
         let warm_up = self.settings().ema.warm_up;
         let clip = self.settings().optimizer.gradient_clip;
-        let mut adam = self.adam.clone();
         let averages: Vec<Averaged<'_>> = self
             .averages()
             .iter()
@@ -164,14 +163,14 @@ impl Trainer {
                 tensors: &average.weights,
             })
             .collect();
-        let told = adam.step_by_tensors(
+        let told = self.adam.step_by_tensors(
             self.parameters(),
             &gradients,
             clip,
             learning_rate,
             &averages,
         )?;
-        self.adam.step = adam.step;
+        self.adam.step = step;
         self.ahead.steps.push(Unread {
             step,
             learning_rate,

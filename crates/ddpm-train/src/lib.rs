@@ -58,7 +58,8 @@ mod state;
 mod threads;
 mod trainer;
 
-pub use adam::{Adam, clip_factor};
+pub use adam::Adam;
+pub use ddpm_kernels::clip_factor;
 pub use ema::{EmaWarmUp, ema_decay};
 pub use error::{Error, Result};
 pub use event_file::{EventFile, Histogram, Shown};

@@ -12,22 +12,11 @@ use ddpm_samplers::{Choice, SamplerKind, SchedulerClass};
 use ddpm_unet::{KDiffusionSettings, Network, NetworkConfig, SampleSize};
 
 use crate::layouts::golden;
-use crate::{assert_same, message};
+use crate::{close, message, written_and_read};
 
 #[allow(clippy::result_large_err, reason = "it is the library's")]
 fn convert(path: &Path, said: &[&str], weights: &Weights) -> ddpm_checkpoint::Result<Pipeline> {
     ForeignFile::open(path)?.convert(&Arch::new(said)?, weights)
-}
-
-fn largest(x: &Tensor) -> f32 {
-    let x = x.abs().unwrap().flatten_all().unwrap();
-    x.max(0).unwrap().to_scalar::<f32>().unwrap()
-}
-
-#[track_caller]
-fn close(found: &Tensor, expected: &Tensor, within: f32) {
-    let (off, size) = (largest(&(found - expected).unwrap()), largest(expected));
-    assert!(off < within * size && size > 0.1, "{off} of {size}");
 }
 
 fn known(answers: &str, name: &str) -> Tensor {
@@ -44,15 +33,8 @@ fn check(pipeline: &Pipeline, answers: &str) {
     let found = network.forward(&known(answers, "x"), &noise).unwrap();
     close(&found, &known(answers, "y"), 2e-5);
 
-    let folder = tempfile::tempdir().unwrap();
+    let folder = written_and_read(pipeline);
     let model = folder.path().join("model");
-    pipeline.save(&model).unwrap();
-    let read = Pipeline::load(&model).unwrap();
-    assert_eq!(
-        (&read.unet, &read.scheduler),
-        (&pipeline.unet, &pipeline.scheduler)
-    );
-    assert_same(&read.weights, &pipeline.weights);
     assert!(model.join("not-a-diffusers-pipeline.md").is_file());
 }
 

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use ddpm_checkpoint::{Arch, ForeignFile, Layout, Pipeline, TensorFile, Weights, resolve_model_as};
 use ddpm_unet::{Classes, Network, NetworkConfig};
 
-use crate::{assert_same, message};
+use crate::{assert_same, message, written_and_read};
 
 pub(crate) fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -66,15 +66,7 @@ fn check(file: &str, answers: &str, arch: &Arch, weights: &Weights) -> Pipeline 
     );
     assert!(most < 2e-5 && size > 0.1, "{most} of {size}");
 
-    let folder = tempfile::tempdir().unwrap();
-    let model = folder.path().join("model");
-    pipeline.save(&model).unwrap();
-    let read = Pipeline::load(&model).unwrap();
-    assert_eq!(
-        (&read.unet, &read.scheduler),
-        (&pipeline.unet, &pipeline.scheduler)
-    );
-    assert_same(&read.weights, &pipeline.weights);
+    written_and_read(&pipeline);
     pipeline
 }
 

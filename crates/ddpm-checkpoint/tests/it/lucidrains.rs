@@ -15,7 +15,7 @@ use ddpm_samplers::{Betas, Clip};
 use ddpm_unet::{AttentionNorm, Halving, LucidrainsSettings, Network, NetworkConfig};
 
 use crate::layouts::golden;
-use crate::{assert_same, message};
+use crate::{close, message, written_and_read};
 
 #[allow(clippy::result_large_err, reason = "it is the library's")]
 fn convert(file: &str, said: &[&str], weights: &Weights) -> ddpm_checkpoint::Result<Pipeline> {
@@ -32,22 +32,8 @@ fn check(pipeline: &Pipeline, answers: &str, key: &str) {
     let last = (key == "y_after").then(|| known.read_f32("x_0_hat").unwrap());
     let network = Network::new(&pipeline.unet, &pipeline.weights).unwrap();
     let found = network.forward_after(&x, &time, last.as_ref()).unwrap();
-    let largest = |x: &Tensor| {
-        let x = x.abs().unwrap().flatten_all().unwrap();
-        x.max(0).unwrap().to_scalar::<f32>().unwrap()
-    };
-    let (off, size) = (largest(&(found - &expected).unwrap()), largest(&expected));
-    assert!(off < 2e-5 * size && size > 0.1, "{off} of {size}");
-
-    let folder = tempfile::tempdir().unwrap();
-    let model = folder.path().join("model");
-    pipeline.save(&model).unwrap();
-    let read = Pipeline::load(&model).unwrap();
-    assert_eq!(
-        (&read.unet, &read.scheduler),
-        (&pipeline.unet, &pipeline.scheduler)
-    );
-    assert_same(&read.weights, &pipeline.weights);
+    close(&found, &expected, 2e-5);
+    written_and_read(pipeline);
 }
 
 fn settings(pipeline: &Pipeline) -> &LucidrainsSettings {

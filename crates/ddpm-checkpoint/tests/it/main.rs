@@ -54,6 +54,31 @@ fn tiny_scheduler() -> SchedulerConfig {
     .unwrap()
 }
 
+/// Writes a model, and holds what is read again to it; the folder.
+#[track_caller]
+fn written_and_read(pipeline: &Pipeline) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    pipeline.save(&folder.path().join("model")).unwrap();
+    let read = Pipeline::load(&folder.path().join("model")).unwrap();
+    assert_eq!(
+        (&read.unet, &read.scheduler),
+        (&pipeline.unet, &pipeline.scheduler)
+    );
+    assert_same(&read.weights, &pipeline.weights);
+    folder
+}
+
+/// What is found differs by less than `within` of the largest that is expected, which is not little.
+#[track_caller]
+fn close(found: &Tensor, expected: &Tensor, within: f32) {
+    let largest = |x: &Tensor| {
+        let x = x.abs().unwrap().flatten_all().unwrap();
+        x.max(0).unwrap().to_scalar::<f32>().unwrap()
+    };
+    let (off, size) = (largest(&(found - expected).unwrap()), largest(expected));
+    assert!(off < within * size && size > 0.1, "{off} of {size}");
+}
+
 fn tiny_pipeline(seed: u64) -> Pipeline {
     let unet = tiny_unet();
     let weights = initialise(&unet, Initialisation::PyTorch, seed, &Device::Cpu).unwrap();

@@ -7,8 +7,8 @@ use ddpm_kernels::{Activation, Conv2d, Padding};
 
 use super::architecture::{Architecture, Attention, Resnet};
 use super::config::{KDiffusionConfig, groups};
-use crate::layers::Affine;
-use crate::unet::{matched, size_of_input};
+use crate::layers::{Affine, LayerWeights, pixels_as_channels};
+use crate::unet::size_of_input;
 use crate::{NamedTensors, Result};
 
 /// An `image_v1` network of k-diffusion's with its weights, for sampling.
@@ -16,7 +16,7 @@ use crate::{NamedTensors, Result};
 pub struct KDiffusionUNet {
     config: KDiffusionConfig,
     network: Arc<Architecture>,
-    weights: Vec<Tensor>,
+    weights: LayerWeights,
 }
 
 impl KDiffusionUNet {
@@ -26,13 +26,11 @@ impl KDiffusionUNet {
     /// [`Error::Weights`](crate::Error::Weights), which names every tensor that is missing, extra, of the wrong shape or not f32.
     pub fn new(config: &KDiffusionConfig, weights: &(impl NamedTensors + ?Sized)) -> Result<Self> {
         let network = Architecture::new(config.settings());
-        let parameters = network.parameters.iter();
-        let named = parameters.map(|(name, shape)| (name.as_str(), shape.as_slice()));
-        let weights = matched(named, weights)?;
+        let weights = LayerWeights::matched(&network.parameters, weights)?;
         Ok(Self {
             config: config.clone(),
             network: Arc::new(network),
-            weights: weights.iter().map(Tensor::detach).collect(),
+            weights,
         })
     }
 
@@ -53,7 +51,9 @@ impl KDiffusionUNet {
         self.check_input(x, noise)?;
         let (network, patch) = (&self.network, self.config.settings().patch_size);
         let told = self.mapping(noise, x.device())?;
-        let mut h = self.conv(&pixels_as_channels(x, patch)?, network.proj_in, ONE_BY_ONE)?;
+        let mut h =
+            self.weights
+                .conv(&pixels_as_channels(x, patch)?, network.proj_in, ONE_BY_ONE)?;
         let mut skips = Vec::new();
         for (number, level) in network.down.iter().enumerate() {
             if number > 0 {
@@ -78,7 +78,7 @@ impl KDiffusionUNet {
                 h = self.attend(&h, attention.as_ref(), &told)?;
             }
         }
-        h = self.conv(&h, network.proj_out, ONE_BY_ONE)?;
+        h = self.weights.conv(&h, network.proj_out, ONE_BY_ONE)?;
         if self.config.settings().has_variance {
             h = h.narrow(1, 0, h.dim(1)? - 1)?.contiguous()?;
         }
@@ -92,25 +92,15 @@ impl KDiffusionUNet {
         let width = self.config.settings().mapping_out;
         let mut told = Tensor::from_vec(rows, (noise.len(), width), device)?;
         for layer in self.network.mapping {
-            told = ddpm_kernels::gelu(&self.linear(&told, layer)?)?;
+            told = ddpm_kernels::gelu(&self.weights.linear(&told, layer)?)?;
         }
         Ok(told)
-    }
-
-    fn linear(&self, x: &Tensor, layer: Affine) -> Result<Tensor> {
-        let (weight, bias) = (&self.weights[layer.weight], &self.weights[layer.bias]);
-        Ok(ddpm_kernels::linear(x, weight, Some(bias))?)
-    }
-
-    fn conv(&self, x: &Tensor, layer: Affine, how: Conv2d) -> Result<Tensor> {
-        let (weight, bias) = (&self.weights[layer.weight], &self.weights[layer.bias]);
-        Ok(ddpm_kernels::conv2d(x, weight, Some(bias), how)?)
     }
 
     /// Normalises in groups, then h (1 + scale) + shift, both of what the noise level became.
     fn norm(&self, x: &Tensor, mapper: Affine, told: &Tensor) -> Result<Tensor> {
         let channels = x.dim(1)?;
-        let both = self.linear(told, mapper)?; // [B, 2 C]
+        let both = self.weights.linear(told, mapper)?; // [B, 2 C]
         let scale = (both.narrow(D::Minus1, 0, channels)? + 1.0)?;
         let shift = both.narrow(D::Minus1, channels, channels)?;
         let (groups, none) = (groups(channels), Activation::None);
@@ -123,7 +113,7 @@ impl KDiffusionUNet {
         let mut h = x.clone();
         for (mapper, conv) in block.halves {
             h = ddpm_kernels::gelu(&self.norm(&h, mapper, told)?)?;
-            h = self.conv(&h, conv, THREE_BY_THREE)?;
+            h = self.weights.conv(&h, conv, THREE_BY_THREE)?;
         }
         let x = match block.skip {
             None => x.clone(),
@@ -140,7 +130,7 @@ impl KDiffusionUNet {
         let (batch, channels, height, width) = x.dims4()?;
         let (heads, pixels) = (attention.heads, height * width);
         let qkv = self.norm(x, attention.norm, told)?;
-        let qkv = self.conv(&qkv, attention.qkv, ONE_BY_ONE)?;
+        let qkv = self.weights.conv(&qkv, attention.qkv, ONE_BY_ONE)?;
         let qkv = qkv.reshape((batch, 3, heads, channels / heads, pixels))?;
         let rows = |kind| {
             let kind = qkv.narrow(1, kind, 1)?.squeeze(1)?;
@@ -149,7 +139,7 @@ impl KDiffusionUNet {
         let scale = 1.0 / ((channels / heads) as f64).sqrt();
         let mixed = ddpm_kernels::attention(&rows(0)?, &rows(1)?, &rows(2)?, scale)?;
         let mixed = mixed.transpose(2, 3)?.contiguous()?.reshape(x.shape())?;
-        let out = self.conv(&mixed, attention.out, ONE_BY_ONE)?;
+        let out = self.weights.conv(&mixed, attention.out, ONE_BY_ONE)?;
         Ok(ddpm_kernels::add(x, &out)?)
     }
 
@@ -195,18 +185,6 @@ fn mirrored(x: &Tensor) -> Result<Tensor> {
         Ok(Tensor::cat(&[&before, x, &after], axis)?)
     };
     Ok(along(&along(x, 2)?, 3)?.contiguous()?)
-}
-
-/// `[B, C, H, W]` -> `[B, p p C, H/p, W/p]`: the pixels of a channel's patch follow one another, row by row.
-fn pixels_as_channels(x: &Tensor, p: usize) -> Result<Tensor> {
-    if p == 1 {
-        return Ok(x.clone());
-    }
-    let (batch, channels, height, width) = x.dims4()?;
-    let (height, width) = (height / p, width / p);
-    let apart = x.reshape(vec![batch, channels, height, p, width, p])?;
-    let apart = apart.permute(vec![0, 1, 3, 5, 2, 4])?.contiguous()?;
-    Ok(apart.reshape((batch, p * p * channels, height, width))?)
 }
 
 /// What [`pixels_as_channels`] did, undone.

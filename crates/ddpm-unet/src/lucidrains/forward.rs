@@ -7,8 +7,8 @@ use ddpm_kernels::{Activation, Conv2d, Padding};
 
 use super::architecture::{Architecture, Attention, Level, Norm, Resample, Resnet};
 use super::config::{AttentionNorm, LucidrainsConfig, LucidrainsTime, WeightStandardization};
-use crate::layers::Affine;
-use crate::unet::{matched, size_of_input};
+use crate::layers::{LayerWeights, pixels_as_channels};
+use crate::unet::size_of_input;
 use crate::{Error, NamedTensors, Result};
 
 /// A `Unet` of lucidrains' with its weights, for sampling.
@@ -17,7 +17,7 @@ pub struct LucidrainsUNet {
     config: LucidrainsConfig,
     network: Arc<Architecture>,
     /// Detached, the kernels of residual blocks standardised where that is to be.
-    weights: Vec<Tensor>,
+    weights: LayerWeights,
 }
 
 impl LucidrainsUNet {
@@ -27,12 +27,7 @@ impl LucidrainsUNet {
     /// [`Error::Weights`], which names every tensor that is missing, extra, of the wrong shape or not f32.
     pub fn new(config: &LucidrainsConfig, weights: &(impl NamedTensors + ?Sized)) -> Result<Self> {
         let network = Architecture::new(config.settings());
-        let parameters = network.parameters.iter();
-        let named = parameters.map(|(name, shape)| (name.as_str(), shape.as_slice()));
-        let mut weights = matched(named, weights)?;
-        for weight in &mut weights {
-            *weight = weight.detach();
-        }
+        let mut weights = LayerWeights::matched(&network.parameters, weights)?;
         if let Some(how) = config.settings().weight_standardization {
             for (conv, _) in network.resnets().flat_map(|block| &block.halves) {
                 weights[conv.weight] = standardised(&weights[conv.weight], how)?;
@@ -62,7 +57,9 @@ impl LucidrainsUNet {
         self.check_input(x_t, time)?;
         let network = &self.network;
         let x = self.with_last(x_t, x_0_hat)?;
-        let first = self.conv(&x, network.init_conv, Conv2d::new(1, Padding::same(3)))?;
+        let first = self
+            .weights
+            .conv(&x, network.init_conv, Conv2d::new(1, Padding::same(3)))?;
         let time = self.time_embedding(time, x_t.device())?;
 
         let mut x = first.clone();
@@ -91,7 +88,7 @@ impl LucidrainsUNet {
         }
         x = ddpm_kernels::concat_channels(&x, &first)?;
         x = self.resnet(&x, &network.final_res_block, &time)?;
-        self.conv(&x, network.final_conv, ONE_BY_ONE)
+        self.weights.conv(&x, network.final_conv, ONE_BY_ONE)
     }
 
     /// x_t behind what the network last took for the clean images, where it is told that.
@@ -128,42 +125,35 @@ impl LucidrainsUNet {
         let width = told.len() / time.len().max(1);
         let told = Tensor::from_vec(told, (time.len(), width), device)?;
         let [first, second] = self.network.time_mlp;
-        let hidden = ddpm_kernels::gelu(&self.linear(&told, first)?)?;
-        self.linear(&hidden, second)
-    }
-
-    fn linear(&self, x: &Tensor, layer: Affine) -> Result<Tensor> {
-        let (weight, bias) = (&self.weights[layer.weight], &self.weights[layer.bias]);
-        Ok(ddpm_kernels::linear(x, weight, Some(bias))?)
-    }
-
-    fn conv(&self, x: &Tensor, layer: Affine, how: Conv2d) -> Result<Tensor> {
-        let (weight, bias) = (&self.weights[layer.weight], &self.weights[layer.bias]);
-        Ok(ddpm_kernels::conv2d(x, weight, Some(bias), how)?)
+        let hidden = ddpm_kernels::gelu(&self.weights.linear(&told, first)?)?;
+        self.weights.linear(&hidden, second)
     }
 
     fn resample(&self, x: &Tensor, level: &Level) -> Result<Tensor> {
         match level.resample {
-            Resample::Pixels(conv) => self.conv(&pixels_as_channels(x)?, conv, ONE_BY_ONE),
-            Resample::Strided(conv) => self.conv(x, conv, Conv2d::new(2, Padding::same(1))),
+            Resample::Pixels(conv) => {
+                self.weights
+                    .conv(&pixels_as_channels(x, 2)?, conv, ONE_BY_ONE)
+            }
+            Resample::Strided(conv) => self.weights.conv(x, conv, Conv2d::new(2, Padding::same(1))),
             Resample::Nearest(conv) => {
                 let doubled = ddpm_kernels::upsample_nearest_2x(x)?;
-                self.conv(&doubled, conv, THREE_BY_THREE)
+                self.weights.conv(&doubled, conv, THREE_BY_THREE)
             }
-            Resample::Same(conv) => self.conv(x, conv, THREE_BY_THREE),
+            Resample::Same(conv) => self.weights.conv(x, conv, THREE_BY_THREE),
         }
     }
 
     fn resnet(&self, x: &Tensor, block: &Resnet, time: &Tensor) -> Result<Tensor> {
-        let scale_shift = self.linear(&ddpm_kernels::silu(time)?, block.mlp)?;
+        let scale_shift = self.weights.linear(&ddpm_kernels::silu(time)?, block.mlp)?;
         let [(conv1, norm1), (conv2, norm2)] = &block.halves;
-        let h = self.conv(x, *conv1, THREE_BY_THREE)?;
+        let h = self.weights.conv(x, *conv1, THREE_BY_THREE)?;
         let h = self.block_norm(&h, norm1, Some(&scale_shift))?;
-        let h = self.conv(&h, *conv2, THREE_BY_THREE)?;
+        let h = self.weights.conv(&h, *conv2, THREE_BY_THREE)?;
         let h = self.block_norm(&h, norm2, None)?;
         let x = match block.shortcut {
             None => x.clone(),
-            Some(conv) => self.conv(x, conv, ONE_BY_ONE)?,
+            Some(conv) => self.weights.conv(x, conv, ONE_BY_ONE)?,
         };
         Ok(ddpm_kernels::add(&h, &x)?)
     }
@@ -230,7 +220,7 @@ impl LucidrainsUNet {
             None => self.mixed_by_softmax(qkv, memory)?,
         };
         let mixed = mixed.reshape((batch, (), height, width))?;
-        let mut out = self.conv(&mixed, attention.out, ONE_BY_ONE)?;
+        let mut out = self.weights.conv(&mixed, attention.out, ONE_BY_ONE)?;
         if let Some(norm) = &attention.linear {
             out = self.pixel_norm(&out, norm)?;
         }
@@ -325,15 +315,6 @@ fn with_memory(
         Tensor::cat(&[learned, own], axis)?.contiguous()
     };
     Ok([joined(0, k)?, joined(1, v)?])
-}
-
-/// `[B, C, H, W]` -> `[B, 4 C, H/2, W/2]`: the four pixels of a channel follow one another, row by row.
-fn pixels_as_channels(x: &Tensor) -> Result<Tensor> {
-    let (batch, channels, height, width) = x.dims4()?;
-    let (height, width) = (height / 2, width / 2);
-    let apart = x.reshape(vec![batch, channels, height, 2, width, 2])?;
-    let apart = apart.permute(vec![0, 1, 3, 5, 2, 4])?.contiguous()?;
-    Ok(apart.reshape((batch, 4 * channels, height, width))?)
 }
 
 /// Kernels `[O, I, h, w]` of mean 0 and variance 1, each output's for itself.
