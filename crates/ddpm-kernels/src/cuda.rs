@@ -10,6 +10,7 @@ pub(crate) mod convolution;
 pub(crate) mod dropout;
 pub(crate) mod elementwise;
 pub(crate) mod launch;
+pub(crate) mod nhwc;
 pub(crate) mod norm;
 pub(crate) mod optimise;
 pub(crate) mod planes;

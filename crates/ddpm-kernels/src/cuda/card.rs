@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // kernels are launched, and memory is had before it is written
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED_ATTRIBUTE;
@@ -14,6 +15,8 @@ use candle_core::op::BackpropOp;
 use candle_core::{Error, Layout, Result, Shape, Storage, Tensor, bail};
 use half::bf16;
 
+use super::convolution::{Pass, Shape as Convolution};
+use super::cudnn;
 use super::launch::{Address, Argument, Kind, Launch, Machine, SHARED_BYTES};
 
 /// What nvcc made of `cuda/kernels.cu`.
@@ -159,6 +162,7 @@ impl<'a> Card<'a> {
 
 impl Machine for Card<'_> {
     type Memory = Memory;
+    type Recording = Infallible;
 
     fn allocate(&self, kind: Kind, count: usize) -> Result<Memory> {
         let count = count.max(1);
@@ -208,5 +212,23 @@ impl Machine for Card<'_> {
         // SAFETY: the same calls run on the host in tests, where their arguments and every access are checked.
         unsafe { builder.launch(config) }.map_err(Error::wrap)?;
         Ok(())
+    }
+
+    fn convolve(
+        &self,
+        shape: &Convolution,
+        pass: Pass,
+        from: [Address; 2],
+        to: Address,
+    ) -> Result<()> {
+        cudnn::convolve(self, shape, pass, from, to)
+    }
+
+    fn record(&self, _: &mut dyn FnMut() -> Result<()>) -> Result<Option<Infallible>> {
+        Ok(None)
+    }
+
+    fn replay(&self, recording: &Infallible) -> Result<()> {
+        match *recording {}
     }
 }

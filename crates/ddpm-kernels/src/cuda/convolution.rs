@@ -7,11 +7,22 @@ use super::settings::Settings;
 use crate::Conv2d;
 use crate::geometry::Geometry;
 
+/// How the numbers of images follow each other, and those of weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Order {
+    /// Channel after channel: NCHW, and weights output by input by row by column.
+    Planes,
+    /// Pixel after pixel: NHWC, and weights output by row by column by input.
+    Pixels,
+}
+
 /// What cuDNN is told; plans are kept by it. Its padding is the same above and below, left and right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Shape {
     /// Of x, the weights and y; sums are f32.
     pub(crate) kind: Kind,
+    pub(crate) order: Order,
+    /// Images, channels, rows, columns; so for y.
     pub(crate) x: [u32; 4],
     /// Outputs, inputs of a group, rows, columns.
     pub(crate) weight: [u32; 4],
@@ -77,6 +88,7 @@ pub(crate) fn shape_of(
     };
     let shape = Shape {
         kind,
+        order: Order::Planes,
         x: sizes(x)?,
         weight: sizes(weight)?,
         y: sizes(y)?,

@@ -17,7 +17,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
 use candle_core::{Error, Result};
 
 use super::card::Card;
-use super::convolution::{Candidate, DEFAULT_MATH, FMA_MATH, Pass, Shape, choose};
+use super::convolution::{Candidate, DEFAULT_MATH, FMA_MATH, Order, Pass, Shape, choose};
 use super::launch::Address;
 use super::launch::Kind;
 use super::settings::Settings;
@@ -140,7 +140,10 @@ struct Descriptors {
 
 impl Descriptors {
     fn new(shape: &Shape, settings: Settings) -> std::result::Result<Descriptors, CudnnError> {
-        let format = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NCHW;
+        let format = match shape.order {
+            Order::Planes => sys::cudnnTensorFormat_t::CUDNN_TENSOR_NCHW,
+            Order::Pixels => sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC,
+        };
         let float = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
         let stored = match shape.kind {
             Kind::F32 => float,

@@ -2,6 +2,8 @@
 
 use candle_core::{DType, Result, bail};
 
+use super::convolution::{Pass, Shape};
+
 /// Threads that run in step.
 pub(crate) const WARP: u32 = 32;
 /// Bytes of shared memory that every card has without being asked.
@@ -41,6 +43,8 @@ pub(crate) use kernel;
 /// Where kernels run. What is launched later finds what was launched before done.
 pub(crate) trait Machine {
     type Memory;
+    /// Launches and convolutions that were kept.
+    type Recording;
 
     /// Memory for so many numbers, that holds nothing yet.
     fn allocate(&self, kind: Kind, count: usize) -> Result<Self::Memory>;
@@ -48,6 +52,14 @@ pub(crate) trait Machine {
     fn upload(&self, words: &[u64]) -> Result<Self::Memory>;
     fn address(&self, memory: &Self::Memory) -> Address;
     fn launch(&self, kernel: &'static str, launch: Launch, arguments: &[Argument]) -> Result<()>;
+    /// A convolution, a data gradient or a gradient of the weights: of x and W to y, of W and dL/dy to dL/dx, of x and dL/dy to
+    /// dL/dW. Everything is contiguous, of the shape, its order and its kind, and the result is written whole.
+    fn convolve(&self, shape: &Shape, pass: Pass, from: [Address; 2], to: Address) -> Result<()>;
+    /// Keeps what `work` launches instead of launching it; nothing where the machine cannot, and then nothing was launched
+    /// either. `work` allocates and uploads nothing, and has been carried out once before.
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Self::Recording>>;
+    /// Launches what was kept, at the same addresses.
+    fn replay(&self, recording: &Self::Recording) -> Result<()>;
 }
 
 /// An address in a machine's memory.

@@ -1,6 +1,7 @@
 //! The kernels' own source on the host: compiled as C++ when a test first asks for it, and launched thread by thread.
 #![allow(unsafe_code)] // what was compiled is called
 
+use std::cell::RefCell;
 use std::env;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::{Path, PathBuf};
@@ -10,13 +11,26 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use candle_core::{Result, bail};
 use libloading::Library;
 
+use super::convolution::{Pass, Shape};
 use super::launch::{Address, Argument, Kind, Launch, Machine};
 use crate::bf16::{Bf16, Element};
+
+#[path = "library.rs"]
+mod library;
 
 /// Launches blocks and threads in their order, or backwards: what depends on the order is a race.
 pub(crate) struct Host {
     library: &'static Mutex<Library>,
     backwards: bool,
+    /// What is kept instead of launched, if it is.
+    recording: RefCell<Option<Vec<Call>>>,
+}
+
+/// One thing that a machine is told to do.
+#[derive(Clone)]
+pub(crate) enum Call {
+    Launch(&'static str, Launch, Vec<Argument>),
+    Convolve(Shape, Pass, [Address; 2], Address),
 }
 
 /// Words that lie on both sides of all memory and may not change.
@@ -80,13 +94,27 @@ pub(crate) fn kept(kind: Kind, numbers: &[f32]) -> Vec<f32> {
 }
 
 impl Host {
+    fn new(library: &'static Mutex<Library>, backwards: bool) -> Host {
+        Host {
+            library,
+            backwards,
+            recording: RefCell::default(),
+        }
+    }
+
+    /// Keeps a call, if calls are kept.
+    fn keeps(&self, call: impl FnOnce() -> Call) -> bool {
+        let mut recording = self.recording.borrow_mut();
+        recording.as_mut().map(|calls| calls.push(call())).is_some()
+    }
+
     /// Runs work in both orders and gives what both gave, bit for bit; nothing where there is no C++ compiler.
     pub(crate) fn both_ways(
         work: impl Fn(&Host) -> Result<Vec<Vec<f32>>>,
     ) -> Option<Vec<Vec<f32>>> {
         let library = library()?;
         let [ahead, back] =
-            [false, true].map(|backwards| work(&Host { library, backwards }).unwrap());
+            [false, true].map(|backwards| work(&Host::new(library, backwards)).unwrap());
         let bits = |all: &[Vec<f32>]| -> Vec<Vec<u32>> {
             let of = |one: &Vec<f32>| one.iter().map(|x| x.to_bits()).collect();
             all.iter().map(of).collect()
@@ -127,8 +155,13 @@ impl Host {
 
 impl Machine for Host {
     type Memory = Memory;
+    type Recording = Vec<Call>;
 
     fn allocate(&self, kind: Kind, count: usize) -> Result<Memory> {
+        assert!(
+            self.recording.borrow().is_none(),
+            "allocated while calls are kept"
+        );
         let mut words = GUARD.to_vec();
         words.resize(GUARD.len() + (count * size_of(kind)).div_ceil(8), POISON);
         words.extend(GUARD);
@@ -136,6 +169,10 @@ impl Machine for Host {
     }
 
     fn upload(&self, words: &[u64]) -> Result<Memory> {
+        assert!(
+            self.recording.borrow().is_none(),
+            "uploaded while calls are kept"
+        );
         Ok(Memory {
             words: [&GUARD, words, &GUARD].concat(),
             kind: Kind::F32,
@@ -154,6 +191,9 @@ impl Machine for Host {
     }
 
     fn launch(&self, kernel: &'static str, launch: Launch, arguments: &[Argument]) -> Result<()> {
+        if self.keeps(|| Call::Launch(kernel, launch, arguments.to_vec())) {
+            return Ok(());
+        }
         type HostLaunch = unsafe extern "C" fn(
             *const c_char,
             *const [u32; 2],
@@ -189,6 +229,27 @@ impl Machine for Host {
             CStr::from_ptr(message).to_string_lossy().into_owned()
         };
         bail!("{kernel}: {message}")
+    }
+
+    fn convolve(&self, shape: &Shape, pass: Pass, from: [Address; 2], to: Address) -> Result<()> {
+        if !self.keeps(|| Call::Convolve(*shape, pass, from, to)) {
+            library::convolve(shape, pass, from, to);
+        }
+        Ok(())
+    }
+
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Vec<Call>>> {
+        self.recording.replace(Some(Vec::new()));
+        let done = work();
+        let calls = self.recording.take();
+        done.map(|()| calls)
+    }
+
+    fn replay(&self, recording: &Vec<Call>) -> Result<()> {
+        recording.iter().try_for_each(|call| match call {
+            Call::Launch(kernel, launch, arguments) => self.launch(kernel, *launch, arguments),
+            Call::Convolve(shape, pass, from, to) => self.convolve(shape, *pass, *from, *to),
+        })
     }
 }
 
@@ -251,10 +312,7 @@ mod tests {
 
     /// What the host says of a launch of 64 threads; nothing where there is no compiler.
     fn told(kernel: &'static str, work: impl Fn(&Host, &Memory) -> Result<()>) -> Option<String> {
-        let host = Host {
-            library: library()?,
-            backwards: false,
-        };
+        let host = Host::new(library()?, false);
         let memory = host.floats(&[0.0; 64]);
         let error = work(&host, &memory).err().map(|error| error.to_string());
         Some(error.unwrap_or_else(|| panic!("{kernel} was let through")))

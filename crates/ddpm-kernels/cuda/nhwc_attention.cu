@@ -1,0 +1,1 @@
+//! Softmax attention over pixels whose channels lie side by side.

@@ -1,0 +1,1 @@
+//! Sums, factors and parts of images whose channels lie side by side.

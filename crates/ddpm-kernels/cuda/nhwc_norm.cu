@@ -1,0 +1,1 @@
+//! Moments of channels, group normalisation from them, and its gradient.

@@ -1,0 +1,1 @@
+//! Softmax attention between the pixels of images, and its gradients.

@@ -1,0 +1,1 @@
+//! Sums, factors, and some channels of images.

@@ -1,0 +1,1 @@
+//! What is added to the result of a convolution, and the moments of its channels.

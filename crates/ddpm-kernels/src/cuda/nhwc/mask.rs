@@ -1,0 +1,1 @@
+//! Dropout: masks drawn on the card, and gradients through them.

@@ -1,0 +1,1 @@
+//! Group normalisation from the moments of channels, and its gradient.

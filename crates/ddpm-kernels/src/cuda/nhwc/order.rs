@@ -1,0 +1,1 @@
+//! Images from channel after channel to pixel after pixel, and back.

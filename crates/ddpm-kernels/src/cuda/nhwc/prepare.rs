@@ -1,0 +1,1 @@
+//! What a convolution reads, made from what is kept.

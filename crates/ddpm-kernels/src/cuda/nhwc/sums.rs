@@ -1,0 +1,1 @@
+//! Sums of gradients over pixels: those of biases and of vectors.
