@@ -8,6 +8,9 @@
 /// Shared memory of a block, as much of it as the launch asks for.
 extern __shared__ __align__(16) float block_memory[];
 
+/// What tables are made of: addresses, numbers, or two of 32 bits.
+typedef unsigned long long word;
+
 /// The upper half of a float: eight bits of exponent, seven of fraction. It is only stored; all arithmetic is in floats.
 struct bf16 {
     unsigned short bits;
@@ -75,4 +78,45 @@ __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 __device__ inline float silu_slope(float x) {
     const float s = sigmoid(x);
     return s * (1.0f + x * (1.0f - s));
+}
+
+/// N numbers side by side that are loaded and stored at once; they lie at a multiple of their size.
+template <class T, unsigned N>
+struct alignas(N * sizeof(T)) Pack {
+    T at[N];
+};
+
+/// How many numbers are 16 bytes: what a thread loads or stores at once, at most.
+template <class T>
+constexpr unsigned PACK = 16 / sizeof(T);
+
+/// The numbers i, i + 1, ... of x, as floats; zeros for those from `count` on. i is a multiple of N.
+template <class T, unsigned N>
+__device__ inline void load(const T* x, unsigned i, unsigned count, float (&to)[N]) {
+    if (i + N <= count) {
+        const Pack<T, N> pack = *(const Pack<T, N>*)(x + i);
+        for (unsigned k = 0; k < N; k++) {
+            to[k] = wide(pack.at[k]);
+        }
+        return;
+    }
+    for (unsigned k = 0; k < N; k++) {
+        to[k] = i + k < count ? wide(x[i + k]) : 0.0f;
+    }
+}
+
+/// The other way: writes what lies before `count`.
+template <class T, unsigned N>
+__device__ inline void store(const float (&from)[N], T* y, unsigned i, unsigned count) {
+    if (i + N <= count) {
+        Pack<T, N> pack;
+        for (unsigned k = 0; k < N; k++) {
+            put(pack.at + k, from[k]);
+        }
+        *(Pack<T, N>*)(y + i) = pack;
+        return;
+    }
+    for (unsigned k = 0; k < N && i + k < count; k++) {
+        put(y + i + k, from[k]);
+    }
 }

@@ -4,8 +4,6 @@
 //! many elements they have. Then a word for each block: the parameter in its upper half, its chunk in the lower. Each chunk
 //! is CHUNK elements, so that no sum depends on how many blocks run at once.
 
-typedef unsigned long long word;
-
 #define CHUNK 16384
 
 /// What a block works on: a row of the table, and where in its tensors the chunk begins and ends.

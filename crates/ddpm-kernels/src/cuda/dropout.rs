@@ -150,7 +150,7 @@ pub(crate) fn dropout<M: Machine>(
 }
 
 /// k 2^-24 >= rate exactly where k is at least this: both sides are exact in double precision.
-fn threshold(rate: f64) -> u32 {
+pub(crate) fn threshold(rate: f64) -> u32 {
     (rate * f64::from(1 << 24)).ceil() as u32
 }
 
