@@ -166,6 +166,7 @@ struct Named {
 
 #define KERNEL(name) {#name, Arguments<name>::run, Arguments<name>::count}
 #define BOTH(name) KERNEL(name), KERNEL(name##_bf16)
+#define PACKS(name) BOTH(name), BOTH(name##_each)
 #define OF_ATTENTION(size) BOTH(attention_##size), BOTH(attention_query_gradient_##size), BOTH(attention_key_gradient_##size)
 
 extern "C" __global__ void of_the_host_missed_barrier() {
@@ -215,6 +216,16 @@ const Named KERNELS[] = {
     BOTH(nhwc_scale),
     BOTH(nhwc_downsample),
     BOTH(nhwc_part),
+    PACKS(nhwc_prepare),
+    PACKS(nhwc_cut_border),
+    PACKS(nhwc_silu_gradient),
+    PACKS(nhwc_finish),
+    KERNEL(nhwc_coefficients),
+    PACKS(nhwc_norm_sums),
+    KERNEL(nhwc_norm_means),
+    PACKS(nhwc_norm_gradient),
+    PACKS(nhwc_chunk_sums),
+    KERNEL(nhwc_sum_rows),
     KERNEL(squares_of_chunks),
     KERNEL(norm_of_parts),
     KERNEL(adamw_of_chunks),

@@ -58,3 +58,5 @@ inline unsigned __float_as_uint(float x) {
 }
 
 inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)(((uint64_t)a * b) >> 32); }
+
+inline float __fdividef(float a, float b) { return a / b; }

@@ -13,6 +13,11 @@ pub(crate) mod prepare;
 pub(crate) mod sums;
 pub(crate) mod weights;
 
+mod tiles;
+
+#[cfg(test)]
+mod oracle;
+
 /// Images of one size. Vectors, one an image, are the pixels of one image side by side: `count` 1, `height` 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Images {
