@@ -7,38 +7,83 @@
 #define WARPS 8
 #define TILE (WARP * (W + 1))
 
-/// Copies `count` rows from row `first` on into shared memory; beyond `rows` come zeros.
+/// Rows of one head: `columns` numbers each, `apart` from one row to the next.
 template <class T>
-__device__ inline void stay(float* to, const T* from, unsigned first, unsigned count, unsigned rows, unsigned columns) {
-    for (unsigned i = threadIdx.x; i < count * columns; i += blockDim.x) {
-        const size_t at = (size_t)first * columns + i;
-        to[i] = at < (size_t)rows * columns ? wide(from[at]) : 0.0f;
+struct Rows {
+    T* at;
+    unsigned count, columns, apart;
+
+    __device__ T* of(unsigned row, unsigned column) const { return at + (size_t)row * apart + column; }
+};
+
+/// The sizes of all heads, and which one the block works on, from which of the rows that stay on.
+///
+/// `heads` lie side by side in the rows of an image: queries are [images, queries, heads * size].
+struct Head {
+    unsigned queries, keys, size, value_size, heads;
+    float scale;
+    unsigned number, first; // `number` counts heads through the images
+
+    /// Blocks go through the rows that stay, `at_once` each, of one head after the other.
+    __device__ Head(unsigned queries, unsigned keys, unsigned size, unsigned value_size, unsigned heads, float scale,
+                    unsigned staying, unsigned at_once)
+        : queries(queries), keys(keys), size(size), value_size(value_size), heads(heads), scale(scale) {
+        const unsigned blocks = (staying + at_once - 1) / at_once;
+        number = blockIdx.x / blocks;
+        first = (blockIdx.x - number * blocks) * at_once;
+    }
+
+    template <class T>
+    __device__ Rows<T> rows(T* all, unsigned count, unsigned columns) const {
+        const unsigned image = number / heads, head = number - image * heads;
+        return {all + ((size_t)image * count * heads + head) * columns, count, columns, heads * columns};
+    }
+
+    /// The head's part of all queries, keys, values, outputs, and of what is one number a query: [images, heads, queries].
+    template <class T>
+    __device__ Rows<T> q(T* all) const { return rows(all, queries, size); }
+    template <class T>
+    __device__ Rows<T> k(T* all) const { return rows(all, keys, size); }
+    template <class T>
+    __device__ Rows<T> v(T* all) const { return rows(all, keys, value_size); }
+    template <class T>
+    __device__ Rows<T> y(T* all) const { return rows(all, queries, value_size); }
+    template <class T>
+    __device__ T* line(T* all) const { return all + (size_t)number * queries; }
+};
+
+/// Copies `count` rows from row `first` on into shared memory; beyond the last come zeros.
+template <class T>
+__device__ inline void stay(float* to, const Rows<T>& from, unsigned first, unsigned count) {
+    for (unsigned i = threadIdx.x; i < count * from.columns; i += blockDim.x) {
+        const unsigned row = i / from.columns;
+        to[i] = first + row < from.count ? wide(*from.of(first + row, i - row * from.columns)) : 0.0f;
     }
 }
 
 /// 32 rows from `first` on, W of their columns from `left` on; zeros beyond. All threads call it.
 template <int W, class T>
-__device__ inline void fetch(float* tile, const T* from, unsigned first, unsigned rows, unsigned left, unsigned columns) {
+__device__ inline void fetch(float* tile, const Rows<T>& from, unsigned first, unsigned left) {
     __syncthreads(); // the piece before has been read
     for (unsigned i = threadIdx.x; i < WARP * W; i += blockDim.x) {
         const unsigned row = i / W, column = i % W;
-        const bool inside = first + row < rows && left + column < columns;
-        tile[row * (W + 1) + column] = inside ? wide(from[(size_t)(first + row) * columns + left + column]) : 0.0f;
+        const bool inside = first + row < from.count && left + column < from.columns;
+        tile[row * (W + 1) + column] = inside ? wide(*from.of(first + row, left + column)) : 0.0f;
     }
     __syncthreads();
 }
 
 /// dot[r] = the product of row 8 r + warp of those that stay with row first + lane of those that stream.
 template <int R, int W, class T>
-__device__ inline void products(float (&dot)[R], const float* staying, float* tile, const T* streaming, unsigned first,
-                                unsigned rows, unsigned columns) {
+__device__ inline void products(float (&dot)[R], const float* staying, float* tile, const Rows<T>& streaming, unsigned first) {
+    const unsigned columns = streaming.columns;
     const unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
 #pragma unroll
     for (int r = 0; r < R; r++) {
         dot[r] = 0.0f;
     }
     for (unsigned left = 0; left < columns; left += W) {
-        fetch<W, T>(tile, streaming, first, rows, left, columns);
+        fetch<W>(tile, streaming, first, left);
         const unsigned width = min((unsigned)W, columns - left);
         for (unsigned c = 0; c < width; c++) {
             const float other = tile[lane * (W + 1) + c];
@@ -54,12 +99,12 @@ __device__ inline void products(float (&dot)[R], const float* staying, float* ti
 /// rows i; without `fade` nothing fades.
 template <int R, int W, class T>
 __device__ inline void gather(float* sums, const float* fade, float scale, const float* weights, float* tile,
-                              const T* streaming, unsigned first, unsigned rows, unsigned columns) {
+                              const Rows<T>& streaming, unsigned first) {
     constexpr int LINES = WARPS * WARP / W; // rows at once
     constexpr int TURNS = WARPS * R / LINES;
-    const unsigned column = threadIdx.x % W, line = threadIdx.x / W;
+    const unsigned column = threadIdx.x % W, line = threadIdx.x / W, columns = streaming.columns;
     for (unsigned left = 0; left < columns; left += W) {
-        fetch<W, T>(tile, streaming, first, rows, left, columns);
+        fetch<W>(tile, streaming, first, left);
         float sum[TURNS] = {};
         for (unsigned j = 0; j < WARP; j++) {
             const float other = tile[j * (W + 1) + column];
@@ -81,44 +126,15 @@ __device__ inline void gather(float* sums, const float* fade, float scale, const
 
 /// Rows that stay have their sums written, each over divisor[i] where there is one.
 template <class T>
-__device__ inline void write(T* to, const float* sums, const float* divisor, unsigned first, unsigned count, unsigned rows,
-                             unsigned columns) {
+__device__ inline void write(const Rows<T>& to, const float* sums, const float* divisor, unsigned first, unsigned count) {
     __syncthreads();
-    for (unsigned i = threadIdx.x; i < count * columns; i += blockDim.x) {
-        const size_t at = (size_t)first * columns + i;
-        if (at < (size_t)rows * columns) {
-            put(to + at, divisor ? sums[i] / divisor[i / columns] : sums[i]);
+    for (unsigned i = threadIdx.x; i < count * to.columns; i += blockDim.x) {
+        const unsigned row = i / to.columns;
+        if (first + row < to.count) {
+            put(to.of(first + row, i - row * to.columns), divisor ? sums[i] / divisor[row] : sums[i]);
         }
     }
 }
-
-/// The sizes of all heads, and which one the block works on, from which of the rows that stay on.
-struct Head {
-    unsigned queries, keys, size, value_size;
-    float scale;
-    unsigned number, first;
-
-    /// Blocks go through the rows that stay, `at_once` each, of one head after the other.
-    __device__ Head(unsigned queries, unsigned keys, unsigned size, unsigned value_size, float scale, unsigned staying,
-                    unsigned at_once)
-        : queries(queries), keys(keys), size(size), value_size(value_size), scale(scale) {
-        const unsigned blocks = (staying + at_once - 1) / at_once;
-        number = blockIdx.x / blocks;
-        first = (blockIdx.x - number * blocks) * at_once;
-    }
-
-    /// The head's part of all queries, keys, values, outputs, and of what is one number a query.
-    template <class T>
-    __device__ T* q(T* all) const { return all + (size_t)number * queries * size; }
-    template <class T>
-    __device__ T* k(T* all) const { return all + (size_t)number * keys * size; }
-    template <class T>
-    __device__ T* v(T* all) const { return all + (size_t)number * keys * value_size; }
-    template <class T>
-    __device__ T* y(T* all) const { return all + (size_t)number * queries * value_size; }
-    template <class T>
-    __device__ T* line(T* all) const { return all + (size_t)number * queries; }
-};
 
 /// y = softmax(scale q k') v, and of each query the logarithm of the sum of e^scores. Shared: q and y of the rows that stay,
 /// weights, a tile, fades, sums.
@@ -133,7 +149,7 @@ __device__ inline void attention(const Head& head, const T* q, const T* k, const
     float* tile = weights + ROWS * (WARP + 1);
     float* fade = tile + TILE;
     float* total = fade + ROWS;
-    stay(staying, head.q(q), first, ROWS, head.queries, head.size);
+    stay(staying, head.q(q), first, ROWS);
     for (unsigned i = threadIdx.x; i < ROWS * head.value_size; i += blockDim.x) {
         sums[i] = 0.0f;
     }
@@ -145,7 +161,7 @@ __device__ inline void attention(const Head& head, const T* q, const T* k, const
     }
     for (unsigned key = 0; key < head.keys; key += WARP) {
         float score[R];
-        products<R, W, T>(score, staying, tile, head.k(k), key, head.keys, head.size);
+        products<R, W>(score, staying, tile, head.k(k), key);
 #pragma unroll
         for (int r = 0; r < R; r++) {
             score[r] = key + lane < head.keys ? head.scale * score[r] : -INFINITY;
@@ -161,7 +177,7 @@ __device__ inline void attention(const Head& head, const T* q, const T* k, const
             }
         }
         // `gather` begins with a barrier, and what it leaves is read after one.
-        gather<R, W, T>(sums, fade, 1.0f, weights, tile, head.v(v), key, head.keys, head.value_size);
+        gather<R, W>(sums, fade, 1.0f, weights, tile, head.v(v), key);
     }
     if (lane == 0) {
 #pragma unroll
@@ -173,7 +189,7 @@ __device__ inline void attention(const Head& head, const T* q, const T* k, const
             }
         }
     }
-    write(head.y(y), sums, total, first, ROWS, head.queries, head.value_size);
+    write(head.y(y), sums, total, first, ROWS);
 }
 
 /// p = e^(score - logarithm), so that the gradient of a score is p (dp - delta); 0 beyond the queries and keys.
@@ -191,15 +207,15 @@ __device__ inline void query_gradient(const Head& head, const T* q, const T* k, 
     float* sums = staying_g + ROWS * head.value_size;
     float* weights = sums + ROWS * head.size;
     float* tile = weights + ROWS * (WARP + 1);
-    stay(staying, head.q(q), first, ROWS, head.queries, head.size);
-    stay(staying_g, head.y(g), first, ROWS, head.queries, head.value_size);
+    stay(staying, head.q(q), first, ROWS);
+    stay(staying_g, head.y(g), first, ROWS);
     for (unsigned i = threadIdx.x; i < ROWS * head.size; i += blockDim.x) {
         sums[i] = 0.0f;
     }
     for (unsigned key = 0; key < head.keys; key += WARP) {
         float score[R], dp[R];
-        products<R, W, T>(score, staying, tile, head.k(k), key, head.keys, head.size);
-        products<R, W, T>(dp, staying_g, tile, head.v(v), key, head.keys, head.value_size);
+        products<R, W>(score, staying, tile, head.k(k), key);
+        products<R, W>(dp, staying_g, tile, head.v(v), key);
 #pragma unroll
         for (int r = 0; r < R; r++) {
             const unsigned row = WARPS * r + warp;
@@ -208,9 +224,9 @@ __device__ inline void query_gradient(const Head& head, const T* q, const T* k, 
             const float p = probability(head.scale * score[r], head.line(logarithms)[query], inside);
             weights[row * (WARP + 1) + lane] = p * (dp[r] - head.line(deltas)[query]);
         }
-        gather<R, W, T>(sums, nullptr, head.scale, weights, tile, head.k(k), key, head.keys, head.size);
+        gather<R, W>(sums, nullptr, head.scale, weights, tile, head.k(k), key);
     }
-    write(head.q(dq), sums, nullptr, first, ROWS, head.queries, head.size);
+    write(head.q(dq), sums, nullptr, first, ROWS);
 }
 
 /// dk = scale ds' q and dv = p' g. Keys stay. Shared: k, v, dk and dv of the rows that stay, two of weights, a tile.
@@ -227,15 +243,15 @@ __device__ inline void key_gradient(const Head& head, const T* q, const T* k, co
     float* weights = sums_v + ROWS * head.value_size;
     float* weights_v = weights + ROWS * (WARP + 1);
     float* tile = weights_v + ROWS * (WARP + 1);
-    stay(staying, head.k(k), first, ROWS, head.keys, head.size);
-    stay(staying_v, head.v(v), first, ROWS, head.keys, head.value_size);
+    stay(staying, head.k(k), first, ROWS);
+    stay(staying_v, head.v(v), first, ROWS);
     for (unsigned i = threadIdx.x; i < ROWS * (head.size + head.value_size); i += blockDim.x) {
         sums[i] = 0.0f; // both
     }
     for (unsigned query = 0; query < head.queries; query += WARP) {
         float score[R], dp[R];
-        products<R, W, T>(score, staying, tile, head.q(q), query, head.queries, head.size);
-        products<R, W, T>(dp, staying_v, tile, head.y(g), query, head.queries, head.value_size);
+        products<R, W>(score, staying, tile, head.q(q), query);
+        products<R, W>(dp, staying_v, tile, head.y(g), query);
         const unsigned at = min(query + lane, head.queries - 1);
         const float logarithm = head.line(logarithms)[at], delta = head.line(deltas)[at];
 #pragma unroll
@@ -246,54 +262,67 @@ __device__ inline void key_gradient(const Head& head, const T* q, const T* k, co
             weights[row * (WARP + 1) + lane] = p * (dp[r] - delta);
             weights_v[row * (WARP + 1) + lane] = p;
         }
-        gather<R, W, T>(sums_v, nullptr, 1.0f, weights_v, tile, head.y(g), query, head.queries, head.value_size);
-        gather<R, W, T>(sums, nullptr, head.scale, weights, tile, head.q(q), query, head.queries, head.size);
+        gather<R, W>(sums_v, nullptr, 1.0f, weights_v, tile, head.y(g), query);
+        gather<R, W>(sums, nullptr, head.scale, weights, tile, head.q(q), query);
     }
-    write(head.k(dk), sums, nullptr, first, ROWS, head.keys, head.size);
-    write(head.v(dv), sums_v, nullptr, first, ROWS, head.keys, head.value_size);
+    write(head.k(dk), sums, nullptr, first, ROWS);
+    write(head.v(dv), sums_v, nullptr, first, ROWS);
 }
 
-/// deltas[i] = the product of a query's output and its gradient; a warp a query.
-template <class T>
-__device__ inline void deltas_of(const T* y, const T* g, float* deltas, unsigned queries, unsigned value_size) {
-    const unsigned query = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
-    if (query >= queries) {
-        return; // the whole warp
+/// The sum over `lanes` neighbouring lanes, a power of two of them, in each. All lanes of the warp call it.
+__device__ inline float neighbours_sum(float x, unsigned lanes) {
+    for (unsigned apart = lanes / 2; apart > 0; apart /= 2) {
+        x += __shfl_xor_sync(0xffffffffu, x, apart);
     }
+    return x;
+}
+
+/// Where the number of a query lies, [images, heads, queries], of queries counted as they lie in memory: head by head side by side.
+__device__ inline size_t line_of(unsigned query, unsigned heads, Divisor by_heads, unsigned queries, Divisor by_queries) {
+    const unsigned pixel = divide(query, by_heads), image = divide(pixel, by_queries);
+    const unsigned head = query - pixel * heads;
+    return ((size_t)image * heads + head) * queries + (pixel - image * queries);
+}
+
+/// The product of a query's output and its gradient, in the order of [`line_of`]; `lanes` a query.
+template <class T>
+__device__ inline void deltas_of(const T* y, const T* g, float* deltas, unsigned count, unsigned value_size, unsigned lanes,
+                                 unsigned heads, Divisor by_heads, unsigned queries, Divisor by_queries) {
+    const unsigned lane = threadIdx.x & (lanes - 1);
+    const unsigned query = blockIdx.x * (blockDim.x / lanes) + threadIdx.x / lanes;
     float sum = 0.0f;
-    for (unsigned c = threadIdx.x % WARP; c < value_size; c += WARP) {
+    for (unsigned c = lane; query < count && c < value_size; c += lanes) {
         const size_t at = (size_t)query * value_size + c;
         sum += wide(y[at]) * wide(g[at]);
     }
-    sum = warp_sum(sum);
-    if (threadIdx.x % WARP == 0) {
-        deltas[query] = sum;
+    sum = neighbours_sum(sum, lanes);
+    if (query < count && lane == 0) {
+        deltas[line_of(query, heads, by_heads, queries, by_queries)] = sum;
     }
 }
 
+#define SIZES unsigned queries, unsigned keys, unsigned size, unsigned value_size, unsigned heads, float scale
+#define HEAD(staying, at_once) Head(queries, keys, size, value_size, heads, scale, staying, at_once)
+
 #define ATTENTION(R, W, T, suffix)                                                                                             \
     extern "C" __global__ void __launch_bounds__(WARPS* WARP) attention_##R##_##W##suffix(                                     \
-        const T* q, const T* k, const T* v, T* y, float* logarithms, unsigned queries, unsigned keys, unsigned size,           \
-        unsigned value_size, float scale) {                                                                                    \
-        attention<R, W>(Head(queries, keys, size, value_size, scale, queries, WARPS * R), q, k, v, y, logarithms);             \
+        const T* q, const T* k, const T* v, T* y, float* logarithms, SIZES) {                                                  \
+        attention<R, W>(HEAD(queries, WARPS * R), q, k, v, y, logarithms);                                                     \
     }                                                                                                                          \
     extern "C" __global__ void __launch_bounds__(WARPS* WARP) attention_query_gradient_##R##_##W##suffix(                      \
-        const T* q, const T* k, const T* v, const T* g, const float* logarithms, const float* deltas, T* dq,                   \
-        unsigned queries, unsigned keys, unsigned size, unsigned value_size, float scale) {                                    \
-        query_gradient<R, W>(Head(queries, keys, size, value_size, scale, queries, WARPS * R), q, k, v, g, logarithms, deltas, \
-                             dq);                                                                                              \
+        const T* q, const T* k, const T* v, const T* g, const float* logarithms, const float* deltas, T* dq, SIZES) {          \
+        query_gradient<R, W>(HEAD(queries, WARPS * R), q, k, v, g, logarithms, deltas, dq);                                    \
     }                                                                                                                          \
     extern "C" __global__ void __launch_bounds__(WARPS* WARP) attention_key_gradient_##R##_##W##suffix(                        \
-        const T* q, const T* k, const T* v, const T* g, const float* logarithms, const float* deltas, T* dk, T* dv,            \
-        unsigned queries, unsigned keys, unsigned size, unsigned value_size, float scale) {                                    \
-        key_gradient<R, W>(Head(queries, keys, size, value_size, scale, keys, WARPS * R), q, k, v, g, logarithms, deltas, dk,  \
-                           dv);                                                                                                \
+        const T* q, const T* k, const T* v, const T* g, const float* logarithms, const float* deltas, T* dk, T* dv, SIZES) {   \
+        key_gradient<R, W>(HEAD(keys, WARPS * R), q, k, v, g, logarithms, deltas, dk, dv);                                     \
     }
 
 #define ATTENTIONS(T, suffix)                                                                                                  \
-    extern "C" __global__ void attention_deltas##suffix(const T* y, const T* g, float* deltas, unsigned queries,               \
-                                                        unsigned value_size) {                                                 \
-        deltas_of(y, g, deltas, queries, value_size);                                                                          \
+    extern "C" __global__ void attention_deltas##suffix(const T* y, const T* g, float* deltas, unsigned count,                 \
+                                                        unsigned value_size, unsigned lanes, unsigned heads, Divisor by_heads, \
+                                                        unsigned queries, Divisor by_queries) {                                \
+        deltas_of(y, g, deltas, count, value_size, lanes, heads, by_heads, queries, by_queries);                               \
     }                                                                                                                          \
     ATTENTION(4, 16, T, suffix)                                                                                                \
     ATTENTION(4, 64, T, suffix)                                                                                                \

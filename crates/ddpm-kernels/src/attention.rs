@@ -16,6 +16,8 @@ use crate::storage::{Shared, slice, tensor_like, view, written};
 /// # Shapes
 /// q `[B, heads, N, d]`, k `[B, heads, M, d]`, v `[B, heads, M, e]` -> `[B, heads, N, e]`.
 ///
+/// On a card in bf16, heads with d = e, a multiple of 8 up to 256, go by tensor cores, which round probabilities to bf16 too.
+///
 /// # Errors
 /// Shapes that do not fit, no keys, a type other than f32.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
@@ -61,7 +63,8 @@ struct Attention {
 fn on_card(kind: Kind, heads: &Heads) -> crate::cuda::attention::Heads {
     crate::cuda::attention::Heads {
         kind,
-        heads: heads.batch * heads.heads,
+        images: heads.batch * heads.heads, // of one head each: they lie one after the other
+        heads: 1,
         queries: heads.queries,
         keys: heads.keys,
         size: heads.size,

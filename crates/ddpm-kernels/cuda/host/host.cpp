@@ -43,8 +43,14 @@ void** kernel_arguments;
 char message[400];
 bool failed;
 /// What lanes hand to each other. Two, in turn: a lane may be at its next shuffle before another has read the last.
-uint64_t exchanged[2][MOST_THREADS];
+Handed exchanged[2][MOST_THREADS];
 unsigned shuffles[MOST_THREADS];
+/// What threads began to copy and have not waited for.
+struct Copy {
+    void* to;
+    const void* from;
+};
+std::vector<Copy> copies[MOST_THREADS];
 
 void fail(const char* what, unsigned thread, const char* file, int line) {
     if (!failed) {
@@ -128,6 +134,7 @@ void run_block(unsigned threads, unsigned shared, bool backwards) {
     const unsigned watched = min(shared + WATCHED_BYTES, SHARED_BYTES);
     memset(block_memory, POISON, watched);
     std::fill(shuffles, shuffles + threads, 0);
+    std::for_each(copies, copies + threads, [](std::vector<Copy>& of_one) { of_one.clear(); });
     const unsigned warps = (threads + 31) / 32;
     do {
         for (unsigned i = 0; i < warps && !failed; i++) {
@@ -168,6 +175,7 @@ struct Named {
 #define BOTH(name) KERNEL(name), KERNEL(name##_bf16)
 #define PACKS(name) BOTH(name), BOTH(name##_each)
 #define OF_ATTENTION(size) BOTH(attention_##size), BOTH(attention_query_gradient_##size), BOTH(attention_key_gradient_##size)
+#define OF_TILE_GRADIENTS(size) KERNEL(attention_tiles_query_gradient_##size), KERNEL(attention_tiles_key_gradient_##size)
 
 extern "C" __global__ void of_the_host_missed_barrier() {
     if (threadIdx.x != 5) {
@@ -178,6 +186,64 @@ extern "C" __global__ void of_the_host_missed_barrier() {
 extern "C" __global__ void of_the_host_missed_shuffle(float* x) {
     if (threadIdx.x != 5) {
         x[threadIdx.x] = __shfl_xor_sync(0xffffffffu, x[threadIdx.x], 1);
+    }
+}
+
+extern "C" __global__ void of_the_host_missed_product(float* x) {
+    if (threadIdx.x != 5) {
+        float d[4] = {};
+        const unsigned a[4] = {};
+        mma(d, a, 0, 0);
+        x[threadIdx.x] = d[0];
+    }
+}
+
+/// What has not arrived is read.
+extern "C" __global__ void of_the_host_early(const bf16* from, float* x) {
+    bf16* const to = (bf16*)block_memory;
+    copy_later(to + 8 * threadIdx.x, from + 8 * threadIdx.x, false);
+    x[threadIdx.x] = wide(to[8 * threadIdx.x]);
+    wait_for_copies();
+}
+
+extern "C" __global__ void of_the_host_odd_place(const bf16* from) { copy_later((bf16*)block_memory, from + 4, false); }
+
+/// d = a b of 16 x 16 and 16 x 8 numbers, twice: factors taken by the table of the PTX ISA, then as matrices from shared memory.
+extern "C" __global__ void of_the_host_products(const bf16* a, const bf16* b, float* d) {
+    const unsigned group = threadIdx.x / 4, place = threadIdx.x % 4;
+    unsigned short of_a[8], of_b[4];
+    for (unsigned i = 0; i < 8; i++) {
+        const bool lower = i < 2 || (4 <= i && i < 6);
+        of_a[i] = a[(lower ? group : group + 8) * 16 + place * 2 + (i & 1) + (i < 4 ? 0 : 8)].bits;
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        of_b[i] = b[(place * 2 + (i & 1) + (i < 2 ? 0 : 8)) * 8 + group].bits;
+    }
+    unsigned left[4], right[4], across[4];
+    for (unsigned i = 0; i < 4; i++) {
+        left[i] = of_a[2 * i] | (unsigned)of_a[2 * i + 1] << 16;
+    }
+    float by_table[4] = {}, by_rows[4] = {}, by_columns[4] = {};
+    mma(by_table, left, of_b[0] | (unsigned)of_b[1] << 16, of_b[2] | (unsigned)of_b[3] << 16);
+
+    bf16* const rows = (bf16*)block_memory; // 16 of a; 16 of b; 8 columns of b
+    for (unsigned i = threadIdx.x; i < 256; i += WARP) {
+        rows[i / 16 * 24 + i % 16] = a[i];
+        rows[(16 + i / 16) * 24 + i % 16] = b[i % 16 < 8 ? i / 16 * 8 + i % 16 : 0];
+        rows[(32 + i / 16) * 24 + i % 16] = b[i / 16 < 8 ? i % 16 * 8 + i / 16 : 0];
+    }
+    __syncthreads();
+    const unsigned lane = threadIdx.x;
+    load_matrices(left, rows + lane % 16 * 24 + lane / 16 * 8);
+    load_transposed(right, rows + (16 + lane % 16) * 24 + lane / 16 * 8);
+    load_matrices(across, rows + (32 + lane / 16 * 8 + lane % 8) * 24 + lane / 8 % 2 * 8);
+    mma(by_rows, left, right[0], right[1]);
+    mma(by_columns, left, across[0], across[1]);
+    for (unsigned i = 0; i < 4; i++) {
+        float* at = d + (i < 2 ? group : group + 8) * 8 + place * 2 + (i & 1);
+        at[0] = by_table[i];
+        at[128] = by_rows[i];
+        at[256] = by_columns[i];
     }
 }
 
@@ -226,11 +292,26 @@ const Named KERNELS[] = {
     PACKS(nhwc_norm_gradient),
     PACKS(nhwc_chunk_sums),
     KERNEL(nhwc_sum_rows),
+    KERNEL(attention_deltas_tiles),
+    KERNEL(attention_tiles_16_2_64),
+    KERNEL(attention_tiles_32_2_64),
+    KERNEL(attention_tiles_64_2_64),
+    KERNEL(attention_tiles_128_1_64),
+    KERNEL(attention_tiles_256_1_32),
+    OF_TILE_GRADIENTS(16_2_32),
+    OF_TILE_GRADIENTS(32_2_32),
+    OF_TILE_GRADIENTS(64_2_32),
+    OF_TILE_GRADIENTS(128_1_32),
+    OF_TILE_GRADIENTS(256_1_16),
     KERNEL(squares_of_chunks),
     KERNEL(norm_of_parts),
     KERNEL(adamw_of_chunks),
     KERNEL(of_the_host_missed_barrier),
     KERNEL(of_the_host_missed_shuffle),
+    KERNEL(of_the_host_missed_product),
+    KERNEL(of_the_host_early),
+    KERNEL(of_the_host_odd_place),
+    KERNEL(of_the_host_products),
     KERNEL(of_the_host_too_much_shared),
     KERNEL(of_the_host_race),
 };
@@ -241,15 +322,43 @@ alignas(16) float block_memory[SHARED_BYTES / 4];
 
 void host_barrier(const char* file, int line) { wait_as(State::AtBarrier, file, line); }
 
-void host_exchange(unsigned mask, const void* mine, void* theirs, size_t bytes, unsigned from, const char* file, int line) {
+const Handed* host_share(const void* mine, size_t bytes, const char* file, int line) {
     const unsigned thread = threadIdx.x;
-    if (mask != 0xffffffffu || blockDim.x % 32 != 0) {
+    if (blockDim.x % 32 != 0) {
         fail("a shuffle of less than a whole warp", thread, file, line);
     }
-    uint64_t* slots = exchanged[shuffles[thread]++ % 2];
-    memcpy(&slots[thread], mine, bytes);
+    Handed* slots = exchanged[shuffles[thread]++ % 2];
+    memcpy(slots[thread].bytes, mine, bytes);
     wait_as(State::AtShuffle, file, line);
-    memcpy(theirs, &slots[thread / 32 * 32 + from], bytes);
+    return slots + thread / 32 * 32;
+}
+
+void host_exchange(unsigned mask, const void* mine, void* theirs, size_t bytes, unsigned from, const char* file, int line) {
+    if (mask != 0xffffffffu) {
+        fail("a shuffle of less than a whole warp", threadIdx.x, file, line);
+    }
+    memcpy(theirs, host_share(mine, bytes, file, line)[from].bytes, bytes);
+}
+
+void host_aligned(const void* at, const char* file, int line) {
+    if ((uintptr_t)at % 16 != 0) {
+        fail("16 bytes do not lie at a multiple of 16", threadIdx.x, file, line);
+    }
+}
+
+void host_copy_later(void* to, const void* from) {
+    copies[threadIdx.x].push_back({to, from});
+}
+
+void host_wait_for_copies() {
+    for (const Copy& copy : copies[threadIdx.x]) {
+        if (copy.from) {
+            memcpy(copy.to, copy.from, 16);
+        } else {
+            memset(copy.to, 0, 16);
+        }
+    }
+    copies[threadIdx.x].clear();
 }
 
 /// Launches a kernel by name; gives nothing, or what went wrong.

@@ -1,19 +1,29 @@
-//! Attention on a card, without the matrix of scores.
+//! Attention on a card, without the matrix of scores: by tensor cores where they fit, otherwise in floats.
 
 use candle_core::Result;
 
-use super::launch::{Address, Kind, Launch, Machine, WARP, arguments, kernel, whole};
+use super::launch::{
+    Address, BLOCK, Divisor, Kind, Launch, Machine, WARP, arguments, kernel, whole,
+};
+
+pub(in crate::cuda) mod tiles;
+
+use tiles::Tiles;
 
 /// Warps of a block.
 const WARPS: usize = 8;
 /// Shared memory that a block may ask for: cards of compute capability 8.6 and 8.9 have least of those since 8.0.
 const MOST_SHARED: usize = 99 * 1024;
 
-/// The sizes of attention; `heads` are counted through the batch.
+/// The sizes of attention. Heads lie side by side in the rows of an image: queries are `[images, queries, heads * size]`, keys
+/// `[images, keys, heads * size]`, values `[images, keys, heads * value_size]`, outputs `[images, queries, heads * value_size]`,
+/// and what is one number a query `[images, heads, queries]`. Heads one after the other are images of one head each.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Heads {
     /// Of queries, keys, values, outputs and their gradients.
     pub(crate) kind: Kind,
+    pub(crate) images: usize,
+    /// Of one image.
     pub(crate) heads: usize,
     pub(crate) queries: usize,
     pub(crate) keys: usize,
@@ -22,9 +32,9 @@ pub(crate) struct Heads {
     pub(crate) scale: f32,
 }
 
-/// Which of the compiled kernels: rows that stay a warp, and columns that stream at once.
+/// Which of the compiled kernels in floats: rows that stay a warp, and columns that stream at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Variant {
+pub(in crate::cuda) struct Variant {
     rows: usize,
     columns: usize,
     /// By kind.
@@ -58,10 +68,182 @@ const VARIANTS: [Variant; 4] = [
     variant!(1, 64),
 ];
 
+/// The kernels that serve some heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cuda) enum Kernels {
+    Floats(Variant),
+    Tiles(Tiles),
+}
+
+impl Kernels {
+    /// The name and launch of the output's kernel (0), the queries' gradient's (1), or the keys' and values' (2).
+    fn of(&self, heads: &Heads, kernel: usize) -> Result<(&'static str, Launch)> {
+        match self {
+            Kernels::Floats(variant) => Ok((
+                variant.names[kernel][usize::from(heads.kind == Kind::Bf16)],
+                heads.launch(variant, kernel)?,
+            )),
+            Kernels::Tiles(tiles) => tiles.of_kernel(heads, kernel),
+        }
+    }
+
+    /// The kernel of the products of outputs and their gradients, and its lanes a query, a power of two.
+    fn deltas(&self, heads: &Heads) -> (&'static str, usize) {
+        let (name, wide) = match self {
+            Kernels::Floats(_) => (kernel!(heads.kind, "attention_deltas"), 1),
+            Kernels::Tiles(_) => ("attention_deltas_tiles", 8),
+        };
+        let lanes = heads.value_size.div_ceil(wide).next_power_of_two();
+        (name, lanes.min(WARP as usize))
+    }
+}
+
 impl Heads {
     /// Whether the rows that stay fit into shared memory, in both directions.
     pub(crate) fn fit(&self) -> bool {
-        self.variant().is_some()
+        self.variant().is_some() // tiles need less
+    }
+
+    /// y, and for each query the logarithm of the sum of the exponentials of its scores. Only of heads that [`Heads::fit`].
+    pub(crate) fn forward<M: Machine>(
+        &self,
+        machine: &M,
+        q: Address,
+        k: Address,
+        v: Address,
+    ) -> Result<(M::Memory, M::Memory)> {
+        let y = machine.allocate(self.kind, self.all_queries() * self.value_size)?;
+        let logarithms = machine.allocate(Kind::F32, self.all_queries())?;
+        let to = [machine.address(&y), machine.address(&logarithms)];
+        self.attend(machine, [q, k, v], to)?;
+        Ok((y, logarithms))
+    }
+
+    /// The same, to addresses.
+    pub(crate) fn attend<M: Machine>(
+        &self,
+        machine: &M,
+        qkv: [Address; 3],
+        [y, logarithms]: [Address; 2],
+    ) -> Result<()> {
+        let kernels = self.chosen(&[&qkv[..], &[y]].concat())?;
+        self.attend_by(machine, &kernels, qkv, [y, logarithms])
+    }
+
+    pub(in crate::cuda) fn attend_by<M: Machine>(
+        &self,
+        machine: &M,
+        kernels: &Kernels,
+        [q, k, v]: [Address; 3],
+        [y, logarithms]: [Address; 2],
+    ) -> Result<()> {
+        let [queries, keys, size, value_size, heads] = self.sizes()?;
+        let (name, launch) = kernels.of(self, 0)?;
+        let arguments = arguments![
+            q, k, v, y, logarithms, queries, keys, size, value_size, heads, self.scale
+        ];
+        machine.launch(name, launch, arguments)
+    }
+
+    /// dL/dq, dL/dk and dL/dv from g = dL/dy, y and the logarithms.
+    pub(crate) fn backward<M: Machine>(
+        &self,
+        machine: &M,
+        qkv: [Address; 3],
+        from: [Address; 3],
+    ) -> Result<[M::Memory; 3]> {
+        let deltas = machine.allocate(Kind::F32, self.all_queries())?;
+        let keys = self.images * self.heads * self.keys;
+        let dq = machine.allocate(self.kind, self.all_queries() * self.size)?;
+        let dk = machine.allocate(self.kind, keys * self.size)?;
+        let dv = machine.allocate(self.kind, keys * self.value_size)?;
+        let to = [&dq, &dk, &dv].map(|memory| machine.address(memory));
+        self.gradients(machine, qkv, from, to, machine.address(&deltas))?;
+        Ok([dq, dk, dv])
+    }
+
+    /// The same, to addresses; `deltas` is room for a float for each query of each head.
+    pub(crate) fn gradients<M: Machine>(
+        &self,
+        machine: &M,
+        qkv: [Address; 3],
+        [y, logarithms, g]: [Address; 3],
+        to: [Address; 3],
+        deltas: Address,
+    ) -> Result<()> {
+        let kernels = self.chosen(&[&qkv[..], &[y, g], &to].concat())?;
+        self.gradients_by(machine, &kernels, qkv, [y, logarithms, g], to, deltas)
+    }
+
+    pub(in crate::cuda) fn gradients_by<M: Machine>(
+        &self,
+        machine: &M,
+        kernels: &Kernels,
+        [q, k, v]: [Address; 3],
+        [y, logarithms, g]: [Address; 3],
+        [dq, dk, dv]: [Address; 3],
+        deltas: Address,
+    ) -> Result<()> {
+        self.deltas(machine, kernels, [y, g], deltas)?;
+        let [queries, keys, size, value_size, heads] = self.sizes()?;
+        let (name, launch) = kernels.of(self, 1)?;
+        let arguments = arguments![
+            q, k, v, g, logarithms, deltas, dq, queries, keys, size, value_size, heads, self.scale
+        ];
+        machine.launch(name, launch, arguments)?;
+        let (name, launch) = kernels.of(self, 2)?;
+        let arguments = arguments![
+            q, k, v, g, logarithms, deltas, dk, dv, queries, keys, size, value_size, heads,
+            self.scale
+        ];
+        machine.launch(name, launch, arguments)
+    }
+
+    /// The product of each query's output and its gradient.
+    fn deltas<M: Machine>(
+        &self,
+        machine: &M,
+        kernels: &Kernels,
+        [y, g]: [Address; 2],
+        deltas: Address,
+    ) -> Result<()> {
+        let [queries, _, _, value_size, heads] = self.sizes()?;
+        let count = whole("queries", self.all_queries())?;
+        let (name, lanes) = kernels.deltas(self);
+        let launch = Launch {
+            grid: [count.div_ceil(BLOCK / lanes as u32), 1],
+            block: BLOCK,
+            shared: 0,
+        };
+        let arguments = arguments![
+            y,
+            g,
+            deltas,
+            count,
+            value_size,
+            lanes as u32,
+            heads,
+            Divisor::by(heads),
+            queries,
+            Divisor::by(queries),
+        ];
+        machine.launch(name, launch, arguments)
+    }
+
+    /// Tensor cores if they fit these sizes, and places that are all multiples of 16 bytes; otherwise floats.
+    fn chosen(&self, places: &[Address]) -> Result<Kernels> {
+        let aligned = places.iter().all(|place| place.0 % 16 == 0);
+        if let Some(tiles) = Tiles::of(self).filter(|_| aligned) {
+            return Ok(Kernels::Tiles(tiles));
+        }
+        match self.variant() {
+            Some(variant) => Ok(Kernels::Floats(variant)),
+            None => candle_core::bail!(
+                "attention: heads of {} and {} columns do not fit into shared memory",
+                self.size,
+                self.value_size
+            ),
+        }
     }
 
     /// The most rows at once that fit; narrow heads stream in narrow pieces.
@@ -89,130 +271,34 @@ impl Heads {
     }
 
     fn launch(&self, variant: &Variant, kernel: usize) -> Result<Launch> {
-        let staying = if kernel == 2 { self.keys } else { self.queries };
-        let blocks = self.heads * staying.div_ceil(WARPS * variant.rows);
+        let blocks = self.staying(kernel).div_ceil(WARPS * variant.rows);
         Ok(Launch {
-            grid: [whole("rows of heads", blocks)?, 1],
+            grid: [
+                whole("rows of heads", self.images * self.heads * blocks)?,
+                1,
+            ],
             block: WARPS as u32 * WARP,
             shared: whole("bytes of shared memory", self.shared(variant)[kernel])?,
         })
     }
 
-    fn name(&self, variant: &Variant, kernel: usize) -> &'static str {
-        variant.names[kernel][usize::from(self.kind == Kind::Bf16)]
+    /// Rows of a head that stay while the others stream past.
+    fn staying(&self, kernel: usize) -> usize {
+        if kernel == 2 { self.keys } else { self.queries }
     }
 
-    fn sizes(&self) -> Result<[u32; 4]> {
-        let of = |what, size| whole(what, size);
+    fn all_queries(&self) -> usize {
+        self.images * self.heads * self.queries
+    }
+
+    fn sizes(&self) -> Result<[u32; 5]> {
         Ok([
-            of("queries", self.queries)?,
-            of("keys", self.keys)?,
-            of("columns", self.size)?,
-            of("columns", self.value_size)?,
+            whole("queries", self.queries)?,
+            whole("keys", self.keys)?,
+            whole("columns", self.size)?,
+            whole("columns", self.value_size)?,
+            whole("heads", self.heads)?,
         ])
-    }
-
-    /// y, and for each query the logarithm of the sum of the exponentials of its scores. Only of heads that [`Heads::fit`].
-    pub(crate) fn forward<M: Machine>(
-        &self,
-        machine: &M,
-        q: Address,
-        k: Address,
-        v: Address,
-    ) -> Result<(M::Memory, M::Memory)> {
-        self.forward_by(machine, &self.chosen()?, q, k, v)
-    }
-
-    fn forward_by<M: Machine>(
-        &self,
-        machine: &M,
-        variant: &Variant,
-        q: Address,
-        k: Address,
-        v: Address,
-    ) -> Result<(M::Memory, M::Memory)> {
-        let [queries, keys, size, value_size] = self.sizes()?;
-        let y = machine.allocate(self.kind, self.heads * self.queries * self.value_size)?;
-        let logarithms = machine.allocate(Kind::F32, self.heads * self.queries)?;
-        let (y_at, logarithms_at) = (machine.address(&y), machine.address(&logarithms));
-        let arguments = arguments![
-            q,
-            k,
-            v,
-            y_at,
-            logarithms_at,
-            queries,
-            keys,
-            size,
-            value_size,
-            self.scale
-        ];
-        machine.launch(self.name(variant, 0), self.launch(variant, 0)?, arguments)?;
-        Ok((y, logarithms))
-    }
-
-    /// dL/dq, dL/dk and dL/dv from g = dL/dy, y and the logarithms.
-    pub(crate) fn backward<M: Machine>(
-        &self,
-        machine: &M,
-        [q, k, v]: [Address; 3],
-        [y, logarithms, g]: [Address; 3],
-    ) -> Result<[M::Memory; 3]> {
-        self.backward_by(machine, &self.chosen()?, [q, k, v], [y, logarithms, g])
-    }
-
-    fn backward_by<M: Machine>(
-        &self,
-        machine: &M,
-        variant: &Variant,
-        [q, k, v]: [Address; 3],
-        [y, logarithms, g]: [Address; 3],
-    ) -> Result<[M::Memory; 3]> {
-        let [queries, keys, size, value_size] = self.sizes()?;
-        let rows = self.heads * self.queries;
-        let deltas = machine.allocate(Kind::F32, rows)?;
-        let deltas_at = machine.address(&deltas);
-        machine.launch(
-            kernel!(self.kind, "attention_deltas"),
-            Launch::warps(rows)?,
-            arguments![y, g, deltas_at, whole("queries", rows)?, value_size],
-        )?;
-        let dq = machine.allocate(self.kind, rows * self.size)?;
-        let arguments = arguments![
-            q,
-            k,
-            v,
-            g,
-            logarithms,
-            deltas_at,
-            machine.address(&dq),
-            queries,
-            keys,
-            size,
-            value_size,
-            self.scale
-        ];
-        machine.launch(self.name(variant, 1), self.launch(variant, 1)?, arguments)?;
-        let dk = machine.allocate(self.kind, self.heads * self.keys * self.size)?;
-        let dv = machine.allocate(self.kind, self.heads * self.keys * self.value_size)?;
-        let (dk_at, dv_at) = (machine.address(&dk), machine.address(&dv));
-        let arguments = arguments![
-            q, k, v, g, logarithms, deltas_at, dk_at, dv_at, queries, keys, size, value_size,
-            self.scale
-        ];
-        machine.launch(self.name(variant, 2), self.launch(variant, 2)?, arguments)?;
-        Ok([dq, dk, dv])
-    }
-
-    fn chosen(&self) -> Result<Variant> {
-        match self.variant() {
-            Some(variant) => Ok(variant),
-            None => candle_core::bail!(
-                "attention: heads of {} and {} columns do not fit into shared memory",
-                self.size,
-                self.value_size
-            ),
-        }
     }
 }
 
@@ -227,7 +313,7 @@ mod tests {
     /// y, dq, dk, dv by the plain formula in double precision.
     fn expected(heads: &Heads, [q, k, v, g]: &[Vec<f32>; 4]) -> [Vec<f64>; 4] {
         let Heads {
-            heads: count,
+            images: count,
             queries,
             keys,
             size,
@@ -266,7 +352,7 @@ mod tests {
     fn check_of(heads: Heads, variant: &Variant, factor: f32) {
         let tolerance = 4e-6 * f64::from(factor).max(10.0) / 10.0; // a score is rounded at its own size
         let Heads {
-            heads: count,
+            images: count,
             queries,
             keys,
             size,
@@ -289,10 +375,19 @@ mod tests {
                 .each_ref()
                 .map(|input| host.numbers(heads.kind, input));
             let [q, k, v, g] = memories.each_ref().map(|memory| host.address(memory));
-            let (y, logarithms) = heads.forward_by(host, variant, q, k, v)?;
-            let of = [host.address(&y), host.address(&logarithms), g];
-            let gradients = heads.backward_by(host, variant, [q, k, v], of)?;
-            Ok([y].iter().chain(&gradients).map(Memory::read).collect())
+            let kernels = Kernels::Floats(*variant);
+            let results = [count * queries * value_size, count * queries * size]
+                .into_iter()
+                .chain([count * keys * size, count * keys * value_size])
+                .map(|length| host.allocate(heads.kind, length))
+                .collect::<Result<Vec<Memory>>>()?;
+            let lines = [(); 2].map(|()| host.floats(&vec![0.0; count * queries]));
+            let [logarithms, deltas] = lines.each_ref().map(|line| host.address(line));
+            let [y, dq, dk, dv] = [0, 1, 2, 3].map(|i| host.address(&results[i]));
+            heads.attend_by(host, &kernels, [q, k, v], [y, logarithms])?;
+            let (of, to) = ([y, logarithms, g], [dq, dk, dv]);
+            heads.gradients_by(host, &kernels, [q, k, v], of, to, deltas)?;
+            Ok(results.iter().map(Memory::read).collect())
         });
         let Some(ran) = ran else { return };
         for ((name, ran), expected) in ["y", "dq", "dk", "dv"]
@@ -311,7 +406,8 @@ mod tests {
 
     const HEADS: Heads = Heads {
         kind: Kind::F32,
-        heads: 2,
+        images: 2,
+        heads: 1,
         queries: 37,
         keys: 45,
         size: 8,
@@ -351,7 +447,7 @@ mod tests {
         for variant in &VARIANTS {
             check(
                 Heads {
-                    heads: 1,
+                    images: 1,
                     size: 70,
                     value_size: 67,
                     ..HEADS
@@ -361,7 +457,7 @@ mod tests {
             );
             check(
                 Heads {
-                    heads: 3,
+                    images: 3,
                     queries: 9,
                     keys: 33,
                     size: 5,

@@ -351,6 +351,80 @@ mod tests {
     }
 
     #[test]
+    fn a_product_that_a_lane_misses_is_an_error() {
+        let name = "of_the_host_missed_product";
+        let launch =
+            |host: &Host, x: &Memory| host.launch(name, LAUNCH, arguments![host.address(x)]);
+        let Some(told) = told(name, launch) else {
+            return;
+        };
+        assert!(
+            told.contains("thread 5: a lane is not at the shuffle"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn a_copy_from_between_two_multiples_of_16_bytes_is_an_error() {
+        let name = "of_the_host_odd_place";
+        let launch =
+            |host: &Host, x: &Memory| host.launch(name, LAUNCH, arguments![host.address(x)]);
+        let Some(told) = told(name, launch) else {
+            return;
+        };
+        assert!(told.contains("do not lie at a multiple of 16"), "{told}");
+    }
+
+    /// Shared memory holds what it held until a copy is waited for.
+    #[test]
+    fn a_copy_arrives_when_it_is_waited_for() {
+        let launch = Launch {
+            block: 32,
+            shared: 512,
+            ..LAUNCH
+        };
+        let ran = Host::both_ways(|host| {
+            let from = host.numbers(Kind::Bf16, &[1.0; 256]);
+            let x = host.floats(&[0.0; 32]);
+            let arguments = arguments![host.address(&from), host.address(&x)];
+            host.launch("of_the_host_early", launch, arguments)?;
+            Ok(vec![x.read()])
+        });
+        let Some(ran) = ran else { return };
+        assert!(ran[0].iter().all(|x| x.is_nan()), "{:?}", ran[0]);
+    }
+
+    /// Every product by the table of the PTX ISA, and by matrices from shared memory as the kernels load them.
+    #[test]
+    fn products_of_tensor_cores_are_products_of_matrices() {
+        let whole = |count: usize, step: usize| -> Vec<f32> {
+            (0..count)
+                .map(|i| ((i * step + i / 7) % 31) as f32 - 15.0)
+                .collect()
+        };
+        let (a, b) = (whole(16 * 16, 5), whole(16 * 8, 11)); // sums of whole numbers are exact
+        let launch = Launch {
+            block: 32,
+            shared: 48 * 24 * 2,
+            ..LAUNCH
+        };
+        let ran = Host::both_ways(|host| {
+            let [a, b] = [&a, &b].map(|numbers| host.numbers(Kind::Bf16, numbers));
+            let d = host.floats(&[0.0; 3 * 16 * 8]);
+            let arguments = arguments![host.address(&a), host.address(&b), host.address(&d)];
+            host.launch("of_the_host_products", launch, arguments)?;
+            Ok(vec![d.read()])
+        });
+        let Some(ran) = ran else { return };
+        let product = |i: usize| -> f32 {
+            let (row, column) = (i / 8, i % 8);
+            (0..16).map(|k| a[16 * row + k] * b[8 * k + column]).sum()
+        };
+        let expected: Vec<f32> = (0..128).map(product).collect();
+        assert_eq!(ran[0], expected.repeat(3));
+    }
+
+    #[test]
     fn shared_memory_that_was_not_asked_for_is_an_error() {
         let name = "of_the_host_too_much_shared";
         let Some(told) = told(name, |host, _| host.launch(name, LAUNCH, &[])) else {

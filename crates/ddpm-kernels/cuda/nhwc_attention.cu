@@ -1,1 +1,0 @@
-//! Softmax attention over pixels whose channels lie side by side.
