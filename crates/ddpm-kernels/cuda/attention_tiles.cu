@@ -386,19 +386,19 @@ extern "C" __global__ void attention_deltas_tiles(const bf16* y, const bf16* g, 
 #define STAYING(M) (blockDim.x / WARP * 16 * (M))
 #define OF_TILES extern "C" __global__ void __launch_bounds__(TILE_WARPS* WARP)
 
-#define TILES(D, M, N)                                                                                                         \
+#define ATTENTION_TILES(D, M, N)                                                                                               \
     OF_TILES attention_tiles_##D##_##M##_##N(const bf16* q, const bf16* k, const bf16* v, bf16* y, float* logarithms, SIZES) { \
         attention_by_tiles<D, M, N>(HEAD(queries, STAYING(M)), q, k, v, y, logarithms);                                        \
     }
 
-#define TILES_QUERY_GRADIENT(D, M, N)                                                                                          \
+#define QUERY_GRADIENT_TILES(D, M, N)                                                                                          \
     OF_TILES attention_tiles_query_gradient_##D##_##M##_##N(const bf16* q, const bf16* k, const bf16* v, const bf16* g,        \
                                                             const float* logarithms, const float* deltas, bf16* dq, SIZES) {   \
         query_gradient_by_tiles<D, M, N>(HEAD(queries, STAYING(M)), q, k, v, g, logarithms, deltas, dq);                       \
     }
 
 /// Columns by at most 128 at once: block (x, y) has the y-th part of them.
-#define TILES_KEY_GRADIENT(D, M, N)                                                                                            \
+#define KEY_GRADIENT_TILES(D, M, N)                                                                                            \
     OF_TILES attention_tiles_key_gradient_##D##_##M##_##N(const bf16* q, const bf16* k, const bf16* v, const bf16* g,          \
                                                           const float* logarithms, const float* deltas, bf16* dk, bf16* dv,    \
                                                           SIZES) {                                                             \
@@ -406,18 +406,18 @@ extern "C" __global__ void attention_deltas_tiles(const bf16* y, const bf16* g, 
         key_gradient_by_tiles<D, M, N, C>(HEAD(keys, STAYING(M)), q, k, v, g, logarithms, deltas, dk, dv, C * blockIdx.y);     \
     }
 
-TILES(16, 2, 64)
-TILES(32, 2, 64)
-TILES(64, 2, 64)
-TILES(128, 1, 64)
-TILES(256, 1, 32)
-TILES_QUERY_GRADIENT(16, 2, 32)
-TILES_QUERY_GRADIENT(32, 2, 32)
-TILES_QUERY_GRADIENT(64, 2, 32)
-TILES_QUERY_GRADIENT(128, 1, 32)
-TILES_QUERY_GRADIENT(256, 1, 16)
-TILES_KEY_GRADIENT(16, 2, 32)
-TILES_KEY_GRADIENT(32, 2, 32)
-TILES_KEY_GRADIENT(64, 2, 32)
-TILES_KEY_GRADIENT(128, 1, 32)
-TILES_KEY_GRADIENT(256, 1, 16)
+ATTENTION_TILES(16, 2, 64)
+ATTENTION_TILES(32, 2, 64)
+ATTENTION_TILES(64, 2, 64)
+ATTENTION_TILES(128, 1, 64)
+ATTENTION_TILES(256, 1, 32)
+QUERY_GRADIENT_TILES(16, 2, 32)
+QUERY_GRADIENT_TILES(32, 2, 32)
+QUERY_GRADIENT_TILES(64, 2, 32)
+QUERY_GRADIENT_TILES(128, 1, 32)
+QUERY_GRADIENT_TILES(256, 1, 16)
+KEY_GRADIENT_TILES(16, 2, 32)
+KEY_GRADIENT_TILES(32, 2, 32)
+KEY_GRADIENT_TILES(64, 2, 32)
+KEY_GRADIENT_TILES(128, 1, 32)
+KEY_GRADIENT_TILES(256, 1, 16)
