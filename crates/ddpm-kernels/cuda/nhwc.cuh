@@ -1,4 +1,4 @@
-//! What kernels on images whose channels lie side by side share: channels of 16 bytes at a time, and which of them a thread has.
+//! What kernels on images whose channels lie side by side share: 16 bytes of channels at a time, and which a thread has.
 
 #pragma once
 

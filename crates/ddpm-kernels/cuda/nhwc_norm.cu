@@ -115,12 +115,16 @@ extern "C" __global__ void nhwc_coefficients(
     coefficients_of(moments, gamma, beta, scale_shift, unit, coefficients, channels, width, pixels, eps);
 }
 
+/// Registers for three blocks of the largest size on a multiprocessor, which is as much as fits without spilling.
+#define THREE_BLOCKS __launch_bounds__(256, 3)
+
 /// Pixels that a thread has on their way at once.
 #define NORMALISED_AT_ONCE 2
 
 /// The pixels of x and g of a thread, `use`d in order: pixel, x, g.
 template <class T, int N, class Use>
-__device__ inline void for_pixels(const ThreadTile& tile, const T* x, unsigned x_channels, const T* g, unsigned channels, Use use) {
+__device__ inline void for_pixels(const ThreadTile& tile, const T* x, unsigned x_channels, const T* g, unsigned channels,
+                                  Use use) {
     for (unsigned begin = tile.begin; begin < tile.end; begin += NORMALISED_AT_ONCE * tile.rows) {
         Lanes<T, N> of_x[NORMALISED_AT_ONCE], of_g[NORMALISED_AT_ONCE];
 #pragma unroll
@@ -154,12 +158,15 @@ __device__ inline void norm_sums_of(Parts<const T> parts, const T* __restrict__ 
     const unsigned channels = packs * N;
     const unsigned channel = tile.pack * N;
     float both[2 * N] = {};
+    const size_t row = 2 * ((size_t)tile.image * channels + channel);
     if (!tile.idle) {
         const PartPlace place = part_place(parts, channel);
-        const size_t row = 2 * ((size_t)tile.image * channels + channel);
-        float ab[2 * N], uv[2 * N];
+        float ab[2 * N], minus_mean[N];
         floats(coefficients + row, ab);
-        floats(unit + row, uv);
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            minus_mean[i] = __fdividef(unit[row + 2 * i + 1], unit[row + 2 * i]);
+        }
         const T* x = start_of(parts, place, tile.image, pixels);
         const T* of_image = g + (size_t)tile.image * pixels * channels + channel;
         for_pixels<T, N>(tile, x, place.channels, of_image, channels, [&](unsigned, float(&at)[N], float(&slope)[N]) {
@@ -167,19 +174,23 @@ __device__ inline void norm_sums_of(Parts<const T> parts, const T* __restrict__ 
             for (int i = 0; i < N; i++) {
                 const float d = with_silu ? slope[i] * quick_silu_slope(ab[2 * i] * at[i] + ab[2 * i + 1]) : slope[i];
                 both[2 * i] += d;
-                both[2 * i + 1] += d * (uv[2 * i] * at[i] + uv[2 * i + 1]);
+                both[2 * i + 1] += d * (at[i] + minus_mean[i]);
             }
         });
     }
     sum_rows(both, tile);
     if (tile.row == 0 && !tile.idle) {
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            both[2 * i + 1] *= unit[row + 2 * i];
+        }
         put_floats(sums + 2 * (((size_t)tile.image * tile.chunks + tile.chunk) * channels + channel), both);
     }
 }
 
-/// From the sums of `chunks` chunks: S1 = Σ d and S2 = Σ d x_hat of each channel; of each image the part in the gradients of beta,
-/// (1 + scale) S1, and behind those of all channels of gamma, (1 + scale) S2; those of scale, gamma S2 + beta S1, and of shift,
-/// S1; and p and q of each channel with
+/// From the sums of `chunks` chunks: S1 = Σ d and S2 = Σ d x_hat of each channel; of each image the part in the gradients of
+/// beta, (1 + scale) S1, and behind those of all channels of gamma, (1 + scale) S2; those of scale, gamma S2 + beta S1, and of
+/// shift, S1; and p and q of each channel with
 /// dx = (a' d - mean(a' d) - x_hat mean(a' d x_hat)) / s = a d + p x + q, means over the group.
 /// A block a group of an image; its threads are `columns` channels wide. Shared: two numbers a thread.
 __device__ inline void norm_means_of(const float* __restrict__ sums, unsigned chunks, const float* __restrict__ gamma,
@@ -281,11 +292,12 @@ __device__ inline void norm_gradient_of(Parts<const T> parts, Parts<T> to, unsig
 }
 
 #define NHWC_NORM(T, N, suffix)                                                                                                \
-    extern "C" __global__ void nhwc_norm_sums##suffix(PARTS(const T), const T* g, const float* unit,                           \
-                                                      const float* coefficients, unsigned with_silu, float* sums, TILES) {     \
+    extern "C" __global__ void THREE_BLOCKS nhwc_norm_sums##suffix(PARTS(const T), const T* g, const float* unit,              \
+                                                                   const float* coefficients, unsigned with_silu, float* sums, \
+                                                                   TILES) {                                                    \
         norm_sums_of<T, N>(THE_PARTS, g, unit, coefficients, with_silu, sums, THE_TILES);                                      \
     }                                                                                                                          \
-    extern "C" __global__ void nhwc_norm_gradient##suffix(                                                                     \
+    extern "C" __global__ void THREE_BLOCKS nhwc_norm_gradient##suffix(                                                        \
         PARTS(const T), T* to0, T* to1, T* to2, T* to3, unsigned accumulate, const T* g, const float* coefficients,            \
         const float* pq, unsigned with_silu, TILES) {                                                                          \
         norm_gradient_of<T, N>(THE_PARTS, {{to0, to1, to2, to3}, {in0, in1, in2, in3}}, accumulate, g, coefficients, pq,       \

@@ -3,7 +3,7 @@
 #include "nhwc.cuh"
 
 /// Pixels that a thread has on their way at once.
-#define AT_ONCE 2
+#define PREPARED_AT_ONCE 2
 
 /// y = dropped(silu(a x + b)) of each pixel, 2 by 2 times with `upsampled` = 1, zeros around. Coefficients (a and b of each
 /// channel of each image), the mask and SiLU only where there are any. Tiles are of y, `inner` pixels of x; rows of y of
@@ -29,12 +29,12 @@ __device__ inline void prepare_of(Parts<const T> parts, const float* __restrict_
     if (mask) {
         mask += (size_t)tile.image * inner * channels + channel;
     }
-    for (unsigned start = tile.begin; start < tile.end; start += AT_ONCE * rows) {
-        Lanes<T, N> from[AT_ONCE];
-        Lanes<unsigned char, N> kept[AT_ONCE];
-        bool inside[AT_ONCE];
+    for (unsigned start = tile.begin; start < tile.end; start += PREPARED_AT_ONCE * rows) {
+        Lanes<T, N> from[PREPARED_AT_ONCE];
+        Lanes<unsigned char, N> kept[PREPARED_AT_ONCE];
+        bool inside[PREPARED_AT_ONCE];
 #pragma unroll
-        for (unsigned k = 0; k < AT_ONCE; k++) {
+        for (unsigned k = 0; k < PREPARED_AT_ONCE; k++) {
             const unsigned pixel = start + k * rows;
             const unsigned line = divide(pixel, by_y_width);
             // What lies before the first row or column is far behind the last one.
@@ -49,7 +49,7 @@ __device__ inline void prepare_of(Parts<const T> parts, const float* __restrict_
             }
         }
 #pragma unroll
-        for (unsigned k = 0; k < AT_ONCE; k++) {
+        for (unsigned k = 0; k < PREPARED_AT_ONCE; k++) {
             const unsigned pixel = start + k * rows;
             float value[N] = {};
             if (inside[k]) {
@@ -74,7 +74,7 @@ __device__ inline void prepare_of(Parts<const T> parts, const float* __restrict_
     }
 }
 
-/// The pixels of x from (top, left) on, rows of x of `x_width` and `outer` of them in an image; tiles are of y, rows of `width`.
+/// The pixels of x from (top, left) on, rows of x of `x_width` and `outer` pixels an image; tiles are of y, rows of `width`.
 template <class T, int N>
 __device__ inline void cut_border_of(const T* __restrict__ x, T* __restrict__ y, unsigned accumulate, unsigned outer,
                                      unsigned x_width, unsigned width, Divisor by_width, unsigned top, unsigned left, TILES) {
@@ -103,10 +103,10 @@ __device__ inline void nhwc_silu_gradient_of(Parts<const T> parts, T* g, TILES) 
     const PartPlace place = part_place(parts, tile.pack * N);
     const T* x = start_of(parts, place, tile.image, pixels);
     g += (size_t)tile.image * pixels * channels + tile.pack * N;
-    for (unsigned start = tile.begin; start < tile.end; start += AT_ONCE * rows) {
-        Lanes<T, N> of_x[AT_ONCE], of_g[AT_ONCE];
+    for (unsigned start = tile.begin; start < tile.end; start += PREPARED_AT_ONCE * rows) {
+        Lanes<T, N> of_x[PREPARED_AT_ONCE], of_g[PREPARED_AT_ONCE];
 #pragma unroll
-        for (unsigned k = 0; k < AT_ONCE; k++) {
+        for (unsigned k = 0; k < PREPARED_AT_ONCE; k++) {
             const unsigned pixel = start + k * rows;
             if (pixel < tile.end) {
                 of_x[k] = fetch<N>(x + (size_t)pixel * place.channels);
@@ -114,7 +114,7 @@ __device__ inline void nhwc_silu_gradient_of(Parts<const T> parts, T* g, TILES) 
             }
         }
 #pragma unroll
-        for (unsigned k = 0; k < AT_ONCE; k++) {
+        for (unsigned k = 0; k < PREPARED_AT_ONCE; k++) {
             const unsigned pixel = start + k * rows;
             if (pixel < tile.end) {
                 float at[N], slope[N];
