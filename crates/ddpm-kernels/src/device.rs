@@ -136,6 +136,9 @@ impl fmt::Display for Place {
     }
 }
 
+/// Whether this build has CUDA, so that a card can be opened where there is one.
+pub const WITH_CUDA: bool = cfg!(feature = "cuda");
+
 /// Whether `name` comes to a card here. Nothing is opened.
 pub fn is_a_card(name: DeviceName) -> bool {
     match name {

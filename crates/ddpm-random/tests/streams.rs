@@ -15,6 +15,7 @@ use ddpm_random::{
     FixedNoise, Permutation, SampleNoise, Stream, normal_batch, normal_into, sample_start,
     uniform_batch, uniform_f64, uniform_into, uniform_u64_below,
 };
+use ddpm_tests::device;
 
 const SEED: u64 = 0x0123_4567_89AB_CDEF;
 const IMAGE: u64 = (1 << 40) + 3;
@@ -165,12 +166,12 @@ fn fewer_elements_are_the_first_of_many() {
 fn a_batch_is_its_images_one_by_one() {
     let images = [7, 0, 1 << 43, 7, 5];
     let shape = (3, 4, 6);
-    let batch = normal_batch(9, Stream::TrainingNoise, &images, 2, shape, &Device::Cpu).unwrap();
+    let batch = normal_batch(9, Stream::TrainingNoise, &images, 2, shape, &device()).unwrap();
     assert_eq!(
         (batch.dims(), batch.dtype()),
         (&[5, 3, 4, 6][..], DType::F32)
     );
-    let masks = uniform_batch(9, Stream::Dropout, &images, 2, shape, &Device::Cpu).unwrap();
+    let masks = uniform_batch(9, Stream::Dropout, &images, 2, shape, &device()).unwrap();
     for (row, &image) in images.iter().enumerate() {
         let alone = normals(9, Stream::TrainingNoise, image, 2, 72);
         assert_eq!(numbers(&batch.get(row).unwrap()), alone);
@@ -186,14 +187,7 @@ fn a_batch_is_its_images_one_by_one() {
 fn the_number_of_threads_changes_nothing() {
     let images: Vec<u64> = (0..37).collect();
     let draw = || {
-        let batch = normal_batch(
-            4,
-            Stream::SampleStart,
-            &images,
-            0,
-            (3, 20, 30),
-            &Device::Cpu,
-        );
+        let batch = normal_batch(4, Stream::SampleStart, &images, 0, (3, 20, 30), &device());
         (
             numbers(&batch.unwrap()),
             normals(4, Stream::Initialisation, 1, 0, 100_001),
@@ -232,8 +226,8 @@ fn every_part_of_the_address_matters() {
 
 #[test]
 fn a_sample_is_its_own_whatever_the_batch() {
-    let like = |n| Tensor::zeros((n, 3, 4, 6), DType::F32, &Device::Cpu).unwrap();
-    let all = sample_start(3, 10, 4, (3, 4, 6), &Device::Cpu).unwrap();
+    let like = |n| Tensor::zeros((n, 3, 4, 6), DType::F32, &device()).unwrap();
+    let all = sample_start(3, 10, 4, (3, 4, 6), &device()).unwrap();
     let steps = SampleNoise {
         seed: 3,
         first_image: 10,
@@ -242,7 +236,7 @@ fn a_sample_is_its_own_whatever_the_batch() {
     .unwrap();
     assert_eq!(steps.dims(), [4, 3, 4, 6]);
     for row in 0..4u64 {
-        let alone = sample_start(3, 10 + row, 1, (3, 4, 6), &Device::Cpu).unwrap();
+        let alone = sample_start(3, 10 + row, 1, (3, 4, 6), &device()).unwrap();
         assert_eq!(numbers(&alone), numbers(&all.get(row as usize).unwrap()));
         assert_eq!(
             numbers(&alone),
@@ -268,7 +262,7 @@ fn noise_has_the_type_and_shape_of_the_images() {
         first_image: 0,
     };
     for dtype in [DType::F64, DType::BF16] {
-        let like = Tensor::zeros((2, 5), dtype, &Device::Cpu).unwrap();
+        let like = Tensor::zeros((2, 5), dtype, &device()).unwrap();
         let drawn = noise.draw(0, &like).unwrap();
         assert_eq!((drawn.dtype(), drawn.dims()), (dtype, &[2, 5][..]));
     }
@@ -276,7 +270,7 @@ fn noise_has_the_type_and_shape_of_the_images() {
 
 #[test]
 fn fixed_noise_is_given_in_order() {
-    let tensor = |value: f32| Tensor::full(value, (2, 3, 4, 6), &Device::Cpu).unwrap();
+    let tensor = |value: f32| Tensor::full(value, (2, 3, 4, 6), &device()).unwrap();
     let mut noise = FixedNoise(vec![tensor(1.0), tensor(2.0)]);
     let like = tensor(0.0);
     assert_eq!(
@@ -293,7 +287,7 @@ fn fixed_noise_is_given_in_order() {
         noise.draw(2, &like),
         "draw 2 (from 0) asks for more than the 2 draws of fixed noise",
     );
-    let other = Tensor::zeros((2, 3, 6, 4), DType::F32, &Device::Cpu).unwrap();
+    let other = Tensor::zeros((2, 3, 6, 4), DType::F32, &device()).unwrap();
     check_core_error(
         noise.draw(1, &other),
         "fixed noise of draw 1 has shape [2, 3, 4, 6], the images have shape [2, 3, 6, 4]",

@@ -108,7 +108,7 @@ fn the_numbers_are_pytorch_s() {
 /// As a source of noise it goes on where it was, in the type of the images.
 #[test]
 fn draws_follow_one_another() {
-    let device = Device::Cpu;
+    let device = ddpm_tests::device();
     let (mut source, mut generator) = (TorchGenerator::new(5), TorchGenerator::new(5));
     let start = source.normal(&[2, 3, 4, 6], &device).unwrap();
     let draw = source.draw(7, &start).unwrap();

@@ -1,11 +1,12 @@
 //! The terms of the variational bound against closed forms and published values.
 
 use crate::{at, close, fails, linear, numbers, same, tensor, wave};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use ddpm_core::{
     Schedule, Variance, bits_per_dim, decoder_log_likelihood, log_variance_between, normal_kl,
     prior_term, q_posterior_mean, q_sample, step_term, step_term_of,
 };
+use ddpm_tests::device;
 use std::f64::consts::LN_2;
 
 #[test]
@@ -207,13 +208,13 @@ fn the_bound_is_no_less_than_the_entropy() {
     };
     let rounded = |x: f64| ((s * x * 127.5).round() / 127.5).clamp(-1.0, 1.0);
     let pixels: Vec<f64> = (0..n).map(|i| rounded(quantile(i))).collect();
-    let x_0 = Tensor::from_vec(pixels, (1, 1, 16, 32), &Device::Cpu).unwrap();
+    let x_0 = Tensor::from_vec(pixels, (1, 1, 16, 32), &device()).unwrap();
     let mut total = numbers(&prior_term(&schedule, &x_0).unwrap())[0];
     for t in schedule.timesteps() {
         let shuffled: Vec<f64> = (0..n)
             .map(|i| quantile((i * 197 + 31 * t.get()) % n))
             .collect();
-        let eps = Tensor::from_vec(shuffled, x_0.dims(), &Device::Cpu).unwrap();
+        let eps = Tensor::from_vec(shuffled, x_0.dims(), &device()).unwrap();
         let x_t = q_sample(&schedule, &x_0, &[t], &eps).unwrap();
         let a = schedule.alpha_bar(t);
         let x_0_hat = (&x_t * (a.sqrt() * s * s / (a * s * s + 1.0 - a))).unwrap();

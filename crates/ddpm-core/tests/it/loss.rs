@@ -1,8 +1,9 @@
 //! Losses by hand, their gradients by finite differences, and weightings that mean the same for every prediction.
 
 use crate::{at, close, every_schedule, fails, linear, numbers, tensor, wave, zero_snr};
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 use ddpm_core::{Loss, Prediction, Weighting, q_sample};
+use ddpm_tests::device;
 
 const ALL: [Prediction; 4] = [
     Prediction::Noise,
@@ -14,7 +15,7 @@ const LOSSES: [Loss; 3] = [Loss::Mse, Loss::L1, Loss::Huber { delta: 0.5 }];
 
 #[test]
 fn losses_by_hand() {
-    let output = Tensor::new(&[[[1.0f64, -2.0]], [[0.25, 3.0]]], &Device::Cpu).unwrap();
+    let output = Tensor::new(&[[[1.0f64, -2.0]], [[0.25, 3.0]]], &device()).unwrap();
     let target = output.zeros_like().unwrap();
     let check = |loss: Loss, expected: [f64; 2]| {
         let got = loss.per_image(&output, &target).unwrap();
@@ -41,7 +42,7 @@ fn gradients_are_finite_differences() {
             let moved = |by: f64| {
                 let mut values = values.clone();
                 values[i] += by;
-                let x = Tensor::from_vec(values, output.dims(), &Device::Cpu).unwrap();
+                let x = Tensor::from_vec(values, output.dims(), &device()).unwrap();
                 total(&x).to_scalar::<f64>().unwrap()
             };
             let expected = (moved(1e-6) - moved(-1e-6)) / 2e-6;

@@ -16,6 +16,7 @@ mod schedule;
 
 use candle_core::{Device, Tensor};
 use ddpm_core::{Schedule, Timestep};
+use ddpm_tests::device;
 
 /// Unequal dimensions, so that a swapped axis is seen.
 pub(crate) const SHAPE: (usize, usize, usize, usize) = (2, 3, 4, 6);
@@ -24,11 +25,13 @@ pub(crate) const SHAPE: (usize, usize, usize, usize) = (2, 3, 4, 6);
 pub(crate) fn wave(frequency: f64) -> Tensor {
     let n = SHAPE.0 * SHAPE.1 * SHAPE.2 * SHAPE.3;
     let values: Vec<f64> = (0..n).map(|i| (i as f64 * frequency + 0.3).sin()).collect();
-    Tensor::from_vec(values, SHAPE, &Device::Cpu).unwrap()
+    Tensor::from_vec(values, SHAPE, &device()).unwrap()
 }
 
 pub(crate) fn numbers(x: &Tensor) -> Vec<f64> {
-    x.to_dtype(candle_core::DType::F64)
+    x.to_device(&Device::Cpu)
+        .unwrap()
+        .to_dtype(candle_core::DType::F64)
         .unwrap()
         .flatten_all()
         .unwrap()
@@ -37,7 +40,7 @@ pub(crate) fn numbers(x: &Tensor) -> Vec<f64> {
 }
 
 pub(crate) fn tensor(values: &[f64]) -> Tensor {
-    Tensor::new(values, &Device::Cpu).unwrap()
+    Tensor::new(values, &device()).unwrap()
 }
 
 #[track_caller]

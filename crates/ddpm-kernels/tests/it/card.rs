@@ -10,16 +10,15 @@ use ddpm_random::Stream;
 
 use crate::support::{Op, assert_close, bits, numbers, output_and_gradients};
 
-/// The device asked for; nothing, and said, where none is.
+/// The device asked for; nothing, and said, where it is no card.
 #[allow(clippy::print_stdout)] // what is skipped
 fn card() -> Option<Device> {
-    let asked = std::env::var("DDPM_TEST_DEVICE").unwrap_or_default();
-    let Some(rest) = asked.strip_prefix("cuda") else {
+    let device = ddpm_tests::device();
+    if !device.is_cuda() {
         println!("skipped: DDPM_TEST_DEVICE does not ask for `cuda`");
         return None;
-    };
-    let ordinal = rest.trim_start_matches(':').parse().unwrap_or(0);
-    Some(Device::new_cuda(ordinal).unwrap())
+    }
+    Some(device)
 }
 
 /// Output and gradients on the card are those of the CPU, and the same bits when asked again.

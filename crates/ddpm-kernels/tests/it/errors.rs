@@ -1,9 +1,14 @@
-//! Every refusal names the operation, what it was given and what it expected.
+//! Every refusal names the operation, what it was given and what it expected; the same on every device.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Shape, Tensor};
 use ddpm_kernels::{Activation, AdamW, Conv2d, Padding};
 
-use crate::support::numbers;
+use crate::support;
+
+/// On the device of the tests.
+fn numbers(shape: impl Into<Shape>, seed: u64) -> Tensor {
+    ddpm_tests::here(&support::numbers(shape, seed))
+}
 
 const SAME: Conv2d = Conv2d::new(1, Padding::same(1));
 const ADAMW: AdamW = AdamW {
@@ -207,8 +212,10 @@ fn the_small_ones() {
     );
 }
 
+/// Of what changes tensors of the CPU, one at a time.
 #[test]
 fn training() {
+    use support::numbers;
     let (p, g) = (numbers((2, 3), 1), numbers((3, 2), 2));
     let other = || numbers((2, 3), 3);
     check(

@@ -1,4 +1,5 @@
-//! A plan of every operation on everything it may be given, against the same operations on candle's graph.
+//! A plan of every operation on everything it may be given, against the same operations on candle's graph; on the CPU, whatever
+//! the device of the tests.
 
 use candle_core::{DType, Result, Tensor, Var};
 use ddpm_kernels::{

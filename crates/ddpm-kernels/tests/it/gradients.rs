@@ -1,9 +1,11 @@
-//! Values and gradients of every operation on odd shapes, against the references in double precision.
+//! Values and gradients of every operation on odd shapes, on the device of the tests, against the references in double precision
+//! on the CPU.
 
 use candle_core::{DType, Tensor, Var};
 use ddpm_kernels::{Activation, Conv2d, Padding, reference};
+use ddpm_tests::{device, here, tolerance};
 
-use crate::support::{Op, assert_close, numbers, output_and_gradients, values};
+use crate::support::{Op, all_here, assert_close, numbers, output_and_gradients, values};
 
 /// Rounding of some hundreds of single-precision operations one after the other: 128 units of 2^-24.
 const ROUNDING: f64 = 1.0 / (1 << 17) as f64;
@@ -12,15 +14,20 @@ const ROUNDING: f64 = 1.0 / (1 << 17) as f64;
 /// numbers in transposed memory.
 #[track_caller]
 fn check(what: &str, fast: Op, reference: Op, inputs: &[Tensor]) {
-    let (y, gradients) = output_and_gradients(fast, inputs, DType::F32);
+    let (y, gradients) = output_and_gradients(fast, &all_here(inputs), DType::F32);
     let (expected_y, expected_gradients) = output_and_gradients(reference, inputs, DType::F64);
-    assert_close(&format!("{what}: output"), &y, &expected_y, ROUNDING);
+    assert_close(
+        &format!("{what}: output"),
+        &y,
+        &expected_y,
+        tolerance(ROUNDING),
+    );
     for (i, (gradient, expected)) in gradients.iter().zip(&expected_gradients).enumerate() {
         assert_close(
             &format!("{what}: gradient of input {i}"),
             gradient,
             expected,
-            ROUNDING,
+            tolerance(ROUNDING),
         );
         check_difference(
             &format!("{what}: difference along input {i}"),
@@ -30,7 +37,8 @@ fn check(what: &str, fast: Op, reference: Op, inputs: &[Tensor]) {
             expected,
         );
     }
-    let transposed: Vec<Tensor> = inputs.iter().map(in_transposed_memory).collect();
+    let there = all_here(inputs);
+    let transposed: Vec<Tensor> = there.iter().map(in_transposed_memory).collect();
     assert_eq!(
         values(&fast(&transposed).unwrap()),
         values(&y),
@@ -167,7 +175,9 @@ fn group_norm_is_its_reference() {
 fn group_norm_keeps_its_precision_far_from_zero() {
     let x = (numbers((2, 4, 5, 7), 1) + 100.0).unwrap();
     let (gamma, beta) = (numbers(4, 2), numbers(4, 3));
-    let y = ddpm_kernels::group_norm(&x, 2, &gamma, &beta, 1e-5, Activation::None).unwrap();
+    let [there, gamma_there, beta_there] = [&x, &gamma, &beta].map(here);
+    let y = ddpm_kernels::group_norm(&there, 2, &gamma_there, &beta_there, 1e-5, Activation::None);
+    let y = y.unwrap();
     let wide = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
     let expected = reference::group_norm(
         &wide(&x),
@@ -204,7 +214,7 @@ fn attention_is_its_reference() {
 
 #[test]
 fn attention_to_scores_far_apart_is_a_choice() {
-    let q = Tensor::full(1000f32, (1, 1, 1, 1), &candle_core::Device::Cpu).unwrap();
+    let q = Tensor::full(1000f32, (1, 1, 1, 1), &device()).unwrap();
     let k = Tensor::from_vec(vec![1f32, -1.0], (1, 1, 2, 1), q.device()).unwrap();
     let v = Tensor::from_vec(vec![5f32, 7.0], (1, 1, 2, 1), q.device()).unwrap();
     assert_eq!(
@@ -277,9 +287,10 @@ fn the_small_ones_are_their_references() {
         );
         for dtype in [DType::U8, DType::F32] {
             let mask = y.ge(0f32).unwrap().to_dtype(dtype).unwrap();
+            let mask_there = here(&mask);
             check(
                 "dropout",
-                &|t| ddpm_kernels::dropout(&t[0], &mask, 0.3),
+                &|t| ddpm_kernels::dropout(&t[0], &mask_there, 0.3),
                 &|t| reference::dropout(&t[0], &mask, 0.3),
                 &one,
             );
@@ -350,7 +361,7 @@ fn the_other_ways_to_halve_and_double_are_their_references() {
 /// Inside of a constant image both filters give the constant: their weights sum to one.
 #[test]
 fn filters_keep_a_constant() {
-    let x = Tensor::full(3f32, (1, 2, 6, 8), &candle_core::Device::Cpu).unwrap();
+    let x = Tensor::full(3f32, (1, 2, 6, 8), &device()).unwrap();
     for (y, side) in [
         (ddpm_kernels::fir_downsample_2x(&x).unwrap(), (3, 4)),
         (ddpm_kernels::fir_upsample_2x(&x).unwrap(), (12, 16)),
@@ -381,7 +392,7 @@ fn embedding_is_its_reference() {
 #[test]
 fn activations_at_the_ends() {
     let x = [-1000f32, -100.0, 0.0, 100.0, 1000.0, f32::INFINITY];
-    let x = Tensor::new(&x, &candle_core::Device::Cpu).unwrap();
+    let x = Tensor::new(&x, &device()).unwrap();
     for (name, y) in [
         ("relu", ddpm_kernels::relu(&x)),
         ("gelu", ddpm_kernels::gelu(&x)),
@@ -397,7 +408,7 @@ fn activations_at_the_ends() {
 fn silu_at_the_ends() {
     let x = Tensor::new(
         &[-1000f32, -100.0, 0.0, 100.0, 1000.0, f32::INFINITY],
-        &candle_core::Device::Cpu,
+        &device(),
     )
     .unwrap();
     let y = values(&ddpm_kernels::silu(&x).unwrap());
@@ -409,7 +420,7 @@ fn silu_at_the_ends() {
 
 #[test]
 fn gradients_add_up_when_a_tensor_is_used_twice() {
-    let x = Var::from_tensor(&numbers((2, 3, 4, 6), 1)).unwrap();
+    let x = Var::from_tensor(&here(&numbers((2, 3, 4, 6), 1))).unwrap();
     let up = ddpm_kernels::upsample_nearest_2x(&x).unwrap();
     let loss = (up.sum_all().unwrap() + x.sum_all().unwrap()).unwrap();
     let gradients = loss.backward().unwrap();
@@ -424,9 +435,9 @@ fn gradients_add_up_when_a_tensor_is_used_twice() {
 fn only_what_needs_a_gradient_gets_one() {
     let conv = Conv2d::new(1, Padding::same(1));
     let (x, weight, bias) = (
-        numbers((2, 3, 4, 6), 1),
-        numbers((5, 3, 3, 3), 2),
-        Var::from_tensor(&numbers(5, 3)).unwrap(),
+        here(&numbers((2, 3, 4, 6), 1)),
+        here(&numbers((5, 3, 3, 3), 2)),
+        Var::from_tensor(&here(&numbers(5, 3))).unwrap(),
     );
     let y = ddpm_kernels::conv2d(&x, &weight, Some(&bias), conv).unwrap();
     let gradients = y.sum_all().unwrap().backward().unwrap();

@@ -1,5 +1,6 @@
 //! Every operation on shapes that are not nice, at every level of the processor: the reference's values in double precision,
-//! the same bits on any number of threads, at any place in the batch and in any memory.
+//! the same bits on any number of threads, at any place in the batch and in any memory. On a card: the reference's values, the
+//! same bits in any memory, the same values at any place in the batch.
 
 use std::sync::OnceLock;
 
@@ -7,7 +8,9 @@ use candle_core::{DType, Result, Tensor, Var};
 use ddpm_kernels::processor::{Level, pool};
 use ddpm_kernels::{Activation, Conv2d, Padding, reference};
 
-use crate::support::{assert_close, bits, numbers, output_and_gradients};
+use ddpm_tests::{device, here, tolerance};
+
+use crate::support::{all_here, assert_close, bits, numbers, output_and_gradients};
 
 /// Rounding of some hundreds of single-precision operations one after the other, as the levels may differ.
 const ROUNDING: f64 = 1e-5;
@@ -28,27 +31,33 @@ fn pools() -> &'static [(Level, [rayon::ThreadPool; 3])] {
     })
 }
 
-fn all_bits((y, gradients): &(Tensor, Vec<Tensor>)) -> Vec<Vec<u32>> {
+fn all_bits((y, gradients): &Results) -> Vec<Vec<u32>> {
     std::iter::once(y).chain(gradients).map(bits).collect()
 }
 
-/// Output and gradients at every level, on 1, 2 and 7 threads, and of arguments that are not contiguous.
+/// An output and the gradients of all inputs.
+type Results = (Tensor, Vec<Tensor>);
+
+/// Output and gradients at every level, on 1, 2 and 7 threads, and of arguments that are not contiguous; on a card, once.
 #[track_caller]
 fn check(what: &str, fast: Op, reference: Op, inputs: &[Tensor]) {
     let run = |inputs: &[Tensor]| output_and_gradients(&|t| fast(t), inputs, DType::F32);
     let expected = output_and_gradients(&|t| reference(t), inputs, DType::F64);
+    if !device().is_cpu() {
+        let inputs = all_here(inputs);
+        let results = run(&inputs);
+        check_values(what, &results, &expected);
+        for elsewhere in [transposed, narrowed] {
+            let inputs: Vec<Tensor> = inputs.iter().map(elsewhere).collect();
+            let y = fast(&inputs).unwrap();
+            assert!(bits(&results.0) == bits(&y), "{what}: not contiguous");
+        }
+        return;
+    }
     for (level, pools) in pools() {
         let what = format!("{what}, {level:?}");
         let results = pools.each_ref().map(|pool| pool.install(|| run(inputs)));
-        assert_close(&what, &results[0].0, &expected.0, ROUNDING);
-        for (i, (gradient, expected)) in results[0].1.iter().zip(&expected.1).enumerate() {
-            assert_close(
-                &format!("{what}, gradient {i}"),
-                gradient,
-                expected,
-                ROUNDING,
-            );
-        }
+        check_values(&what, &results[0], &expected);
         let once = all_bits(&results[0]);
         assert!(
             once == all_bits(&results[1]),
@@ -63,6 +72,20 @@ fn check(what: &str, fast: Op, reference: Op, inputs: &[Tensor]) {
             let y = pools[1].install(|| fast(&inputs)).unwrap();
             assert!(once[0] == bits(&y), "{what}: not contiguous");
         }
+    }
+}
+
+#[track_caller]
+fn check_values(what: &str, results: &Results, expected: &Results) {
+    let rounding = tolerance(ROUNDING);
+    assert_close(what, &results.0, &expected.0, rounding);
+    for (i, (gradient, expected)) in results.1.iter().zip(&expected.1).enumerate() {
+        assert_close(
+            &format!("{what}, gradient {i}"),
+            gradient,
+            expected,
+            rounding,
+        );
     }
 }
 
@@ -83,18 +106,31 @@ fn narrowed(x: &Tensor) -> Tensor {
     padded.narrow(last, 1, x.dim(last).unwrap()).unwrap()
 }
 
-/// An image alone gives the same output and gradient as in a batch of five, at every level.
+/// An image alone gives the same output and gradient as in a batch of five: the same bits at every level of the processor, the
+/// same values on a card, where cuDNN takes another algorithm for another batch.
 #[track_caller]
 fn check_alone(what: &str, op: Op, x: &Tensor) {
+    let x = &here(x);
     let run = |first: usize, count: usize| {
         let x = Var::from_tensor(&x.narrow(0, first, count).unwrap()).unwrap();
         let y = op(&[x.as_tensor().clone()]).unwrap();
         let shape = [&[5], &y.dims()[1..]].concat();
-        let weights = numbers(shape, 99).narrow(0, first, count).unwrap();
+        let weights = here(&numbers(shape, 99)).narrow(0, first, count).unwrap();
         let loss = (&y * weights).unwrap().sum_all().unwrap();
         let gradient = loss.backward().unwrap().get(&x).unwrap().clone();
         (y, gradient)
     };
+    if !device().is_cpu() {
+        let (y, gradient) = run(0, 5);
+        for image in 0..5 {
+            let alone = run(image, 1);
+            let part = |x: &Tensor| x.narrow(0, image, 1).unwrap();
+            let rounding = tolerance(ROUNDING);
+            assert_close(what, &alone.0, &part(&y), rounding);
+            assert_close(what, &alone.1, &part(&gradient), rounding);
+        }
+        return;
+    }
     for (level, pools) in pools() {
         let (y, gradient) = pools[1].install(|| run(0, 5));
         for image in 0..5 {
@@ -276,6 +312,7 @@ fn the_small_ones() {
         let (x, y) = (numbers(shape, 1), numbers(shape, 2));
         let wider = numbers((shape.0, 17, shape.2, shape.3), 3);
         let mask = y.ge(0f32).unwrap();
+        let mask_there = here(&mask);
         let one = std::slice::from_ref(&x);
         check(
             "silu",
@@ -291,7 +328,7 @@ fn the_small_ones() {
         );
         check(
             "dropout",
-            &|t| ddpm_kernels::dropout(&t[0], &mask, 0.3),
+            &|t| ddpm_kernels::dropout(&t[0], &mask_there, 0.3),
             &|t| reference::dropout(&t[0], &mask, 0.3),
             one,
         );
@@ -353,14 +390,15 @@ fn an_image_does_not_know_its_batch() {
             ..Conv2d::new(stride, Padding::same(1))
         };
         let (weight, bias) = (numbers((18, 33 / groups, 3, 3), 2), numbers(18, 3));
+        let (weight, bias) = (here(&weight), here(&bias));
         let op = |t: &[Tensor]| ddpm_kernels::conv2d(&t[0], &weight, Some(&bias), conv);
         check_alone(&format!("{conv:?}"), &op, &x);
     }
-    let (gamma, beta) = (numbers(33, 2), numbers(33, 3));
+    let (gamma, beta) = (here(&numbers(33, 2)), here(&numbers(33, 3)));
     let norm =
         |t: &[Tensor]| ddpm_kernels::group_norm(&t[0], 3, &gamma, &beta, 1e-5, Activation::Silu);
     check_alone("group_norm", &norm, &x);
-    let weight = numbers((17, 33), 2);
+    let weight = here(&numbers((17, 33), 2));
     let linear = |t: &[Tensor]| ddpm_kernels::linear(&t[0], &weight, None);
     check_alone("linear", &linear, &numbers((5, 35, 33), 1));
     let attend = |t: &[Tensor]| ddpm_kernels::attention(&t[0], &t[0], &t[0], 0.4);

@@ -1,6 +1,7 @@
-//! Inputs that are neither random nor regular, and comparisons.
+//! Inputs that are neither random nor regular, and comparisons, wherever tensors are.
 
 use candle_core::{DType, Device, Result, Shape, Tensor, Var};
+use ddpm_tests::here;
 
 /// Numbers in [-1, 1] from a linear congruential generator.
 pub(crate) fn numbers(shape: impl Into<Shape>, seed: u64) -> Tensor {
@@ -18,7 +19,9 @@ pub(crate) fn numbers(shape: impl Into<Shape>, seed: u64) -> Tensor {
 }
 
 pub(crate) fn values(x: &Tensor) -> Vec<f64> {
-    x.to_dtype(DType::F64)
+    x.to_device(&Device::Cpu)
+        .unwrap()
+        .to_dtype(DType::F64)
         .unwrap()
         .flatten_all()
         .unwrap()
@@ -53,7 +56,12 @@ pub(crate) fn assert_close(what: &str, actual: &Tensor, expected: &Tensor, toler
 /// An operation on any number of tensors.
 pub(crate) type Op<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
 
-/// The output, and the gradients of its sum with fixed weights, for every input.
+/// All of them on the device of the tests.
+pub(crate) fn all_here(inputs: &[Tensor]) -> Vec<Tensor> {
+    inputs.iter().map(here).collect()
+}
+
+/// The output, and the gradients of its sum with fixed weights, for every input, where the inputs are.
 pub(crate) fn output_and_gradients(
     op: Op,
     inputs: &[Tensor],

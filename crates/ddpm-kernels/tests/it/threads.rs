@@ -1,4 +1,4 @@
-//! The same bits on any number of threads.
+//! The same bits on any number of threads; of the CPU, whatever the device of the tests.
 
 use candle_core::{DType, Result, Tensor};
 use ddpm_kernels::{Activation, AdamW, Conv2d, Padding};

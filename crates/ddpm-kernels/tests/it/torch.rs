@@ -1,7 +1,8 @@
-//! PyTorch's own values, made by `tests/golden/kernels.py`.
+//! PyTorch's own values, made by `tests/golden/kernels.py`, on the device of the tests.
 
 use candle_core::{DType, Device, Tensor};
-use ddpm_kernels::{Activation, AdamW, Conv2d, Padding};
+use ddpm_kernels::{Activation, AdamW, Conv2d, Padding, optimise_tensors};
+use ddpm_tests::{here, tolerance};
 
 use crate::support::{Op, assert_close};
 
@@ -41,12 +42,17 @@ const TOLERANCE: f64 = 2e-6;
 fn check(name: &str, op: Op, inputs: &[Tensor]) {
     let inputs: Vec<candle_core::Var> = inputs
         .iter()
-        .map(|x| candle_core::Var::from_tensor(x).unwrap())
+        .map(|x| candle_core::Var::from_tensor(&here(x)).unwrap())
         .collect();
     let tensors: Vec<Tensor> = inputs.iter().map(|x| x.as_tensor().clone()).collect();
     let y = op(&tensors).unwrap();
-    assert_close(name, &y, &golden(&format!("{name}.y")), TOLERANCE);
-    let weights = wave(y.dims(), 0.5);
+    assert_close(
+        name,
+        &y,
+        &golden(&format!("{name}.y")),
+        tolerance(TOLERANCE),
+    );
+    let weights = here(&wave(y.dims(), 0.5));
     let gradients = (y * weights)
         .unwrap()
         .sum_all()
@@ -59,7 +65,7 @@ fn check(name: &str, op: Op, inputs: &[Tensor]) {
             &name,
             gradients.get(input).unwrap(),
             &golden(&name),
-            TOLERANCE,
+            tolerance(TOLERANCE),
         );
     }
 }
@@ -117,11 +123,13 @@ fn what_other_blocks_need() {
     check("embedding", rows, &table);
 }
 
+/// Tensor by tensor and by reference on the CPU, and all tensors of a step at once on the device of the tests.
 #[test]
 fn three_steps_of_adam_with_and_without_decay() {
     for (name, weight_decay) in [("adam", 0.0), ("adamw", 0.1)] {
         let p = wave(&[7], 0.1);
         let (m, v) = (p.zeros_like().unwrap(), p.zeros_like().unwrap());
+        let [p_here, m_here, v_here] = [&p, &m, &v].map(|x| [here(&x.copy().unwrap())]);
         let mut by_reference = (
             p.to_dtype(DType::F64).unwrap(),
             m.to_dtype(DType::F64).unwrap(),
@@ -138,6 +146,7 @@ fn three_steps_of_adam_with_and_without_decay() {
             };
             let g = wave(&[7], 0.2 + (step - 1) as f64);
             ddpm_kernels::adamw_step(&p, &m, &v, &g, &adamw).unwrap();
+            optimise_tensors((&p_here, &m_here, &v_here), &[here(&g)], 0.0, &adamw, &[]).unwrap();
             let (p, m, v) = by_reference;
             by_reference = ddpm_kernels::reference::adamw_step(
                 &p,
@@ -148,13 +157,14 @@ fn three_steps_of_adam_with_and_without_decay() {
             )
             .unwrap();
         }
-        for (part, actual, reference) in [
-            ("p", p, by_reference.0),
-            ("m", m, by_reference.1),
-            ("v", v, by_reference.2),
+        for (part, actual, [on_device], reference) in [
+            ("p", p, p_here, by_reference.0),
+            ("m", m, m_here, by_reference.1),
+            ("v", v, v_here, by_reference.2),
         ] {
             let name = format!("{name}.{part}");
             assert_close(&name, &actual, &golden(&name), 2e-7);
+            assert_close(&name, &on_device, &golden(&name), tolerance(2e-7));
             assert_close(&name, &reference, &golden(&name), 2e-7);
         }
     }

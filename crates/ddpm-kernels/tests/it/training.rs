@@ -1,4 +1,4 @@
-//! What changes parameters in place.
+//! What changes parameters in place: tensor by tensor on the CPU, all tensors of a step on the device of the tests.
 
 use candle_core::{DType, Device, Tensor, Var};
 use ddpm_kernels::{
@@ -6,7 +6,9 @@ use ddpm_kernels::{
     sum_of_squares,
 };
 
-use crate::support::{assert_close, numbers, values};
+use ddpm_tests::{here, tolerance};
+
+use crate::support::{all_here, assert_close, numbers, values};
 
 #[test]
 fn the_average_moves_and_the_parameter_does_not() {
@@ -40,14 +42,14 @@ fn an_average_that_has_arrived_stays() {
 
 #[test]
 fn squares_are_added_in_double_precision() {
-    let x = numbers((37, 1001), 1);
+    let x = here(&numbers((37, 1001), 1));
     let expected = reference::sum_of_squares(&x).unwrap();
     assert!((sum_of_squares(&x).unwrap() - expected).abs() <= 1e-13 * expected);
     assert_eq!(
         sum_of_squares(&x.t().unwrap().narrow(0, 0, 1).unwrap()).unwrap(),
         reference::sum_of_squares(&x.narrow(1, 0, 1).unwrap()).unwrap()
     );
-    let many = Tensor::full(1f32, 1 << 25, &Device::Cpu).unwrap(); // beyond what f32 can count
+    let many = Tensor::full(1f32, 1 << 25, x.device()).unwrap(); // beyond what f32 can count
     assert_eq!(sum_of_squares(&many).unwrap(), (1 << 25) as f64);
 }
 
@@ -70,7 +72,7 @@ const ADAMW: AdamW = AdamW {
     step: 3,
 };
 
-/// Parameters, moments (the second ones positive) and an average.
+/// Parameters, moments (the second ones positive) and an average, on the CPU.
 fn state() -> [Vec<Tensor>; 4] {
     let of = |seed: u64| vec![numbers((3, 5), seed), numbers(7, seed + 1)];
     let squares = of(5).iter().map(|v| v.sqr().unwrap()).collect();
@@ -79,7 +81,7 @@ fn state() -> [Vec<Tensor>; 4] {
 
 #[test]
 fn a_step_by_tensors_clips_by_the_norm_of_all() {
-    let [p, m, v, ema] = state();
+    let [p, m, v, ema] = state().map(|tensors| all_here(&tensors));
     let [other_p, other_m, other_v, other_ema] = state();
     let g = [numbers((5, 3), 9).t().unwrap(), numbers(7, 10)]; // one is not contiguous
     let norm = g
@@ -92,26 +94,32 @@ fn a_step_by_tensors_clips_by_the_norm_of_all() {
             decay: 0.9,
             tensors: &ema,
         }];
-        let told = optimise_tensors((&p, &m, &v), &g, max_norm, &ADAMW, &averages).unwrap();
-        assert_eq!(told.to_vec1::<f32>().unwrap(), [norm as f32, factor as f32]);
+        let there = all_here(&g);
+        let told = optimise_tensors((&p, &m, &v), &there, max_norm, &ADAMW, &averages).unwrap();
+        let expected = Tensor::new(&[norm as f32, factor as f32], &Device::Cpu).unwrap();
+        assert_close("told", &told, &expected, tolerance(0.0));
         for i in 0..2 {
             let scaled = (&g[i] * factor).unwrap();
             adamw_step(&other_p[i], &other_m[i], &other_v[i], &scaled, &ADAMW).unwrap();
             ema_update(&other_ema[i], &other_p[i], 0.9).unwrap();
-            assert_close("p", &p[i], &other_p[i], 1e-6);
-            assert_close("m", &m[i], &other_m[i], 1e-6);
-            assert_close("v", &v[i], &other_v[i], 1e-6);
-            assert_close("ema", &ema[i], &other_ema[i], 1e-6);
+            for (what, ran, expected) in [
+                ("p", &p, &other_p),
+                ("m", &m, &other_m),
+                ("v", &v, &other_v),
+                ("ema", &ema, &other_ema),
+            ] {
+                assert_close(what, &ran[i], &expected[i], tolerance(1e-6));
+            }
         }
     }
 }
 
 #[test]
 fn a_step_by_tensors_that_are_not_finite_changes_nothing() {
-    let [p, m, v, ema] = state();
+    let [p, m, v, ema] = state().map(|tensors| all_here(&tensors));
     let g = [
-        numbers((3, 5), 9),
-        Tensor::full(f32::NAN, 7, &Device::Cpu).unwrap(),
+        here(&numbers((3, 5), 9)),
+        here(&Tensor::full(f32::NAN, 7, &Device::Cpu).unwrap()),
     ];
     let averages = [Averaged {
         decay: 0.9,
@@ -130,7 +138,7 @@ fn a_step_by_tensors_that_are_not_finite_changes_nothing() {
 
 #[test]
 fn a_step_by_tensors_refuses_what_does_not_fit() {
-    let [p, m, v, _] = state();
+    let [p, m, v, _] = state().map(|tensors| all_here(&tensors));
     let step = |g: &[Tensor]| optimise_tensors((&p, &m, &v), g, 1.0, &ADAMW, &[]);
     let first = |message: String| message.lines().next().map(str::to_owned);
     let short = first(step(&p[..1]).unwrap_err().to_string());
@@ -138,7 +146,7 @@ fn a_step_by_tensors_refuses_what_does_not_fit() {
         short.unwrap(),
         "optimise: the lists differ in length, expected 2 each"
     );
-    let turned = [numbers((5, 3), 1), numbers(7, 2)];
+    let turned = [numbers((5, 3), 1), numbers(7, 2)].map(|g| here(&g));
     let turned = first(step(&turned).unwrap_err().to_string());
     assert_eq!(
         turned.unwrap(),

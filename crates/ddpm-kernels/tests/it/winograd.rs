@@ -1,4 +1,4 @@
-//! How far Winograd's tiles are from the truth, with channels enough for rounding to add up.
+//! How far the CPU's Winograd tiles are from the truth, with channels enough for rounding to add up, whatever the device of the tests.
 
 use candle_core::{DType, Tensor};
 use ddpm_kernels::{Conv2d, Padding, conv2d, reference};

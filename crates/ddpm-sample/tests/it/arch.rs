@@ -260,12 +260,10 @@ fn a_model_of_the_hub_comes_from_the_cache_and_says_its_revision() {
     std::fs::create_dir_all(repository.join("refs")).unwrap();
     std::fs::write(repository.join("refs/main"), commit).unwrap();
     let run = |words: &str| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ddpm-sample"));
+        let mut command = house.command(&words.split_whitespace().collect::<Vec<_>>());
         command
-            .current_dir(house.folder.path())
             .env("HF_HUB_CACHE", "cache")
-            .env("HF_HUB_OFFLINE", "1")
-            .args(words.split_whitespace());
+            .env("HF_HUB_OFFLINE", "1");
         command.output().unwrap()
     };
     let output = run("--model someone/tiny --num 1 --steps 2");

@@ -13,7 +13,7 @@ use ddpm_unet::{
     ClassEmbedType, Classes, Initialisation, Network, UNetConfig, UNetSettings, initialise,
 };
 
-use crate::{House, bits, check_done, read_samples};
+use crate::{House, bits, check_done, read_samples, same_images};
 
 const HINT: &str = "\n\nFor more information, try '--help'.";
 
@@ -72,7 +72,7 @@ fn the_class_that_is_asked_for_is_told_to_the_network() {
         let expected = walked(&model, Classes::Indices(vec![class; 3]), 3);
         for batch in ["", "--batch-size 2"] {
             let (images, classes) = made(&house, &format!("--num 3 --class {class} {batch}"));
-            assert_eq!(images, expected, "{class}");
+            same_images(&format!("{class}, {batch}"), &images, &expected);
             assert_eq!(classes, [class as i64; 3]);
         }
     }
@@ -88,7 +88,8 @@ fn all_makes_each_class_in_turn_and_a_grid_with_a_column_for_each() {
     let (images, classes) = made(&house, "--num 7 --class all --batch-size 3");
     assert_eq!(classes, [0, 1, 2, 3, 4, 0, 1]);
     let indices = classes.iter().map(|&class| class as usize).collect();
-    assert_eq!(images, walked(&model, Classes::Indices(indices), 7));
+    let expected = walked(&model, Classes::Indices(indices), 7);
+    same_images("all", &images, &expected);
     for place in ["grid.png", "all.npz", "single/"] {
         let flags = format!("--model model --steps 4 --num 7 --class all --out {place}");
         check_done(&house.run(&flags));
@@ -124,7 +125,8 @@ fn the_seed_draws_where_nobody_chooses() {
     let (house, model) = (house(None, Some(5)), model(None, Some(5)));
     let (images, classes) = made(&house, "--num 40");
     let indices: Vec<usize> = classes.iter().map(|&class| class as usize).collect();
-    assert_eq!(images, walked(&model, Classes::Indices(indices), 40));
+    let expected = walked(&model, Classes::Indices(indices), 40);
+    same_images("drawn", &images, &expected);
     for class in 0..5 {
         assert!(classes.contains(&class), "{classes:?}");
     }
@@ -158,21 +160,19 @@ fn a_file_brings_classes_of_any_kind() {
     let house_of = house(None, Some(5));
     save(&house_of, numbers.clone());
     let expected = walked(&model(None, Some(5)), Classes::Indices(vec![3, 1]), 2);
-    assert_eq!(result(&house_of), expected);
+    same_images("indices", &result(&house_of), &expected);
     let times = house(Some(ClassEmbedType::Timestep), None);
     save(&times, numbers);
     let model_of = model(Some(ClassEmbedType::Timestep), None);
     let expected = walked(&model_of, Classes::Numbers(vec![3.0, 1.0]), 2);
-    assert_eq!(result(&times), expected);
+    same_images("numbers", &result(&times), &expected);
     let vectors = house(Some(ClassEmbedType::Identity), None);
     let told = sample_start(9, 0, 2, (1, 1, 16), &Device::Cpu).unwrap();
     let told = told.reshape((2, 16)).unwrap();
     save(&vectors, told.clone());
     let model_of = model(Some(ClassEmbedType::Identity), None);
-    assert_eq!(
-        result(&vectors),
-        walked(&model_of, Classes::Vectors(told), 2)
-    );
+    let expected = walked(&model_of, Classes::Vectors(told), 2);
+    same_images("vectors", &result(&vectors), &expected);
     assert_eq!(
         read_samples(&vectors.path("out.safetensors")).dims(),
         [2, 3, 4, 6]

@@ -1,15 +1,16 @@
 //! Where the walk goes: operation by operation as on a card it comes to the same images, and what is not there is said.
 
 use candle_core::Tensor;
+use ddpm_unet::DeviceName;
 
 use crate::House;
 
 /// The largest difference, beside the largest number.
 #[track_caller]
 fn check(house: &House, flags: &str) {
-    let device = std::env::var("DDPM_TEST_DEVICE").unwrap_or_else(|_| "cpu-graph".to_owned());
-    let [planned, by_graph] =
-        ["cpu", device.as_str()].map(|device| house.samples(&format!("{flags} --device {device}")));
+    let device = ddpm_tests::named().unwrap_or(DeviceName::CpuGraph);
+    let [planned, by_graph] = [DeviceName::Cpu, device]
+        .map(|device| house.samples(&format!("{flags} --device {device}")));
     assert_eq!(planned.dims(), by_graph.dims());
     let largest = |x: &Tensor| {
         let sizes = x.abs().unwrap().flatten_all().unwrap();

@@ -7,7 +7,7 @@ use ddpm_random::sample_start;
 use ddpm_samplers::{Choice, SamplerKind};
 use ddpm_unet::{Network, Nonlinearity, UNetConfig, UNetSettings};
 
-use crate::{House, bits, check_done, pipeline};
+use crate::{House, bits, check_done, pipeline, same_images};
 
 /// DDIM with eta = 0 draws nothing.
 struct NoNoise;
@@ -42,8 +42,8 @@ fn ddim_lands_as_in_diffusers_only_for_what_diffusers_saved() {
     let made = |model: &str, steps: usize| {
         house.samples_of(&format!("--model {model} --num 2 --steps {steps}"))
     };
-    assert_eq!(bits(&made("run", 30)), walked(30, false));
-    assert_eq!(bits(&made("foreign", 30)), walked(30, true));
+    same_images("ours", &bits(&made("run", 30)), &walked(30, false));
+    same_images("foreign", &bits(&made("foreign", 30)), &walked(30, true));
     let apart = |steps: usize| {
         let off = (made("foreign", steps) - made("run", steps)).unwrap();
         let worst = off.abs().unwrap().max_all().unwrap();
@@ -65,7 +65,9 @@ fn networks_without_a_plan_are_named() {
     let model = Pipeline::new(unet.unwrap(), plain.weights, plain.scheduler);
     model.save(&house.path("foreign")).unwrap();
     let said = |flags: &str| {
-        let output = house.run(&format!("--model foreign --num 2 --steps 2 {flags}"));
+        let output = house.run(&format!(
+            "--device cpu --model foreign --num 2 --steps 2 {flags}"
+        ));
         check_done(&output);
         String::from_utf8(output.stderr).unwrap()
     };
@@ -74,7 +76,7 @@ fn networks_without_a_plan_are_named() {
     let auto = said("--precision auto");
     assert!(auto.contains(&format!("{note}, and in f32\n")), "{auto}");
     let error = "error: --precision bf16 cannot be had: this network has `act_fn` gelu, for which there is only f32\n\nFor more information, try '--help'.";
-    house.check_error("--model foreign --precision bf16", 2, error);
+    house.check_error("--device cpu --model foreign --precision bf16", 2, error);
     let output = house.run("--model foreign --inspect");
     let text = String::from_utf8(output.stdout).unwrap();
     let line = "plan        none on the CPU, because of `act_fn` gelu\n";
@@ -84,7 +86,7 @@ fn networks_without_a_plan_are_named() {
 }
 
 fn plain_model_says_nothing(house: &House) {
-    let output = house.run("--model run --num 2 --steps 2 --precision bf16");
+    let output = house.run("--device cpu --model run --num 2 --steps 2 --precision bf16");
     check_done(&output);
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(!text.contains("operation by operation"), "{text}");

@@ -11,13 +11,11 @@ fn ctrl_c_exits_with_130_and_leaves_nothing() {
     for place in ["x.png", "x/"] {
         let house = House::new();
         let before = house.names();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ddpm-sample"));
         let flags = [
             "--model", "run", "--num", "100000", "--quiet", "--out", place,
         ];
-        let child = command
-            .current_dir(house.folder.path())
-            .args(flags)
+        let child = house
+            .command(&flags)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

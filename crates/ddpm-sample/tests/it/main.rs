@@ -29,7 +29,7 @@ use candle_core::{Device, Tensor};
 use ddpm_checkpoint::{Pipeline, TensorFile, TrainState, write_checkpoint};
 use ddpm_core::{Prediction, Variance};
 use ddpm_samplers::{Betas, Clip, SchedulerConfig};
-use ddpm_unet::{Initialisation, SampleSize, UNetConfig, UNetSettings, initialise};
+use ddpm_unet::{DeviceName, Initialisation, SampleSize, UNetConfig, UNetSettings, initialise};
 
 /// A folder with a run in it, removed at the end.
 struct House {
@@ -72,12 +72,20 @@ impl House {
     }
 
     fn run_words(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    /// The program in the folder; it samples on the device of the tests, where one is named and the words name none.
+    fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ddpm-sample"));
+        command.current_dir(self.folder.path()).args(words);
+        let has = |flag: &&str| words.contains(flag);
+        let elsewhere = ["--device", "--inspect", "--save-model"].iter().any(has);
+        if let (Some(name), false) = (ddpm_tests::named(), elsewhere) {
+            let lacks = name == DeviceName::CpuGraph && has(&"bf16");
+            command.args((!lacks).then(|| format!("--device={name}")));
+        }
         command
-            .current_dir(self.folder.path())
-            .args(words)
-            .output()
-            .unwrap()
     }
 
     /// The samples that these flags give, as computed.
@@ -162,6 +170,30 @@ fn read_samples(path: &Path) -> Tensor {
     let mut file = TensorFile::open(path).unwrap();
     assert_eq!(file.names(), ["samples"]);
     file.read("samples").unwrap()
+}
+
+/// The same images: on the CPU bit for bit, whatever the batch and the threads; elsewhere but for rounding.
+#[track_caller]
+fn same_images(what: &str, got: &[u32], expected: &[u32]) {
+    if ddpm_tests::device_name() == DeviceName::Cpu {
+        assert!(got == expected, "{what}: other images");
+        return;
+    }
+    assert_eq!(got.len(), expected.len(), "{what}");
+    let floats = || {
+        got.iter()
+            .zip(expected)
+            .map(|(&got, &expected)| (f32::from_bits(got), f32::from_bits(expected)))
+    };
+    let largest = floats().fold(1.0, |largest: f32, (_, expected)| {
+        largest.max(expected.abs())
+    });
+    for (got, expected) in floats() {
+        assert!(
+            (got - expected).abs() < 1e-4 * largest,
+            "{what}: {got}, expected {expected}"
+        );
+    }
 }
 
 fn bits(tensor: &Tensor) -> Vec<u32> {

@@ -1,12 +1,13 @@
 //! Whole walks against diffusers: golden loops made by tests/golden/samplers.py, and the numbers of its own tests.
 
 use crate::{Waves, last, numbers, start};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use ddpm_core::{Prediction, Result, Schedule, Spacing, q_sample};
 use ddpm_samplers::{
     Choice, Clip, Direction, Process, Sampler, SchedulerConfig, Step, ddim_inversion_with,
     ddim_with,
 };
+use ddpm_tests::device;
 use serde_json::Value;
 
 /// The golden recipe's network.
@@ -80,7 +81,7 @@ fn check(name: &str, x: &Tensor, expected: &Value) {
 /// The sample of diffusers' scheduler tests: `arange(768).reshape(3, 8, 8, 4) / 768`, last axis first.
 fn dummy_sample() -> Tensor {
     let values: Vec<f32> = (0..768).map(|i| i as f32 / 768.0).collect();
-    Tensor::from_vec(values, (3, 8, 8, 4), &Device::Cpu)
+    Tensor::from_vec(values, (3, 8, 8, 4), &device())
         .unwrap()
         .permute((3, 0, 1, 2))
         .unwrap()
@@ -91,7 +92,7 @@ fn dummy_sample() -> Tensor {
 /// `arange(768).flip(-1) / 768` in the same shape.
 fn dummy_noise() -> Tensor {
     let values: Vec<f32> = (0..768).rev().map(|i| i as f32 / 768.0).collect();
-    Tensor::from_vec(values, (3, 8, 8, 4), &Device::Cpu)
+    Tensor::from_vec(values, (3, 8, 8, 4), &device())
         .unwrap()
         .permute((3, 0, 1, 2))
         .unwrap()

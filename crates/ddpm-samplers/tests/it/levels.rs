@@ -1,12 +1,13 @@
 //! Walks over levels against diffusers (golden loops made by tests/golden/schedulers.py), against oracles, and what bad input gets.
 
 use crate::{NoNoise, Waves, fails, formula, last, linear, numbers, process, same, start};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use ddpm_core::{NoiseSource, Prediction, Result, Schedule, Spacing};
 use ddpm_samplers::{
     Clip, Curve, DpmAlgorithm, DpmSecondOrder, DpmSettings, End, LevelChoice, Levels, Process,
     Rounding, Step, Walk, ddim, dpm_solver, euler, euler_ancestral, heun,
 };
+use ddpm_tests::device;
 use serde_json::Value;
 
 /// The golden recipe's network.
@@ -390,7 +391,7 @@ fn impossible_levels_and_settings_are_errors() {
         "sigma at the end of DPM-Solver's walk is 0, expected a number above 0: DPM-Solver ends at `sigma_min`, \
          DPM-Solver++ at `zero` as well",
     );
-    let x_t = Tensor::zeros((1, 1, 2, 2), DType::F32, &Device::Cpu).unwrap();
+    let x_t = Tensor::zeros((1, 1, 2, 2), DType::F32, &device()).unwrap();
     let wrong = |x: &Tensor, _: &[f64]| -> Result<Tensor> { Ok(x.narrow(3, 0, 1)?) };
     assert!(euler(&levels, &wrong, &x_t).next().unwrap().is_err());
 }

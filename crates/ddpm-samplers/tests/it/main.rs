@@ -20,6 +20,7 @@ use ddpm_core::{NoiseSource, Prediction, Result, Schedule, Variance};
 use ddpm_samplers::{
     AncestralSettings, Clip, DdimSettings, Manner, Process, Sampler, Step, StepVariance,
 };
+use ddpm_tests::device;
 
 /// Unequal dimensions, so that a swapped axis is seen.
 pub(crate) const SHAPE: (usize, usize, usize, usize) = (2, 3, 4, 6);
@@ -28,7 +29,7 @@ pub(crate) const SHAPE: (usize, usize, usize, usize) = (2, 3, 4, 6);
 pub(crate) fn formula(f: impl Fn(f64) -> f64) -> Tensor {
     let n = SHAPE.0 * SHAPE.1 * SHAPE.2 * SHAPE.3;
     let values: Vec<f32> = (0..n).map(|i| f(i as f64) as f32).collect();
-    Tensor::from_vec(values, SHAPE, &Device::Cpu).unwrap()
+    Tensor::from_vec(values, SHAPE, &device()).unwrap()
 }
 
 pub(crate) fn start() -> Tensor {
@@ -97,7 +98,9 @@ pub(crate) fn last(walk: impl ExactSizeIterator<Item = ddpm_samplers::Result<Ste
 }
 
 pub(crate) fn numbers(x: &Tensor) -> Vec<f64> {
-    x.to_dtype(DType::F64)
+    x.to_device(&Device::Cpu)
+        .unwrap()
+        .to_dtype(DType::F64)
         .unwrap()
         .flatten_all()
         .unwrap()

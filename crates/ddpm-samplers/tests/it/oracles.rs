@@ -1,11 +1,12 @@
 //! Networks that know the data exactly, so that the right answer of a walk is known in closed form.
 
 use crate::{NoNoise, OnSteps, Waves, formula, last, linear, numbers, process, same, start};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use ddpm_core::{NoiseSource, Prediction, Result, Schedule, Spacing, Variance, eps_from_x_0};
 use ddpm_samplers::{
     Clip, DdimSettings, Direction, Process, ancestral, ddim, ddim_inversion, ddim_with,
 };
+use ddpm_tests::device;
 
 const ALL: [Prediction; 4] = [
     Prediction::Noise,
@@ -97,7 +98,7 @@ impl NoiseSource for Impulses {
     fn draw(&mut self, draw: usize, like: &Tensor) -> Result<Tensor> {
         let mut noise = vec![0.0f64; like.elem_count()];
         noise[draw + 2] = 1.0;
-        Ok(Tensor::from_vec(noise, like.dims(), &Device::Cpu)?)
+        Ok(Tensor::from_vec(noise, like.dims(), &device())?)
     }
 }
 
@@ -120,7 +121,7 @@ fn moments(
     };
     let mut x_t = vec![0.0f64; schedule.steps() + 2];
     x_t[1] = 1.0;
-    let x_t = Tensor::from_vec(x_t, (schedule.steps() + 2, 1, 1, 1), &Device::Cpu).unwrap();
+    let x_t = Tensor::from_vec(x_t, (schedule.steps() + 2, 1, 1, 1), &device()).unwrap();
     let end = numbers(&last(sampler.of(&process).walk(&network, &x_t, &mut Impulses)).x);
     (end[0], end[1..].iter().map(|x| (x - end[0]).powi(2)).sum())
 }
@@ -278,7 +279,7 @@ fn ddim_lands_on_the_level_it_aims_at() {
                 let here = schedule.respaced_at(&kept).unwrap();
                 let process = process(here, Prediction::Original, Clip::None);
                 let root = (1.0 - schedule.alpha_bar(t)).sqrt();
-                let x_t = Tensor::full(root, (1, 1, 1, 1), &Device::Cpu).unwrap();
+                let x_t = Tensor::full(root, (1, 1, 1, 1), &device()).unwrap();
                 let [left, both] = [0.0, 1.0].map(|z| {
                     let mut noise = Constant(z);
                     let walk = ddim_with(&process, settings.clone(), &black, &x_t, &mut noise);

@@ -7,6 +7,7 @@ use ddpm_samplers::{
     Clip, DdimSettings, Landing, SamplerKind, SelfConditioned, ancestral, ddim, ddim_inversion,
     ddim_inversion_with, ddim_with,
 };
+use ddpm_tests::device;
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
 
@@ -161,9 +162,7 @@ fn no_graph_is_kept() {
             Ok(x_t.broadcast_mul(&self.0)?)
         }
     }
-    let network = Trained(
-        Var::from_tensor(&Tensor::new(0.5f32, &candle_core::Device::Cpu).unwrap()).unwrap(),
-    );
+    let network = Trained(Var::from_tensor(&Tensor::new(0.5f32, &device()).unwrap()).unwrap());
     let process = process(linear(4), Prediction::Velocity, Clip::Range(1.0));
     let x = Var::from_tensor(&start()).unwrap();
     let mut noise = Waves;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::program::workplace;
+use crate::program::{words, workplace};
 
 /// What a power cut at this moment could still take away.
 #[derive(Default)]
@@ -31,7 +31,7 @@ fn nothing_is_visible_or_relied_upon_before_it_is_on_the_disk() {
         .args(["-f", "-y", "-s", "0", "-e", calls, "-o"])
         .arg(&log)
         .arg(env!("CARGO_BIN_EXE_ddpm-train"))
-        .args(flags.split_whitespace())
+        .args(words(flags))
         .arg("--out")
         .arg(&run)
         .stdout(Stdio::null())

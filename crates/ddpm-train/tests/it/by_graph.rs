@@ -276,7 +276,8 @@ fn a_build_without_cuda_says_how_to_make_one_with_it() {
     let folder = workplace();
     let run = "--config tiny.toml --steps 1";
     let why = "this build has no CUDA; `cargo xtask cuda` makes one that has";
-    check(folder.path(), run, 0, &[&format!("device cpu: {why}")]);
+    let auto = format!("{run} --device auto");
+    check(folder.path(), &auto, 0, &[&format!("device cpu: {why}")]);
     let text = check(
         folder.path(),
         &format!("{run} --out y --device cuda"),

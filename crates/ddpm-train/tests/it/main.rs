@@ -25,7 +25,6 @@ mod training;
 use ddpm_checkpoint::TrainState;
 use ddpm_data::Dataset;
 use ddpm_train::{Layer, Settings};
-use ddpm_unet::{DeviceName, Place};
 
 /// All tensors of a state, weights, moments and averages, as bits.
 pub(crate) fn bits(state: &TrainState) -> Vec<(String, Vec<u32>)> {
@@ -44,23 +43,8 @@ pub(crate) fn tiny(text: &str) -> Settings {
     let base = Layer::from_text("tiny", TINY).unwrap();
     let layers = [base, Layer::from_text("test", text).unwrap()];
     let mut settings = Settings::from_layers(&layers).unwrap();
-    settings.train.device = test_device();
+    settings.train.device = ddpm_tests::device_name();
     settings.resolved()
-}
-
-/// The device that `DDPM_TEST_DEVICE` names, or the CPU, also where this build cannot have it.
-fn test_device() -> DeviceName {
-    let Ok(name) = std::env::var("DDPM_TEST_DEVICE") else {
-        return DeviceName::Cpu;
-    };
-    let name = name.parse().unwrap();
-    match Place::open(name) {
-        Ok(_) => name,
-        Err(why) => {
-            println!("DDPM_TEST_DEVICE: {why}; the CPU instead");
-            DeviceName::Cpu
-        }
-    }
 }
 
 pub(crate) const TINY: &str = r#"

@@ -11,9 +11,21 @@ pub(crate) fn program(folder: &Path, flags: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ddpm-train"));
     command
         .current_dir(folder)
-        .args(flags.split_whitespace())
+        .args(words(flags))
         .stdin(Stdio::null());
     command
+}
+
+/// What the program is told: to train on the device of the tests, where one is named and the flags name none.
+pub(crate) fn words(flags: &str) -> Vec<String> {
+    let mut words: Vec<String> = flags.split_whitespace().map(str::to_owned).collect();
+    let trains = ["--config", "--preset", "--resume"]
+        .iter()
+        .any(|flag| words.iter().any(|word| word == flag));
+    if let (Some(name), true) = (ddpm_tests::named(), trains && !flags.contains("device")) {
+        words.extend(["--device".to_owned(), name.to_string()]);
+    }
+    words
 }
 
 fn run(folder: &Path, flags: &str) -> Output {
@@ -383,7 +395,7 @@ fn on_a_small_disk(folder: &Path, flags: &str) -> Output {
     let mut shell = Command::new("sh");
     shell.current_dir(folder).args(["-c", limited]);
     shell.arg(env!("CARGO_BIN_EXE_ddpm-train"));
-    shell.args(flags.split_whitespace()).output().unwrap()
+    shell.args(words(flags)).output().unwrap()
 }
 
 #[cfg(unix)]
@@ -481,7 +493,7 @@ fn candle_has_as_many_threads_as_training_and_memory_is_kept() {
         child.wait().unwrap();
         let typed = String::from_utf8(typed).unwrap();
         let typed: Vec<&str> = typed.trim_end_matches('\0').split('\0').skip(1).collect();
-        assert_eq!(typed, flags.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(typed, words(&flags));
         let environment = String::from_utf8_lossy(&environment).into_owned();
         let value = |name: &str| environment.split('\0').find_map(|v| v.strip_prefix(name));
         assert_eq!(value("MIMALLOC_PURGE_DELAY="), Some("-1"));

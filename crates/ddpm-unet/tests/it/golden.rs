@@ -1,7 +1,7 @@
 //! Outputs, names, shapes and order of diffusers' UNet2DModel. Recipe: `tests/golden/unet.py`.
 
 use candle_core::{DType, Device};
-use ddpm_unet::{Place, UNet, UNetConfig};
+use ddpm_unet::{UNet, UNetConfig};
 
 use crate::formula::{
     formula, golden, golden_config, golden_network, golden_tensor, golden_text, max_difference,
@@ -41,25 +41,13 @@ fn check(case: &str) {
     let difference = max_difference(&output, &expected);
     assert!(difference <= 1e-5, "{difference:e}");
 
-    // Operation by operation, on the CPU or where `DDPM_TEST_DEVICE` says.
-    let device = test_device();
+    // Operation by operation, on the device of the tests.
+    let device = ddpm_tests::device();
     let network = network.to_device(&device).unwrap().by_graph();
     let output = network.forward(&x.to_device(&device).unwrap(), &time);
     let output = output.unwrap().to_device(&Device::Cpu).unwrap();
     let difference = max_difference(&output, &expected);
     assert!(difference <= 1e-5, "by graph: {difference:e}");
-}
-
-/// The device that the variable names, or the CPU, also where this build cannot have it.
-fn test_device() -> Device {
-    let name = std::env::var("DDPM_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
-    match Place::open(name.parse().unwrap()) {
-        Ok(place) => place.device().clone(),
-        Err(why) => {
-            println!("DDPM_TEST_DEVICE: {why}; the CPU instead");
-            Device::Cpu
-        }
-    }
 }
 
 #[test]
