@@ -40,7 +40,7 @@ fn by_tiles<M: Machine>(
 ) -> Result<()> {
     whole("numbers of images", images.numbers())?;
     let pixels = images.pixels();
-    let channels = images.channels.min(TILE_CHANNELS);
+    let channels = images.channels.clamp(1, TILE_CHANNELS);
     let most = (TILE / channels + 1).next_power_of_two() / 2; // the power of two that is not above TILE / channels
     let pixels_of_tile = most.min(pixels.next_power_of_two());
     let across = pixels.div_ceil(pixels_of_tile);
