@@ -14,22 +14,34 @@ pub(crate) mod nhwc;
 pub(crate) mod norm;
 pub(crate) mod optimise;
 pub(crate) mod planes;
+pub(crate) mod product;
 pub(crate) mod sums;
 
-mod settings;
+pub(crate) mod notes;
+pub(crate) mod settings;
 
 #[cfg(feature = "cuda")]
 pub(crate) mod card;
 #[cfg(feature = "cuda")]
 pub(crate) mod conv;
 #[cfg(feature = "cuda")]
+mod cublas;
+#[cfg(feature = "cuda")]
 mod cudnn;
 #[cfg(feature = "cuda")]
+mod engines;
+#[cfg(feature = "cuda")]
 pub(crate) mod linear;
+#[cfg(feature = "cuda")]
+mod recording;
 
 #[cfg(test)]
 #[path = "cuda/tests/host.rs"]
 mod host;
+#[cfg(feature = "cuda")]
+#[cfg(test)]
+#[path = "cuda/tests/on_a_card.rs"]
+mod on_a_card;
 #[cfg(test)]
 #[path = "cuda/tests/oracle.rs"]
 mod oracle;

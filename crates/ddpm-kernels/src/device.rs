@@ -117,7 +117,14 @@ impl Place {
         self.device.is_cpu() && !self.by_graph
     }
 
-    /// Bytes of the card's memory that are free, and all of it. None on the processor.
+    /// What was found out on the card since this was last asked, a line each: better ways that could not be taken, and why; with
+    /// `DDPM_CUDA_TELL=1` in the environment, also which ways were taken. Nothing on the processor.
+    pub fn notes(&self) -> Vec<String> {
+        card::notes()
+    }
+
+    /// Bytes of the card's memory that are free, and all of it. None on the processor. What was freed and is kept for what comes
+    /// next counts as free.
     pub fn card_memory(&self) -> Option<(u64, u64)> {
         card::memory(&self.device)
     }
@@ -166,14 +173,21 @@ mod card {
         None
     }
 
+    pub(super) fn notes() -> Vec<String> {
+        Vec::new()
+    }
+
     pub(super) fn set_products(_: bool, _: bool) {}
 }
 
 #[cfg(feature = "cuda")]
 mod card {
+    use candle_core::cuda_backend::CudaDevice;
     use candle_core::cuda_backend::cudarc::driver::{result, sys};
 
     use super::{Device, Place};
+    use crate::cuda::notes;
+    use crate::cuda::settings::Without;
 
     /// A card as its driver describes it.
     pub(super) struct Card {
@@ -185,6 +199,11 @@ mod card {
     /// Opens a card with one stream for all its work.
     pub(super) fn open(number: usize) -> Result<Place, String> {
         let card = usable(number)?;
+        let without = std::env::var("DDPM_CUDA_WITHOUT").unwrap_or_default();
+        let without = without.parse::<Without>();
+        without
+            .map_err(|e| format!("DDPM_CUDA_WITHOUT: {e}"))?
+            .set();
         let device = Device::new_cuda_with_stream(number)
             .map_err(|e| format!("cuda:{number} does not open: {}", first_line(&e)))?;
         if let Device::Cuda(device) = &device {
@@ -194,6 +213,7 @@ mod card {
             unsafe {
                 device.disable_event_tracking();
             }
+            keep_freed_memory(device);
         }
         let gib = card.bytes as f64 / (1u64 << 30) as f64;
         let (major, minor) = card.compute;
@@ -239,7 +259,60 @@ mod card {
             return None;
         };
         let (free, total) = device.cuda_stream().context().mem_get_info().ok()?;
-        Some((free as u64, total as u64))
+        Some((free as u64 + unused_in_the_pool(device), total as u64))
+    }
+
+    pub(super) fn notes() -> Vec<String> {
+        let tell = std::env::var("DDPM_CUDA_TELL").unwrap_or_default();
+        notes::untold(!matches!(tell.as_str(), "" | "0"))
+    }
+
+    /// Candle allocates from the driver's pool, which gives back what is free whenever somebody waits for the card, and must ask
+    /// for it again at the next step. It is told to give back nothing. Some cards have no pool, and then nothing is kept.
+    fn keep_freed_memory(device: &CudaDevice) {
+        let mut bytes = u64::MAX;
+        if let Some(pool) = pool(device) {
+            let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+            // SAFETY: the pool is the card's own, and this attribute is 64 bits.
+            #[allow(unsafe_code, reason = "cudarc has no safe call")]
+            let _ = unsafe {
+                result::mem_pool::set_attribute(pool, threshold, (&raw mut bytes).cast())
+            };
+        }
+    }
+
+    /// Bytes that the pool has from the card and nobody has from it.
+    fn unused_in_the_pool(device: &CudaDevice) -> u64 {
+        use sys::CUmemPool_attribute as Attribute;
+        let Some(pool) = pool(device) else { return 0 };
+        let bytes = |attribute| {
+            let mut bytes = 0u64;
+            // SAFETY: the pool is the card's own, and these attributes are 64 bits.
+            #[allow(unsafe_code, reason = "cudarc has no safe call")]
+            let told = unsafe {
+                result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast())
+            };
+            told.ok().map(|()| bytes)
+        };
+        let reserved = bytes(Attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT);
+        let used = bytes(Attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT);
+        match (reserved, used) {
+            (Some(reserved), Some(used)) => reserved.saturating_sub(used),
+            _ => 0,
+        }
+    }
+
+    /// The pool that candle allocates from.
+    fn pool(device: &CudaDevice) -> Option<sys::CUmemoryPool> {
+        let stream = device.cuda_stream();
+        let context = stream.context();
+        context.bind_to_thread().ok()?;
+        if !context.has_async_alloc() {
+            return None;
+        }
+        // SAFETY: the device is the context's.
+        #[allow(unsafe_code, reason = "cudarc trusts its caller with device numbers")]
+        unsafe { result::device::get_mem_pool(context.cu_device()) }.ok()
     }
 
     pub(super) fn set_products(tf32: bool, deterministic: bool) {

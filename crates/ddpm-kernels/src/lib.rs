@@ -135,6 +135,7 @@ mod storage;
 pub mod device;
 pub mod processor;
 pub mod reference;
+mod upload;
 
 pub use activations::{gelu, mish, relu};
 pub use attention::attention;
@@ -150,4 +151,5 @@ pub use training::{
     AdamW, Averaged, adamw_step, clip_factor, ema_update, optimise, optimise_tensors,
     scale_in_place, sum_of_squares,
 };
+pub use upload::upload;
 pub use upsample::upsample_nearest_2x;

@@ -6,6 +6,7 @@ use ddpm_core::{Denoiser, NoiseSource};
 use ddpm_image::Film;
 use ddpm_random::{FixedNoise, SampleNoise, TorchGenerator, sample_start};
 use ddpm_samplers::SelfConditioned;
+use ddpm_unet::upload;
 
 use crate::Failure;
 use crate::camera::Camera;
@@ -42,9 +43,8 @@ pub(crate) fn sample(
                 own.as_mut()
             }
         };
-        let x_t = x_t
-            .to_device(request.place.device())
-            .context("the device has no room")?;
+        let noise = &mut Uploaded(noise);
+        let x_t = upload(&x_t, request.place.device()).context("the device has no room")?;
         let told;
         let network = match &request.labels {
             Some(labels) => {
@@ -71,6 +71,8 @@ pub(crate) fn sample(
             camera.see(&step, &x)?;
             x = step.x;
             progress.stepped(images);
+            let notes = request.place.notes();
+            notes.iter().for_each(|note| progress.note(note));
             if stop() {
                 return Err(Failure::Interrupted);
             }
@@ -84,6 +86,25 @@ pub(crate) fn sample(
     }
     let samples = Tensor::cat(&finished, 0).context("the batches do not fit together")?;
     Ok((samples, camera.film))
+}
+
+/// Noise that is drawn on the host, whatever the device of the images.
+struct Uploaded<'a>(&'a mut dyn NoiseSource);
+
+impl NoiseSource for Uploaded<'_> {
+    fn draw(&mut self, draw: usize, like: &Tensor) -> ddpm_core::Result<Tensor> {
+        let noise = self.0.draw(draw, &on_the_host(like)?)?;
+        Ok(upload(&noise, like.device())?)
+    }
+
+    fn skip(&mut self, draw: usize, like: &Tensor) -> ddpm_core::Result<()> {
+        self.0.skip(draw, &on_the_host(like)?)
+    }
+}
+
+/// A tensor of the shape and type, that takes no room.
+fn on_the_host(like: &Tensor) -> candle_core::Result<Tensor> {
+    Tensor::zeros((), like.dtype(), &Device::Cpu)?.broadcast_as(like.shape())
 }
 
 /// x_T of the next images as diffusers' pipeline draws it.

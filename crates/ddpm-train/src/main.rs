@@ -201,6 +201,8 @@ fn run(request: &Request, quiet: bool) -> Result<ExitCode, Failure> {
             Failure::broke_off(&error, &run)
         })?;
         display.show(&progress, run.seconds(), request.settings.train.batch_size);
+        let notes = run.trainer().place().notes();
+        notes.iter().for_each(|note| display.note(note));
         if !progress.last && !stopped {
             continue;
         }

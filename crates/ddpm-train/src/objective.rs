@@ -2,6 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use ddpm_core::{Loss, Prediction, Schedule, Timestep, Variance, Weighting, q_sample};
+use ddpm_kernels::upload;
 
 use crate::settings::{
     DiffusionSettings, LossKind, PredictionKind, ScheduleKind, VarianceKind, WeightingKind,
@@ -35,15 +36,15 @@ pub struct Examples {
 }
 
 impl Examples {
-    /// The same on a device.
+    /// The same on a device; nobody waits for the copy.
     ///
     /// # Errors
     /// The device has no room.
     pub fn to_device(&self, device: &Device) -> Result<Self> {
         Ok(Self {
-            x_0: self.x_0.to_device(device)?,
+            x_0: upload(&self.x_0, device)?,
             t: self.t.clone(),
-            eps: self.eps.to_device(device)?,
+            eps: upload(&self.eps, device)?,
         })
     }
 }

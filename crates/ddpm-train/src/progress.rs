@@ -101,6 +101,16 @@ impl Display {
         }
     }
 
+    /// Something that the user should know and that is no warning.
+    pub(crate) fn note(&self, note: &str) {
+        let text = format!("note: {note}");
+        match &self.kind {
+            Kind::Quiet => {}
+            Kind::Bar(bar) => bar.println(text),
+            Kind::Lines { .. } => say(&text),
+        }
+    }
+
     /// Leaves the terminal as it was.
     pub(crate) fn finish(&self) {
         if let Kind::Bar(bar) = &self.kind {

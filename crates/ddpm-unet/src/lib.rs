@@ -77,6 +77,7 @@ pub use config::{
 };
 pub use ddpm_kernels::Precision;
 pub use ddpm_kernels::device::{DeviceName, NoDevice, Place, is_a_card};
+pub use ddpm_kernels::upload;
 pub use dropout::DropoutAddress;
 pub use error::{Error, Result, WeightsMismatch};
 pub use initialisation::{Initialisation, initialise, initialise_as_torch};

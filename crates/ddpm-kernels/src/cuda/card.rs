@@ -2,12 +2,12 @@
 #![allow(unsafe_code)] // kernels are launched, and memory is had before it is written
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use candle_core::cuda_backend::cudarc::driver::result::memcpy_dtoh_async;
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED_ATTRIBUTE;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaFunction, CudaModule, CudaSlice, DevicePtr, LaunchConfig, PushKernelArg,
+    CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::cuda_backend::{CudaDevice, CudaStorage, CudaStorageSlice, DeviceId};
@@ -16,8 +16,12 @@ use candle_core::{Error, Layout, Result, Shape, Storage, Tensor, bail};
 use half::bf16;
 
 use super::convolution::{Pass, Shape as Convolution};
-use super::cudnn;
 use super::launch::{Address, Argument, Kind, Launch, Machine, SHARED_BYTES};
+use super::notes::{Weight, note};
+use super::product::product_of;
+use super::recording::{self, Recording};
+use super::settings::Without;
+use super::{cublas, cudnn};
 
 /// What nvcc made of `cuda/kernels.cu`.
 static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
@@ -28,8 +32,8 @@ pub(crate) enum Memory {
     Bf16(CudaSlice<bf16>),
 }
 
-/// A card. All work goes to candle's stream of the calling thread, in order; so addresses are enough, and memory that is
-/// given back is used again only after what was launched before.
+/// A card. All work goes to candle's stream, in order; so addresses are enough, and memory that is given back is used again
+/// only after what was launched before.
 pub(crate) struct Card<'a> {
     device: &'a CudaDevice,
     loaded: Arc<Loaded>,
@@ -38,7 +42,16 @@ pub(crate) struct Card<'a> {
 /// The module on one card, and its kernels by name.
 struct Loaded {
     module: Arc<CudaModule>,
-    functions: Mutex<HashMap<&'static str, CudaFunction>>,
+    functions: Mutex<HashMap<&'static str, Function>>,
+    /// Where launches go that are kept.
+    recorder: recording::Recorder,
+}
+
+/// A kernel, and the bytes of shared memory that a block of it may have.
+#[derive(Clone)]
+struct Function {
+    function: CudaFunction,
+    shared: u32,
 }
 
 impl<'a> Card<'a> {
@@ -58,6 +71,7 @@ impl<'a> Card<'a> {
                 let loaded = Arc::new(Loaded {
                     module,
                     functions: Mutex::default(),
+                    recorder: recording::Recorder::default(),
                 });
                 all.insert(device.id(), loaded.clone());
                 loaded
@@ -70,25 +84,62 @@ impl<'a> Card<'a> {
         self.device
     }
 
-    fn function(&self, kernel: &'static str) -> Result<CudaFunction> {
+    /// Where work goes: candle's stream, or while launches are kept, the stream that keeps them.
+    pub(crate) fn stream(&self) -> Arc<CudaStream> {
+        recording::stream(self.device.id()).unwrap_or_else(|| self.device.cuda_stream())
+    }
+
+    /// Whether launches are kept, and what is not a launch is an error: the message says what it would have been.
+    pub(crate) fn only_launches(&self, what: &str) -> Result<()> {
+        match recording::stream(self.device.id()) {
+            Some(_) => bail!("cuda: {what} while launches are kept"),
+            None => Ok(()),
+        }
+    }
+
+    /// A kernel that may have so many bytes of shared memory.
+    fn function(&self, kernel: &'static str, shared: u32) -> Result<CudaFunction> {
         let functions = &self.loaded.functions;
         let mut functions = functions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(function) = functions.get(kernel) {
-            return Ok(function.clone());
+        let loaded = match functions.get_mut(kernel) {
+            Some(loaded) => loaded,
+            None => {
+                self.only_launches("a kernel was loaded")?;
+                let module = &self.loaded.module;
+                let function = module.load_function(kernel).map_err(Error::wrap)?;
+                functions.entry(kernel).or_insert(Function {
+                    function,
+                    shared: SHARED_BYTES,
+                })
+            }
+        };
+        if shared > loaded.shared {
+            let set = loaded
+                .function
+                .set_attribute(SHARED_ATTRIBUTE, shared as i32);
+            set.map_err(Error::wrap)?;
+            loaded.shared = shared;
         }
-        let function = self
-            .loaded
-            .module
-            .load_function(kernel)
-            .map_err(Error::wrap)?;
-        functions.insert(kernel, function.clone());
-        Ok(function)
+        Ok(loaded.function.clone())
     }
 
     /// What follows speaks to this card.
     pub(crate) fn bind(&self) -> Result<()> {
         let stream = self.device.cuda_stream();
         stream.context().bind_to_thread().map_err(Error::wrap)
+    }
+
+    /// So many numbers from there, once all that was launched is done.
+    pub(crate) fn read<T: Copy + Default>(&self, from: u64, count: usize) -> Result<Vec<T>> {
+        self.only_launches("numbers were read")?;
+        self.bind()?;
+        let stream = self.device.cuda_stream();
+        let mut numbers = vec![T::default(); count];
+        // SAFETY: there are so many, as the caller knows, and they are waited for.
+        unsafe { memcpy_dtoh_async(&mut numbers, from, stream.cu_stream()) }
+            .map_err(Error::wrap)?;
+        stream.synchronize().map_err(Error::wrap)?;
+        Ok(numbers)
     }
 
     /// Memory as candle's storage.
@@ -162,9 +213,10 @@ impl<'a> Card<'a> {
 
 impl Machine for Card<'_> {
     type Memory = Memory;
-    type Recording = Infallible;
+    type Recording = Recording;
 
     fn allocate(&self, kind: Kind, count: usize) -> Result<Memory> {
+        self.only_launches("memory was allocated")?;
         let count = count.max(1);
         // SAFETY: whoever allocates has a kernel write all of it before anything reads it.
         unsafe {
@@ -176,6 +228,7 @@ impl Machine for Card<'_> {
     }
 
     fn upload(&self, words: &[u64]) -> Result<Memory> {
+        self.only_launches("numbers were uploaded")?;
         let halves = words
             .iter()
             .flat_map(|&word| [word as u32, (word >> 32) as u32]);
@@ -193,18 +246,13 @@ impl Machine for Card<'_> {
 
     fn launch(&self, kernel: &'static str, launch: Launch, arguments: &[Argument]) -> Result<()> {
         self.bind()?;
-        let function = self.function(kernel)?;
-        if launch.shared > SHARED_BYTES {
-            function
-                .set_attribute(SHARED_ATTRIBUTE, launch.shared as i32)
-                .map_err(Error::wrap)?;
-        }
+        let function = self.function(kernel, launch.shared)?;
         let config = LaunchConfig {
             grid_dim: (launch.grid[0], launch.grid[1], 1),
             block_dim: (launch.block, 1, 1),
             shared_mem_bytes: launch.shared,
         };
-        let stream = self.device.cuda_stream();
+        let stream = self.stream();
         let mut builder = stream.launch_builder(&function);
         for argument in arguments {
             builder.arg(&argument.0);
@@ -221,14 +269,49 @@ impl Machine for Card<'_> {
         from: [Address; 2],
         to: Address,
     ) -> Result<()> {
+        if let Some(product) = product_of(shape, pass)
+            && !Without::CUBLAS.is_set()
+        {
+            match cublas::multiply(self, shape.kind, &product, from, to) {
+                Ok(()) => return Ok(()),
+                Err(why) => {
+                    let why = first_line(&why);
+                    let text = format!("cuBLAS makes no {product:?}; cuDNN does: {why}");
+                    note(Weight::Fallback, text);
+                }
+            }
+        }
         cudnn::convolve(self, shape, pass, from, to)
     }
 
-    fn record(&self, _: &mut dyn FnMut() -> Result<()>) -> Result<Option<Infallible>> {
-        Ok(None)
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Recording>> {
+        if Without::GRAPHS.is_set() {
+            return Ok(None);
+        }
+        self.bind()?;
+        match self.loaded.recorder.record(self.device, work) {
+            Ok((recording, launches)) => {
+                let text = format!("{launches} launches are kept as one CUDA graph");
+                note(Weight::Choice, text);
+                Ok(Some(recording))
+            }
+            Err(why) => {
+                let text = format!("launched one by one, not as a CUDA graph: {why}");
+                note(Weight::Fallback, text);
+                Ok(None)
+            }
+        }
     }
 
-    fn replay(&self, recording: &Infallible) -> Result<()> {
-        match *recording {}
+    fn replay(&self, recording: &Recording) -> Result<()> {
+        self.only_launches("a recording was launched")?;
+        self.bind()?;
+        recording.launch()
     }
+}
+
+/// An error without the trace that candle may have put under it.
+pub(super) fn first_line(error: &Error) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().to_owned()
 }

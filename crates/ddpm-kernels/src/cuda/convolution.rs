@@ -102,7 +102,7 @@ pub(crate) fn shape_of(
     Ok((shape, (!even).then_some(around)))
 }
 
-/// An algorithm as cuDNN offers it, fastest first.
+/// An algorithm as cuDNN offers it; offers come fastest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
     /// cuDNN's number of it, and of how it multiplies.
@@ -119,15 +119,12 @@ pub(crate) const FMA_MATH: u32 = 3;
 pub(crate) const DEFAULT_MATH: u32 = 0;
 
 /// Memory that an algorithm may need beside its arguments.
-const MOST_BYTES: usize = 1 << 30;
+pub(crate) const MOST_BYTES: usize = 1 << 30;
 
-/// The first that works in a gigabyte and keeps to the settings. Products of bf16 are exact in tensor cores too.
-pub(crate) fn choose(
-    kind: Kind,
-    candidates: &[Candidate],
-    settings: Settings,
-) -> Result<Candidate> {
-    let fits = |candidate: &&Candidate| {
+/// The places of those that work in a gigabyte and keep to the settings, in their order. Products of bf16 are exact in tensor
+/// cores too.
+pub(crate) fn fitting(kind: Kind, candidates: &[Candidate], settings: Settings) -> Vec<usize> {
+    let fits = |candidate: &Candidate| {
         candidate.works
             && candidate.bytes <= MOST_BYTES
             && (candidate.deterministic || !settings.deterministic)
@@ -135,12 +132,62 @@ pub(crate) fn choose(
                 || kind == Kind::Bf16
                 || [FMA_MATH, DEFAULT_MATH].contains(&candidate.math))
     };
-    match candidates.iter().find(fits) {
-        Some(candidate) => Ok(*candidate),
-        None => bail!(
-            "conv2d: cuDNN has no algorithm for this shape with {settings:?}: it offers {candidates:?}"
-        ),
+    let all = candidates.iter().enumerate();
+    all.filter_map(|(place, candidate)| fits(candidate).then_some(place))
+        .collect()
+}
+
+/// What cuDNN notes of an engine's numbers: it multiplies in matrix units, rounds its factors beforehand, adds up in less than
+/// f32, adds up in any order.
+pub(crate) const TENSOR_CORE: u32 = 0;
+pub(crate) const DOWN_CONVERTED: u32 = 1;
+pub(crate) const REDUCED_SUMS: u32 = 2;
+pub(crate) const IN_ANY_ORDER: u32 = 4;
+/// And of its ways: it can be put into a CUDA graph directly. Others need a compiler at run time, other layouts or libraries.
+pub(crate) const NATIVE_GRAPHS: u32 = 3;
+
+/// Whether an engine with these notes keeps to the settings.
+pub(crate) fn admits(kind: Kind, numbers: &[u32], ways: &[u32], settings: Settings) -> bool {
+    let allowed = |note: &u32| match *note {
+        TENSOR_CORE => kind == Kind::Bf16 || settings.tf32,
+        DOWN_CONVERTED | REDUCED_SUMS => false,
+        IN_ANY_ORDER => !settings.deterministic,
+        _ => true,
+    };
+    numbers.iter().all(allowed) && ways.iter().all(|&way| way == NATIVE_GRAPHS)
+}
+
+/// How far apart neighbours along images, channels, rows and columns lie; so for weights.
+pub(crate) fn strides(order: Order, [_, channels, rows, columns]: [u32; 4]) -> [i64; 4] {
+    let [channels, rows, columns] = [channels, rows, columns].map(i64::from);
+    match order {
+        Order::Planes => [channels * rows * columns, rows * columns, columns, 1],
+        Order::Pixels => [channels * rows * columns, 1, channels * columns, channels],
     }
+}
+
+/// Whether two samples of a result are the same but for rounding.
+pub(crate) fn alike(one: &[f32], other: &[f32]) -> bool {
+    let largest = one.iter().fold(0f32, |most, x| most.max(x.abs()));
+    let near = |(x, y): (&f32, &f32)| (x - y).abs() <= 0.02 * largest;
+    one.len() == other.len() && one.iter().zip(other).all(near)
+}
+
+/// cuDNN finds its way in a tensor by 31 bits.
+pub(crate) fn countable(shape: &Shape) -> Result<()> {
+    for (name, of) in [
+        ("x", shape.x),
+        ("the weights", shape.weight),
+        ("y", shape.y),
+    ] {
+        let numbers: u64 = of.iter().map(|&size| u64::from(size)).product();
+        if numbers >= 1 << 31 {
+            bail!(
+                "conv2d: {numbers} numbers of {name} {of:?} are more than cuDNN can count, expected less than 2^31: smaller batches"
+            );
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -221,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_keeps_to_the_settings() {
+    fn those_that_keep_to_the_settings() {
         let of = |algorithm, math, works, deterministic, bytes| Candidate {
             algorithm,
             math,
@@ -237,44 +284,83 @@ mod tests {
             of(4, DEFAULT_MATH, true, false, 0),
             of(5, FMA_MATH, true, true, MOST_BYTES),
         ];
-        let chosen = |tf32, deterministic| {
-            choose(
-                Kind::F32,
-                &offered,
-                Settings {
-                    tf32,
-                    deterministic,
-                },
-            )
-            .map(|c| c.algorithm)
-            .ok()
+        let fitting = |kind, tf32, deterministic| {
+            let settings = Settings {
+                tf32,
+                deterministic,
+            };
+            fitting(kind, &offered, settings)
         };
-        let halves = Settings {
-            tf32: false,
-            deterministic: true,
+        assert_eq!(fitting(Kind::Bf16, false, true), [2, 5]);
+        assert_eq!(fitting(Kind::F32, true, false), [1, 2, 4, 5]);
+        assert_eq!(fitting(Kind::F32, true, true), [2, 5]);
+        assert_eq!(fitting(Kind::F32, false, false), [4, 5]);
+        assert_eq!(fitting(Kind::F32, false, true), [5]);
+    }
+
+    #[test]
+    fn engines_that_keep_to_the_settings() {
+        let of = |tf32, deterministic| Settings {
+            tf32,
+            deterministic,
         };
-        assert_eq!(
-            choose(Kind::Bf16, &offered, halves)
-                .map(|c| c.algorithm)
-                .ok(),
-            Some(2)
-        );
-        assert_eq!(chosen(true, false), Some(1));
-        assert_eq!(chosen(true, true), Some(2));
-        assert_eq!(chosen(false, false), Some(4));
-        assert_eq!(chosen(false, true), Some(5));
-        let none = choose(
-            Kind::F32,
-            &offered[..4],
-            Settings {
-                tf32: false,
-                deterministic: true,
-            },
-        )
-        .unwrap_err();
+        let exact = of(false, true);
+        assert!(admits(Kind::F32, &[], &[], exact));
+        assert!(admits(Kind::F32, &[9, 5], &[NATIVE_GRAPHS], exact));
+        assert!(!admits(Kind::F32, &[TENSOR_CORE], &[], exact));
+        assert!(admits(Kind::F32, &[TENSOR_CORE], &[], of(true, true)));
+        assert!(admits(Kind::Bf16, &[TENSOR_CORE], &[], exact));
+        assert!(!admits(
+            Kind::Bf16,
+            &[TENSOR_CORE, IN_ANY_ORDER],
+            &[],
+            exact
+        ));
+        assert!(admits(Kind::Bf16, &[IN_ANY_ORDER], &[], of(false, false)));
+        for never in [DOWN_CONVERTED, REDUCED_SUMS] {
+            assert!(!admits(Kind::Bf16, &[never], &[], of(true, false)));
+        }
+        // Compiled when it is first used.
+        assert!(!admits(Kind::Bf16, &[], &[NATIVE_GRAPHS, 0], exact));
+    }
+
+    #[test]
+    fn strides_reach_every_number_once() {
+        let sizes = [2, 3, 4, 5];
+        for (order, first) in [
+            (Order::Planes, [60, 20, 5, 1]),
+            (Order::Pixels, [60, 1, 15, 3]),
+        ] {
+            let strides = strides(order, sizes);
+            assert_eq!(strides, first);
+            let mut places: Vec<i64> = Vec::new();
+            for n in 0..120i64 {
+                let at = [n / 60, n / 20 % 3, n / 5 % 4, n % 5];
+                places.push(at.iter().zip(strides).map(|(i, stride)| i * stride).sum());
+            }
+            places.sort_unstable();
+            assert_eq!(places, Vec::from_iter(0..120));
+        }
+    }
+
+    #[test]
+    fn alike_is_but_for_rounding() {
+        assert!(alike(&[100.0, 1.0, -50.0], &[101.0, 0.0, -49.0]));
+        assert!(!alike(&[100.0, 1.0, -50.0], &[1.0, 100.0, -50.0]));
+        assert!(!alike(&[1.0, 2.0], &[1.0, f32::NAN]));
+        assert!(!alike(&[f32::NAN], &[1.0]));
+        assert!(!alike(&[1.0], &[]));
+    }
+
+    #[test]
+    fn what_cudnn_cannot_count_is_refused() {
+        let conv = Conv2d::new(1, Padding::same(1));
+        let shape = |images| shape_of(Kind::Bf16, [images, 64, 64, 64], [128, 64, 3, 3], conv);
+        assert!(countable(&shape(4095).unwrap().0).is_ok());
+        let message = countable(&shape(4096).unwrap().0).unwrap_err().to_string();
         assert!(
-            none.to_string().contains("no algorithm for this shape"),
-            "{none}"
+            message.starts_with("conv2d: 2147483648 numbers of y [4096, 128, 64, 64] are more"),
+            "{message}"
         );
     }
 }

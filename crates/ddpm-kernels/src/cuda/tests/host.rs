@@ -16,7 +16,7 @@ use super::launch::{Address, Argument, Kind, Launch, Machine};
 use crate::bf16::{Bf16, Element};
 
 #[path = "library.rs"]
-mod library;
+pub(super) mod library;
 
 /// Launches blocks and threads in their order, or backwards: what depends on the order is a race.
 pub(crate) struct Host {

@@ -6,7 +6,7 @@ use crate::cuda::convolution::{Order, Pass, Shape};
 use crate::cuda::launch::{Address, Kind};
 
 /// As [`crate::cuda::launch::Machine::convolve`].
-pub(super) fn convolve(shape: &Shape, pass: Pass, [a, b]: [Address; 2], to: Address) {
+pub(in crate::cuda) fn convolve(shape: &Shape, pass: Pass, [a, b]: [Address; 2], to: Address) {
     let numbers = |of: [u32; 4]| of.iter().map(|&size| size as usize).product::<usize>();
     let (x, w, y) = (numbers(shape.x), numbers(shape.weight), numbers(shape.y));
     let (of_a, of_b, of_to) = match pass {
@@ -100,6 +100,7 @@ mod tests {
 
     /// Held to candle's convolution and its gradients.
     #[test]
+    #[allow(clippy::disallowed_methods)] // candle's own is what it is held to
     fn it_is_candles_convolution() {
         let cpu = &Device::Cpu;
         let (x, w) = ([2, 3, 5, 7], [4, 3, 3, 3]);
