@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use candle_core::cuda_backend::cudarc::driver::result::memcpy_dtoh_async;
+use candle_core::cuda_backend::cudarc::driver::result::{memcpy_dtoh_async, memset_d8_async};
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED_ATTRIBUTE;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg,
@@ -140,6 +140,14 @@ impl<'a> Card<'a> {
             .map_err(Error::wrap)?;
         stream.synchronize().map_err(Error::wrap)?;
         Ok(numbers)
+    }
+
+    /// Writes to so many bytes what is no number, neither in f32 nor in bf16.
+    pub(crate) fn blur(&self, from: u64, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: there are so many, as the caller knows.
+        unsafe { memset_d8_async(from, 0xff, bytes, self.stream().cu_stream()) }
+            .map_err(Error::wrap)
     }
 
     /// Memory as candle's storage.

@@ -225,6 +225,8 @@ impl Library {
             let attempt = (|| {
                 let room = workspace(&mut self.workspace, card, engine.bytes)?;
                 let run = || engine.run(handle, pass, from, to, room);
+                let (numbers, size) = extent(&shape, pass);
+                card.blur(to.0, numbers * size)?;
                 run().map_err(Error::wrap)?;
                 if !alike(&expected, &sample(card, &shape, pass, to)?) {
                     bail!("its result is another than that of {:?}", plan.algorithm);
@@ -348,20 +350,25 @@ impl Drop for Library {
     }
 }
 
-/// Numbers from the begin and from the end of a result.
-fn sample(card: &Card<'_>, shape: &Shape, pass: Pass, to: Address) -> Result<Vec<f32>> {
-    const MOST: usize = 1 << 14;
+/// The numbers of a result, and the bytes of each.
+fn extent(shape: &Shape, pass: Pass) -> (usize, usize) {
     let of = match pass {
         Pass::Forward => shape.y,
         Pass::Data => shape.x,
         Pass::Weights => shape.weight,
     };
-    let count: usize = of.iter().map(|&size| size as usize).product();
-    let read = count.min(MOST);
     let bytes = match shape.kind {
         Kind::F32 => 4,
         Kind::Bf16 => 2,
     };
+    (of.iter().map(|&size| size as usize).product(), bytes)
+}
+
+/// Numbers from the begin and from the end of a result.
+fn sample(card: &Card<'_>, shape: &Shape, pass: Pass, to: Address) -> Result<Vec<f32>> {
+    const MOST: usize = 1 << 14;
+    let (count, bytes) = extent(shape, pass);
+    let read = count.min(MOST);
     let mut numbers = Vec::with_capacity(2 * read);
     for first in [0, count - read] {
         let from = to.0 + (bytes * first) as u64;

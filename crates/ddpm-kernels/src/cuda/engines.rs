@@ -222,7 +222,11 @@ impl Operation {
             &[mode],
         )?;
         heuristics.finish()?;
-        let mut configurations = (0..MOST_READ)
+        let there = heuristics.count(
+            Name::CUDNN_ATTR_ENGINEHEUR_RESULTS,
+            Type::CUDNN_TYPE_BACKEND_DESCRIPTOR,
+        )?;
+        let mut configurations = (0..there.min(MOST_READ))
             .map(|_| Descriptor::new(Sort::CUDNN_BACKEND_ENGINECFG_DESCRIPTOR))
             .collect::<Result<Vec<_>>>()?;
         let mut places: Vec<_> = configurations.iter().map(|one| one.0).collect();
@@ -357,7 +361,16 @@ impl Descriptor {
         unsafe { sys::cudnnBackendSetAttribute(self.0, name, of, 1, place).result() }
     }
 
-    /// How many of an attribute's values there are; as many as there is room for are written.
+    /// How many values an attribute has.
+    fn count(&self, name: Name, of: Type) -> Result<usize> {
+        let mut count = 0i64;
+        // SAFETY: without room for them, only their number is given.
+        unsafe { sys::cudnnBackendGetAttribute(self.0, name, of, 0, &raw mut count, null_mut()) }
+            .result()?;
+        Ok(count.max(0) as usize)
+    }
+
+    /// Writes an attribute's values, as many as there is room for, and says how many that are.
     fn get<T>(&self, name: Name, of: Type, values: &mut [T]) -> Result<usize> {
         let room = values.len() as i64;
         let mut count = 0i64;
