@@ -276,7 +276,7 @@ const Named KERNELS[] = {
     KERNEL(attention_tiles_16_2_64),
     KERNEL(attention_tiles_32_2_64),
     KERNEL(attention_tiles_64_2_64),
-    KERNEL(attention_tiles_128_1_64),
+    KERNEL(attention_tiles_128_2_32),
     KERNEL(attention_tiles_256_1_32),
     OF_TILE_GRADIENTS(16_2_32),
     OF_TILE_GRADIENTS(32_2_32),

@@ -292,7 +292,7 @@ fn compile(compiler: &str) -> PathBuf {
         std::process::id()
     ));
     let output = Command::new(compiler)
-        .args(["-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra"])
+        .args(["-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Wextra"])
         .args(["-Wno-unknown-pragmas", "-shared", "-fPIC", "-o"])
         .args([&path, &source])
         .output()
