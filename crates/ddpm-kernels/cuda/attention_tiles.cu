@@ -255,7 +255,7 @@ __device__ inline void query_gradient_by_tiles(const Head& head, const bf16* q, 
         for (int half = 0; half < 2; half++) {
             const unsigned query = head.first + 16 * (M * warp + m) + 8 * half + group;
             const bool inside = query < head.queries;
-            lowered[m][half] = inside ? LOG2_E * head.line(logarithms)[query] : INFINITY; // so that p is 0
+            lowered[m][half] = inside ? LOG2_E * head.line(logarithms)[query] : 0.0f; // a row that is not there is not written
             delta[m][half] = inside ? head.line(deltas)[query] : 0.0f;
             scale[m][half] = head.scale;
         }
@@ -324,7 +324,8 @@ __device__ inline void key_gradient_by_tiles(const Head& head, const bf16* q, co
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 const unsigned at = query + 8 * n + 2 * place + i;
-                const float lowered = at < head.queries ? LOG2_E * head.line(logarithms)[at] : INFINITY; // so that p is 0
+                // Of a query that is not there p is 1: it multiplies zeros.
+                const float lowered = at < head.queries ? LOG2_E * head.line(logarithms)[at] : 0.0f;
 #pragma unroll
                 for (int m = 0; m < M; m++) {
                     p[m][n][i] = power_of_two(scale2 * p[m][n][i] - lowered);

@@ -107,7 +107,7 @@ bool all_at(unsigned first, unsigned end, State state, const char* what) {
     const Fiber& one = fibers[first];
     for (unsigned i = first; i < end; i++) {
         const Fiber& other = fibers[i];
-        if (other.state != state || other.line != one.line || strcmp(other.file, one.file) != 0) {
+        if (other.state != state || other.line != one.line || (other.file != one.file && strcmp(other.file, one.file) != 0)) {
             const bool first_waits = one.state == state;
             fail(what, first_waits ? i : first, first_waits ? one.file : other.file, first_waits ? one.line : other.line);
             return false;

@@ -148,12 +148,15 @@ fn stored_in_bf16() {
         &op,
         &[x(), numbers(8, 2), numbers(8, 3)],
     );
-    let op = |t: &[Tensor]| {
-        let [q, k, v] = [stored(&t[0])?, stored(&t[1])?, stored(&t[2])?];
-        attention(&q, &k, &v, 0.2)?.to_dtype(DType::F32)
-    };
-    let heads = |seed| numbers((2, 2, 37, 24), seed);
-    check_within(2e-2, "attention", &op, &[heads(1), heads(2), heads(3)]);
+    for size in [8, 20, 24, 64, 128, 256, 512] {
+        let op = |t: &[Tensor]| {
+            let [q, k, v] = [stored(&t[0])?, stored(&t[1])?, stored(&t[2])?];
+            attention(&q, &k, &v, 1.0 / (size as f64).sqrt())?.to_dtype(DType::F32)
+        };
+        let keys = |seed| numbers((2, 2, 150, size), seed);
+        let inputs = [numbers((2, 2, 37, size), 1), keys(2), keys(3)];
+        check_within(2e-2, &format!("attention of {size} columns"), &op, &inputs);
+    }
     let op =
         |t: &[Tensor]| linear(&stored(&t[0])?, &stored(&t[1])?, Some(&t[2]))?.to_dtype(DType::F32);
     let inputs = [numbers((2, 7, 24), 1), numbers((16, 24), 2), numbers(16, 3)];
