@@ -79,22 +79,30 @@ __device__ inline float power_of_two(float x) {
 
 #else
 
-inline float half_of(unsigned both, unsigned upper) { return wide(bf16{(unsigned short)(both >> (16 * upper))}); }
+/// The elements of registers, of which each holds two.
+template <unsigned count>
+inline void elements_of(const unsigned (&registers)[count], float (&to)[2 * count]) {
+    for (unsigned i = 0; i < 2 * count; i++) {
+        to[i] = wide(bf16{(unsigned short)(registers[i / 2] >> (16 * (i % 2)))});
+    }
+}
 
 inline void mma(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
     struct Held {
-        unsigned a[4], b[2];
-    };
-    const Held mine = {{a[0], a[1], a[2], a[3]}, {b0, b1}};
+        float a[8], b[4];
+    } mine;
+    const unsigned b[2] = {b0, b1};
+    elements_of(a, mine.a);
+    elements_of(b, mine.b);
     const Shared<Held> held(mine, __FILE__, __LINE__);
     const unsigned group = threadIdx.x % WARP / 4, place = threadIdx.x % 4;
     for (unsigned i = 0; i < 4; i++) {
         const unsigned row = group + (i >= 2 ? 8 : 0), column = 2 * place + i % 2;
         for (unsigned k = 0; k < 16; k++) {
-            // A[row][k] and B[k][column] lie with the lane whose group and place the tables give, in this register and half.
+            // A[row][k] and B[k][column] lie with the lanes and are the elements that the tables say.
             const Held& of_a = held.of(4 * (row % 8) + k % 8 / 2);
             const Held& of_b = held.of(4 * column + k % 8 / 2);
-            d[i] += half_of(of_a.a[(row >= 8 ? 1 : 0) + (k >= 8 ? 2 : 0)], k % 2) * half_of(of_b.b[k >= 8 ? 1 : 0], k % 2);
+            d[i] += of_a.a[k % 2 + (row >= 8 ? 2 : 0) + (k >= 8 ? 4 : 0)] * of_b.b[k % 2 + (k >= 8 ? 2 : 0)];
         }
     }
 }

@@ -34,7 +34,7 @@ extern Index threadIdx, blockIdx, blockDim, gridDim;
 void host_barrier(const char* file, int line);
 /// What the warp's lanes hand to each other at once.
 struct Handed {
-    alignas(8) unsigned char bytes[24];
+    alignas(8) unsigned char bytes[48];
 };
 /// Shows a lane's bytes to the others of its warp, and gives what all of them show: good until the lane shows something again.
 const Handed* host_share(const void* mine, size_t bytes, const char* file, int line);
