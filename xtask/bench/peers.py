@@ -307,4 +307,5 @@ def main():
     globals()[flags.task.replace("-", "_")](flags)
 
 
-main()
+if __name__ == "__main__":
+    main()

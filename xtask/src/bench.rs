@@ -11,7 +11,9 @@
 //! | processor, load, a neighbour's noise | `machine` |
 //! | medians and differences | `statistics` |
 //! | the page | `page` |
+//! | all of it on an NVIDIA card (`--device cuda`) | `card` |
 
+mod card;
 mod contender;
 mod contest;
 mod flags;
@@ -37,6 +39,9 @@ use work::{Task, Work};
 
 /// Outer error: wrong usage. Inner: a program could not be built, asked or measured.
 pub(crate) fn run(typed: &[String]) -> Result<Result<ExitCode>, Usage> {
+    if let Some(flags) = card::flags(typed)? {
+        return Ok(card::measure(&flags));
+    }
     let flags = Flags::parse(typed)?;
     Ok(measure(&flags))
 }

@@ -11,7 +11,7 @@ mod toolkit;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -74,31 +74,38 @@ pub(crate) fn run(typed: &[String]) -> Result<Result<ExitCode>, Usage> {
     Ok(build(&flags))
 }
 
+/// Builds an example so; its file.
+pub(crate) fn example(toolkit: Option<&Path>, package: &str, name: &str) -> Result<PathBuf> {
+    let words = [
+        "build",
+        "--release",
+        "--package",
+        package,
+        "--example",
+        name,
+    ];
+    let flags = Flags {
+        toolkit: toolkit.map(Path::to_owned),
+        cargo: words.map(str::to_owned).to_vec(),
+    };
+    let (status, built) = start(&flags, |line| eprintln!("{line}"))?;
+    ensure!(
+        status.success(),
+        "`cargo {}` failed, as `cargo xtask cuda -- ` has it",
+        words.join(" ")
+    );
+    Ok(built.join("release/examples").join(name))
+}
+
 fn build(flags: &Flags) -> Result<ExitCode> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("xtask lies in no workspace")?;
-    let folder = target_folder(root).join("cuda");
-    let target = host()?;
-    compiler()?;
-    let toolkit = Toolkit::find(flags.toolkit.as_deref(), &folder)?;
-    let capability = capability(std::env::var("CUDA_COMPUTE_CAP").ok().as_deref())?;
-    toolkit.check_capability(&capability)?;
-    println!("{toolkit}; kernels for compute capability {capability}");
-    let stage = Stage::set(&folder, &toolkit)?;
-    let mut cargo = stage.cargo(&toolkit, &capability, &target);
-    cargo
-        .current_dir(root)
-        .args(cargo_words(flags, &target, &folder));
-    let status = cargo.status().context("cannot start cargo")?;
+    let (status, built) = start(flags, |line| println!("{line}"))?;
     if !status.success() || !flags.cargo.is_empty() {
         let code = status.code().and_then(|code| u8::try_from(code).ok());
         return Ok(ExitCode::from(code.unwrap_or(1)));
     }
     let mut bytes = 0;
     for name in PROGRAMS {
-        let path = folder.join(&target).join("release").join(name);
-        let program = program::examine(&path)?;
+        let program = program::examine(&built.join("release").join(name))?;
         println!("{program}");
         bytes += program.bytes;
     }
@@ -113,6 +120,29 @@ fn build(flags: &Flags) -> Result<ExitCode> {
          docs/cuda.md says which libraries they look for"
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// Does with cargo what the flags say, once `say` was told by which compiler. How it ended, and the folder that it builds into.
+fn start(flags: &Flags, say: impl Fn(&str)) -> Result<(ExitStatus, PathBuf)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("xtask lies in no workspace")?;
+    let folder = target_folder(root).join("cuda");
+    let target = host()?;
+    compiler()?;
+    let toolkit = Toolkit::find(flags.toolkit.as_deref(), &folder)?;
+    let capability = capability(std::env::var("CUDA_COMPUTE_CAP").ok().as_deref())?;
+    toolkit.check_capability(&capability)?;
+    say(&format!(
+        "{toolkit}; kernels for compute capability {capability}"
+    ));
+    let stage = Stage::set(&folder, &toolkit)?;
+    let mut cargo = stage.cargo(&toolkit, &capability, &target);
+    cargo
+        .current_dir(root)
+        .args(cargo_words(flags, &target, &folder));
+    let status = cargo.status().context("cannot start cargo")?;
+    Ok((status, folder.join(target)))
 }
 
 /// The words for cargo: the user's, with the feature and the folder, or what builds the programs.

@@ -31,6 +31,12 @@ cargo xtask COMMAND
                               turns: outputs compared first, then a page of ratios (status 1: outputs differ);
                               PYTHON, python3 if not named, has the peers: pip install torch diffusers
                               onnx onnxscript onnxruntime openvino
+  bench --device cuda[:N] [--python PYTHON] [--networks m128,m512,adm64] [--work train,evaluate,sample]
+        [--precision f32,tf32,bf16] [--peers eager,channels_last,compile,graphs,compile_graphs,autotune] [--rounds N]
+        [--set-up SECONDS] [--threads N] [--quick] [--out FILE] [--toolkit DIR | --ours FILE]
+                              the same on an NVIDIA card, beside PyTorch on the same card, built as `cargo xtask cuda`
+                              builds (FILE: network_speed, built so before); PYTHON has a PyTorch with CUDA, and diffusers.
+                              --device cpu-graph rehearses it in small, without a card
   conformance [--python PYTHON] [--model FOLDER]... [--networks N] [--seed S]
                               real diffusers beside the program, both ways: random networks, a model by every scheduler
                               from the same noise, images seed for seed (status 1: a difference above 1e-4); makes its
@@ -50,6 +56,7 @@ examples
   cargo xtask train digits -- --out runs/second --seed 1
   cargo xtask data fashion-mnist
   cargo xtask bench --quick --networks s
+  cargo xtask bench --device cuda --networks m128 --work train --precision bf16
   cargo xtask conformance --networks 100 --seed 7
   cargo xtask cuda
 ";

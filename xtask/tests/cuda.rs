@@ -289,3 +289,34 @@ fn pip_is_told_the_hashes_and_its_failures_are_put_in_words() {
         .collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+/// The card's bench builds our contender by the same rules, once PyTorch has seen a card.
+#[test]
+fn a_bench_on_a_card_builds_its_contender_so() {
+    let it = Pretence::new("bench");
+    it.toolkit("kit", NVCC);
+    let kit = it.path("kit");
+    let bench = |python: &str| {
+        it.program("bin/python3", python);
+        let mut command = it.command(Path::new(env!("CARGO_BIN_EXE_xtask")));
+        command.args(["bench", "--device", "cuda", "--toolkit", &kit]);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let text = bench("echo PyTorch finds no card >&2; exit 1");
+    assert!(text.ends_with("PyTorch finds no card\n"), "{text}");
+    assert!(!it.log().contains("cargo "), "cargo was started");
+    let text = bench("echo card Pretence");
+    let (log, target) = (it.log(), it.path("target/cuda"));
+    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let line = format!(
+        "cargo build --release --package ddpm-train --example network_speed --features cuda --target {triple} --target-dir {target}"
+    );
+    assert!(
+        log.lines().any(|found| found == line),
+        "{line:?} is not in\n{log}"
+    );
+    let example = format!("cannot start `{target}/{triple}/release/examples/network_speed`");
+    assert!(text.contains(&example), "{text}");
+}

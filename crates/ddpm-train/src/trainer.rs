@@ -226,6 +226,18 @@ impl Trainer {
         })
     }
 
+    /// Makes as many optimiser steps on the same examples. A card is waited for once, after the last.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`]; on a card the steps after one that is not finite were made too.
+    pub fn steps_on(&mut self, examples: &Examples, count: usize) -> Result<Vec<Report>> {
+        if self.place.plans() {
+            return (0..count).map(|_| self.step_on(examples)).collect();
+        }
+        (0..count).try_for_each(|_| self.step_ahead_on(examples))?;
+        self.read()
+    }
+
     /// The report of the step just made ahead.
     fn read_one(&mut self) -> Result<Report> {
         let last = self.read()?.pop();

@@ -1,7 +1,7 @@
 //! One process that works when it is told to and lies idle while the others do.
 //!
 //! It says `ready` once its first pass is made and written. To `go N` it answers with the seconds that N passes took, to
-//! `quit` with the most memory it ever held, in bytes.
+//! `quit` with the most memory it ever held, in bytes. On a card it holds nothing after `rest`, and can go again after `wake`.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -54,11 +54,36 @@ impl Contender {
             from,
             complaints: complaints.to_owned(),
         };
-        let line = contender.line(Some(limit))?;
-        if line != "ready" {
-            bail!("{name} said `{line}`, expected `ready`");
-        }
+        contender.expect("ready", Some(limit))?;
         Ok(contender)
+    }
+
+    /// Has it give up what it holds of a card.
+    pub(crate) fn rest(&mut self) -> Result<()> {
+        self.tell("rest");
+        self.expect("resting", None)
+    }
+
+    /// Has it set up its work again, at most for so long.
+    pub(crate) fn wake(&mut self, limit: Duration) -> Result<()> {
+        self.tell("wake");
+        self.expect("ready", Some(limit))
+    }
+
+    /// The number that it answers to this.
+    pub(crate) fn number(&mut self, line: &str) -> Result<u64> {
+        let said = self.ask(line)?;
+        let number = said.parse();
+        number.map_err(|_| anyhow!("{} said `{said}`, expected a number", self.name))
+    }
+
+    /// Ends it; the numbers that it leaves.
+    pub(crate) fn quit_with_numbers(mut self) -> Result<Vec<u64>> {
+        let line = self.ask("quit")?;
+        let numbers: Result<Vec<u64>, _> = line.split_whitespace().map(str::parse).collect();
+        let numbers = numbers.map_err(|_| anyhow!("{} said `{line}`, expected numbers", self.name));
+        self.process.wait().context("it does not end")?;
+        numbers
     }
 
     /// The seconds that so many passes take.
@@ -77,9 +102,21 @@ impl Contender {
     }
 
     fn ask(&mut self, line: &str) -> Result<String> {
+        self.tell(line);
+        self.line(None)
+    }
+
+    fn tell(&mut self, line: &str) {
         // Where it has died, its silence says so, and its complaints say why.
         drop(writeln!(self.to, "{line}").and_then(|()| self.to.flush()));
-        self.line(None)
+    }
+
+    fn expect(&mut self, word: &str, limit: Option<Duration>) -> Result<()> {
+        let line = self.line(limit)?;
+        if line != word {
+            bail!("{} said `{line}`, expected `{word}`", self.name);
+        }
+        Ok(())
     }
 
     fn line(&mut self, limit: Option<Duration>) -> Result<String> {
@@ -188,6 +225,22 @@ mod tests {
             assert_eq!(contender.go(3).unwrap(), 3.5);
             assert_eq!(contender.go(1).unwrap(), 1.5);
             assert_eq!(contender.quit().unwrap(), Some(4096));
+        }
+
+        #[test]
+        fn it_rests_wakes_and_leaves_numbers() {
+            let script = "echo ready; while read word n; do case $word in rest) echo resting;; wake) echo ready;; \
+                          used) echo 12;; quit) echo 1 2 3; exit;; *) echo eh;; esac; done";
+            let mut contender = start("restful", script).unwrap();
+            contender.rest().unwrap();
+            contender.wake(Duration::from_secs(1)).unwrap();
+            assert_eq!(contender.number("used").unwrap(), 12);
+            let error = contender.number("begin").unwrap_err().to_string();
+            assert_eq!(error, "restful said `eh`, expected a number");
+            assert_eq!(contender.quit_with_numbers().unwrap(), [1, 2, 3]);
+            let mut restless = start("restless", "echo ready; while read line; do echo no; done");
+            let error = restless.as_mut().unwrap().rest().unwrap_err().to_string();
+            assert_eq!(error, "restless said `no`, expected `resting`");
         }
 
         #[test]

@@ -188,7 +188,7 @@ fn enter(
 }
 
 /// The largest difference of two outputs whose parts have so many numbers, and each its own scale.
-fn by_parts(lengths: &[usize], ours: &[f32], theirs: &[f32]) -> f64 {
+pub(super) fn by_parts(lengths: &[usize], ours: &[f32], theirs: &[f32]) -> f64 {
     if ours.len() != theirs.len() || ours.len() != lengths.iter().sum::<usize>() {
         return f64::INFINITY;
     }
@@ -239,13 +239,13 @@ fn failed(error: anyhow::Error) -> Outcome {
 }
 
 /// How many passes make a turn of about this length for the fastest.
-fn passes_for(turn: Duration, fastest: f64) -> usize {
+pub(super) fn passes_for(turn: Duration, fastest: f64) -> usize {
     // Lengths are seconds and fractions of them: the number is small.
     (turn.as_secs_f64() / fastest).round().clamp(1.0, 1000.0) as usize
 }
 
 /// Raw f32, little end first.
-fn read_output(path: &Path) -> Result<Vec<f32>> {
+pub(super) fn read_output(path: &Path) -> Result<Vec<f32>> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     numbers(&bytes).ok_or_else(|| anyhow!("{} is no list of f32", path.display()))
 }

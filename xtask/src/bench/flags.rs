@@ -84,6 +84,8 @@ impl Flags {
                             };
                             flags.precision = precision;
                         }
+                        // Another device has a bench of its own.
+                        "--device" => {}
                         "--rounds" => rounds = Some(count(flag, &text)?),
                         "--threads" => flags.threads = count(flag, &text)?,
                         "--set-up" => {
@@ -136,7 +138,7 @@ impl Flags {
 }
 
 /// Names with commas between them, in the order of `all`, each once.
-fn list<T: Copy, N: Into<String>>(
+pub(super) fn list<T: Copy, N: Into<String>>(
     flag: &str,
     text: &str,
     all: &[T],
@@ -156,7 +158,7 @@ fn list<T: Copy, N: Into<String>>(
     Ok(asked.map(|(&item, _)| item).collect())
 }
 
-fn count(flag: &str, text: &str) -> Result<usize, Usage> {
+pub(super) fn count(flag: &str, text: &str) -> Result<usize, Usage> {
     let number = text.parse().ok().filter(|&number| number > 0);
     number.ok_or_else(|| {
         Usage(format!(
@@ -195,6 +197,14 @@ mod tests {
             parse("--set-up 60").unwrap().set_up,
             Duration::from_secs(60)
         );
+    }
+
+    #[test]
+    fn the_processor_is_the_device_whether_said_or_not() {
+        let (said, unsaid) = (parse("--device cpu").unwrap(), parse("").unwrap());
+        assert_eq!(said.command, "cargo xtask bench --device cpu");
+        let command = unsaid.command.clone();
+        assert_eq!(Flags { command, ..said }, unsaid);
     }
 
     #[test]

@@ -210,7 +210,7 @@ fn milliseconds(seconds: &[f64]) -> String {
 }
 
 /// How much faster we are: their seconds over ours, round by round.
-fn ratio(theirs: &[f64], ours: &[f64], bold: bool) -> String {
+pub(super) fn ratio(theirs: &[f64], ours: &[f64], bold: bool) -> String {
     let Some(ratio) = Spread::of_ratios(theirs, ours) else {
         return "?".to_owned();
     };
@@ -238,7 +238,7 @@ fn fastest(contest: &Contest) -> Option<usize> {
 }
 
 /// Text that does not end its cell.
-fn cell(text: &str) -> String {
+pub(super) fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")
 }
 

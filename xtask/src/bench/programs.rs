@@ -39,14 +39,9 @@ impl Flop {
 impl Programs {
     /// Asks Python for what it has, then builds ours.
     pub(crate) fn build(flags: &Flags) -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
-        let root = root.context("xtask lies in no workspace")?.to_owned();
-        let this = std::env::current_exe().context("where is this program?")?;
-        let profiles = this.parent().and_then(Path::parent);
-        let release = profiles.context("this program lies in no build folder")?;
         let mut programs = Self {
-            release: release.join("release"),
-            root,
+            release: release_folder()?,
+            root: root()?,
             python: flags.python.clone(),
             threads: flags.threads.to_string(),
             versions: String::new(),
@@ -211,21 +206,13 @@ impl Programs {
         let mut versions = vec![format!(
             "ddpm {}{}",
             env!("CARGO_PKG_VERSION"),
-            self.commit()
+            commit(&self.root)
         )];
         if let Ok(rustc) = answer(Command::new("rustc").arg("--version")) {
             versions.extend(rustc.split(" (").next().map(str::to_owned));
         }
         versions.extend(answer(&mut command)?.lines().map(str::to_owned));
         Ok(versions.join(", "))
-    }
-
-    /// Which sources these are, where git knows.
-    fn commit(&self) -> String {
-        let mut git = Command::new("git");
-        git.args(["describe", "--always", "--dirty"])
-            .current_dir(&self.root);
-        answer(&mut git).map_or(String::new(), |commit| format!(" ({})", commit.trim()))
     }
 
     fn script(&self, task: &str) -> Command {
@@ -253,6 +240,28 @@ impl Programs {
     }
 }
 
+/// The folder of the workspace.
+pub(super) fn root() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    Ok(root.context("xtask lies in no workspace")?.to_owned())
+}
+
+/// Where cargo puts what is built in release.
+pub(super) fn release_folder() -> Result<PathBuf> {
+    let this = std::env::current_exe().context("where is this program?")?;
+    let profiles = this.parent().and_then(Path::parent);
+    let profiles = profiles.context("this program lies in no build folder")?;
+    Ok(profiles.join("release"))
+}
+
+/// Which sources these are, where git knows.
+pub(super) fn commit(root: &Path) -> String {
+    let mut git = Command::new("git");
+    git.args(["describe", "--always", "--dirty"])
+        .current_dir(root);
+    answer(&mut git).map_or(String::new(), |commit| format!(" ({})", commit.trim()))
+}
+
 /// What a command prints; where it fails, an error with the end of its complaints.
 pub(crate) fn answer(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_owned();
@@ -270,6 +279,6 @@ pub(crate) fn answer(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn program(name: &str) -> String {
+pub(super) fn program(name: &str) -> String {
     format!("{name}{}", std::env::consts::EXE_SUFFIX)
 }

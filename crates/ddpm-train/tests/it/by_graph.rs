@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use candle_core::{Device, Tensor};
 use ddpm_checkpoint::{list_checkpoints, read_train_state};
-use ddpm_train::{Error, Report, Run, Settings, Trainer, memory_needed, on_threads, read_metrics};
+use ddpm_train::{
+    Error, Examples, Report, Run, Settings, Trainer, memory_needed, on_threads, read_metrics,
+};
 
 use crate::program::{check, workplace};
 use crate::resume::{newest_bits, timeless};
@@ -166,6 +169,61 @@ fn steps_made_ahead_change_nothing() {
         .filter(|line| [5, 10, 12].contains(&line.step))
         .collect();
     assert_eq!(told, expected);
+}
+
+/// Several steps on examples from outside are those made one by one, wherever.
+#[test]
+fn steps_on_the_same_examples_are_those_made_one_by_one() {
+    for device in ["cpu", "cpu-graph"] {
+        let mut settings = settings(device, "steps = 9");
+        settings.train.micro_batch = None;
+        let made = |at_once: bool| {
+            on_threads(1, || {
+                let mut trainer = Trainer::new(&settings, images(9)).unwrap();
+                let examples = examples(&trainer);
+                let one_by_one = |trainer: &mut Trainer| -> Vec<Report> {
+                    let step = |_| trainer.step_on(&examples).unwrap();
+                    (0..3).map(step).collect()
+                };
+                let reports = match at_once {
+                    true => trainer.steps_on(&examples, 3).unwrap(),
+                    false => one_by_one(&mut trainer),
+                };
+                assert!(trainer.steps_on(&examples, 0).unwrap().is_empty());
+                let told = |r: &Report| (r.step, r.loss, r.gradient_norm, r.images);
+                let weights = trainer.raw_weights().into_iter();
+                let numbers = weights.map(|(_, w)| w.flatten_all().unwrap().to_vec1().unwrap());
+                (
+                    reports.iter().map(told).collect::<Vec<_>>(),
+                    numbers.collect::<Vec<Vec<f32>>>(),
+                )
+            })
+            .unwrap()
+        };
+        let (found, expected) = (made(true), made(false));
+        assert_eq!(found.0, expected.0, "{device}");
+        assert!(found.1 == expected.1, "{device}: other weights");
+        assert_eq!(found.0.last().unwrap().0, 3);
+    }
+}
+
+/// Two images, ramps of a kind, at two times.
+fn examples(trainer: &Trainer) -> Examples {
+    let data = trainer.data();
+    let shape = (2, data.channels(), data.height(), data.width());
+    let ramp = |factor: f64| {
+        let count = (shape.0 * shape.1 * shape.2 * shape.3) as u32;
+        let numbers = Tensor::arange(0, count, &Device::Cpu).unwrap();
+        let numbers = numbers.to_dtype(candle_core::DType::F32).unwrap();
+        let waves = (numbers * factor).unwrap().sin().unwrap();
+        waves.reshape(shape).unwrap()
+    };
+    let schedule = &trainer.objective().schedule;
+    Examples {
+        x_0: ramp(0.1),
+        t: [3, 40].map(|t| schedule.timestep(t).unwrap()).to_vec(),
+        eps: ramp(7.3),
+    }
 }
 
 #[test]
