@@ -319,7 +319,7 @@ impl Machine for Card<'_> {
 }
 
 /// An error without the trace that candle may have put under it.
-pub(super) fn first_line(error: &Error) -> String {
+pub(crate) fn first_line(error: &Error) -> String {
     let text = error.to_string();
     text.lines().next().unwrap_or_default().to_owned()
 }

@@ -13,6 +13,7 @@ use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, CudaDevice, CudaStorage, Device, Error, Result, Storage, Tensor};
 
 use super::ring::{Copies, Ring};
+use crate::cuda::card::first_line;
 use crate::cuda::notes::{Weight, note};
 use crate::cuda::settings::Without;
 
@@ -40,6 +41,7 @@ pub(super) fn upload(x: &Tensor, device: &Device) -> Option<Tensor> {
         Ok(copied) => copied,
         Err(why) => {
             GIVEN_UP.store(true, Ordering::Relaxed);
+            let why = first_line(&why);
             let text = format!("uploaded from ordinary memory, not from page-locked: {why}");
             note(Weight::Fallback, text);
             None

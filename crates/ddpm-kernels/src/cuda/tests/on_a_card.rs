@@ -62,7 +62,8 @@ fn there(kind: Kind, numbers: &[f32], device: &Device) -> Tensor {
 }
 
 fn back(tensor: &Tensor) -> Vec<f32> {
-    tensor.to_dtype(DType::F32).unwrap().to_vec1().unwrap()
+    let here = tensor.to_device(&Device::Cpu).unwrap();
+    here.to_dtype(DType::F32).unwrap().to_vec1().unwrap()
 }
 
 /// By the host's own formula, in double precision, stored as f32.
