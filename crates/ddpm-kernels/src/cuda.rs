@@ -33,18 +33,18 @@ mod engines;
 #[cfg(feature = "cuda")]
 pub(crate) mod linear;
 #[cfg(feature = "cuda")]
-mod recording;
+pub(crate) mod recording;
 
 #[cfg(test)]
 #[path = "cuda/tests/host.rs"]
-mod host;
+pub(crate) mod host;
 #[cfg(feature = "cuda")]
 #[cfg(test)]
 #[path = "cuda/tests/on_a_card.rs"]
 mod on_a_card;
 #[cfg(test)]
 #[path = "cuda/tests/oracle.rs"]
-mod oracle;
+pub(crate) mod oracle;
 
 #[cfg(feature = "cuda")]
 pub use dropout::dropout_drawn;

@@ -112,9 +112,15 @@ impl Place {
         &self.device
     }
 
-    /// Whether networks go by plan here; otherwise operation by operation, through candle's graph.
+    /// Whether networks go by the processor's plan here; otherwise by a card's, or operation by operation through candle's graph,
+    /// with gradients that stay where the weights are.
     pub fn plans(&self) -> bool {
         self.device.is_cpu() && !self.by_graph
+    }
+
+    /// Whether networks go operation by operation through candle's graph here, even those that have a plan.
+    pub fn goes_by_graph(&self) -> bool {
+        self.by_graph
     }
 
     /// What was found out on the card since this was last asked, a line each: better ways that could not be taken, and why; with

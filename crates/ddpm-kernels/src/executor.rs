@@ -7,10 +7,20 @@
 //! What is kept for the backward pass is therefore the results of convolutions and attention, and nothing else.
 
 mod arena;
+#[cfg(feature = "cuda")]
+mod card;
 mod compile;
 mod gradients;
 mod graph;
+#[cfg(any(test, feature = "cuda"))]
+mod lower;
+#[cfg(any(test, feature = "cuda"))]
+mod on_card;
 mod run;
+
+#[cfg(test)]
+#[path = "executor/tests/on_card.rs"]
+mod on_card_tests;
 
 /// How a network's activations are stored and what multiplies them. Parameters, statistics, and whatever is added up are f32
 /// always; so are the parameters' gradients, but for [`Gradients::of_one_pass`].
@@ -35,6 +45,10 @@ impl Precision {
     }
 }
 
+#[cfg(feature = "cuda")]
+pub use card::CardExecutor;
 pub use gradients::Gradients;
 pub use graph::{Graph, Value};
+#[cfg(feature = "cuda")]
+pub use on_card::{Draws, DrawsOf};
 pub use run::{DrawMask, Executor, Needed, Use};

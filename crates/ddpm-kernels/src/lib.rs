@@ -142,6 +142,8 @@ pub use attention::attention;
 pub use conv::{Conv2d, Padding, conv2d};
 pub use elementwise::{add, concat_channels, dropout, silu};
 pub use embedding::embedding;
+#[cfg(feature = "cuda")]
+pub use executor::{CardExecutor, Draws, DrawsOf};
 pub use executor::{DrawMask, Executor, Gradients, Graph, Needed, Precision, Use, Value};
 pub use fir::{fir_downsample_2x, fir_upsample_2x};
 pub use linear::linear;

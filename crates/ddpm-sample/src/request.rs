@@ -293,9 +293,9 @@ fn network(pipeline: &Pipeline, precision: Precision, place: &Place) -> anyhow::
     let weights: Vec<(String, Tensor)> = moved.collect::<anyhow::Result<_>>()?;
     let network = Network::new(&pipeline.unet, &weights)?;
     let network = network.in_precision(precision);
-    Ok(match place.plans() {
-        true => network.frozen(),
-        false => network.by_graph().frozen(),
+    Ok(match place.goes_by_graph() {
+        true => network.by_graph().frozen(),
+        false => network.frozen(),
     })
 }
 

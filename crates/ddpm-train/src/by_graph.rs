@@ -140,7 +140,7 @@ impl Trainer {
         };
         let times = self.objective().network_times(&examples.t);
         self.network()
-            .learn_by_graph(&x_t, &times, &dropout, gradients, gradient_of)?;
+            .learn_on_device(&x_t, &times, &dropout, gradients, gradient_of)?;
         losses.ok_or_else(independent)
     }
 

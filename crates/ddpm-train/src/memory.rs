@@ -26,11 +26,12 @@ pub fn memory_needed(
         in_one_pass: settings.one_pass_a_step(),
     };
     let precision = settings.train.precision.on_this_processor();
-    let by_graph = settings.goes_by_graph();
+    let (by_graph, on_card) = (settings.goes_by_graph(), is_a_card(settings.train.device));
     let estimate = |images, used| -> Result<MemoryEstimate> {
-        Ok(match by_graph {
-            true => config.memory_estimate_by_graph(precision, images, height, width, used)?,
-            false => config.memory_estimate_in(precision, images, height, width, used)?,
+        Ok(match (by_graph, on_card) {
+            (true, _) => config.memory_estimate_by_graph(precision, images, height, width, used)?,
+            (_, true) => config.memory_estimate_on_card(precision, images, height, width, used)?,
+            _ => config.memory_estimate_in(precision, images, height, width, used)?,
         })
     };
     let training = estimate(at_once, used)?;

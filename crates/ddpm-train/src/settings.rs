@@ -886,7 +886,11 @@ impl Settings {
             }
         }
         self.train.precision = match self.train.precision {
-            PrecisionName::Auto if self.goes_by_graph() || self.unplanned().is_some() => {
+            PrecisionName::Auto
+                if self.goes_by_graph()
+                    || is_a_card(self.train.device)
+                    || self.unplanned().is_some() =>
+            {
                 PrecisionName::F32
             }
             precision => precision.on_this_processor().into(),
@@ -1312,13 +1316,13 @@ impl Settings {
         }
     }
 
-    /// What a card cannot do yet is said, not left out.
+    /// What candle's graph cannot do is said, not left out.
     fn check_device(&self) -> Result<()> {
         if !self.goes_by_graph() {
             return Ok(());
         }
         let (t, device) = (&self.train, self.train.device);
-        if t.precision == PrecisionName::Bf16 && device == DeviceName::CpuGraph {
+        if t.precision == PrecisionName::Bf16 {
             let problem = format!(
                 "is bf16, and `train.device` is {device}, whose operations are f32: --device cpu and a card have bf16"
             );
@@ -1326,17 +1330,16 @@ impl Settings {
         }
         if t.gradient_checkpointing {
             let problem = format!(
-                "is for the plan of the CPU, and `train.device` = {device} comes to a card, where there is none; a smaller \
-                 train.micro_batch also takes less memory"
+                "is for plans, and with `train.device` = {device} there is none; a smaller train.micro_batch also takes less memory"
             );
             return Err(wrong("train.gradient_checkpointing", problem));
         }
         Ok(())
     }
 
-    /// Whether the network goes operation by operation because of the device: on a card, and where the CPU does as one.
+    /// Whether the network goes operation by operation because of the device.
     pub(crate) fn goes_by_graph(&self) -> bool {
-        self.train.device == DeviceName::CpuGraph || is_a_card(self.train.device)
+        self.train.device == DeviceName::CpuGraph
     }
 
     fn check_train(&self) -> Result<()> {

@@ -648,9 +648,9 @@ fn in_training(network: UNet, settings: &Settings, place: &Place) -> UNet {
 /// A network that goes the way of the place.
 fn going(network: UNet, settings: &Settings, place: &Place) -> UNet {
     let network = network.in_precision(settings.train.precision.on_this_processor());
-    match place.plans() {
-        true => network,
-        false => network.by_graph(),
+    match place.goes_by_graph() {
+        true => network.by_graph(),
+        false => network,
     }
 }
 

@@ -41,6 +41,15 @@ impl Dropout<'_> {
     /// The same with masks that are drawn where x is: those of [`Dropout::draw`], bit for bit.
     #[cfg(feature = "cuda")]
     fn apply_on_card(&self, x: &Tensor, place: usize) -> Result<Tensor> {
+        let (key, counters) = self.words(place)?;
+        Ok(ddpm_kernels::cuda::dropout_drawn(
+            x, key, &counters, self.rate,
+        )?)
+    }
+
+    /// Philox's key at a place, and the upper words of the counter of each image.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn words(&self, place: usize) -> Result<([u32; 2], Vec<[u32; 3]>)> {
         let mut key = [0; 2];
         let mut counters = Vec::new();
         for &image in self.address.images {
@@ -49,9 +58,7 @@ impl Dropout<'_> {
             key = words.0;
             counters.push(words.1);
         }
-        Ok(ddpm_kernels::cuda::dropout_drawn(
-            x, key, &counters, self.rate,
-        )?)
+        Ok((key, counters))
     }
 
     /// Draws the mask of a place, one image after the other: 0 for what is dropped.

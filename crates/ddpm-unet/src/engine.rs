@@ -5,6 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Tensor};
 use ddpm_kernels::{Executor, Gradients, Precision, Use};
 
+#[cfg(feature = "cuda")]
+mod card;
+
 use crate::architecture::Architecture;
 use crate::dropout::Dropout;
 use crate::record::{How, record};
@@ -19,6 +22,9 @@ pub(crate) struct Engine {
     precision: Precision,
     /// Whether training computes the inside of blocks again on the way back.
     recompute: bool,
+    /// Those of a card.
+    #[cfg(feature = "cuda")]
+    on_card: card::Planned,
 }
 
 struct Planned {

@@ -119,7 +119,7 @@ impl UNetConfig {
         Ok(self.beside(&needed, used))
     }
 
-    /// As [`UNetConfig::memory_estimate`], going operation by operation through candle's graph, as networks do on a card. In bf16 activations
+    /// As [`UNetConfig::memory_estimate`], going operation by operation through candle's graph. In bf16 activations
     /// take half of what they take in f32, and weights are there once more, rounded.
     ///
     /// # Errors
@@ -140,6 +140,49 @@ impl UNetConfig {
             needed.activations = needed.activations / 2 + rounded;
         }
         Ok(self.beside(&needed, used))
+    }
+
+    /// As [`UNetConfig::memory_estimate_in`], of a card's memory: by plan where the network has one for this use, otherwise by graph.
+    ///
+    /// # Errors
+    /// As [`UNetConfig::memory_estimate`].
+    pub fn memory_estimate_on_card(
+        &self,
+        precision: Precision,
+        batch: usize,
+        height: usize,
+        width: usize,
+        used: Use,
+    ) -> Result<MemoryEstimate> {
+        #[cfg(feature = "cuda")]
+        if let Some(needed) = self.planned_on_card(precision, [batch, height, width], used)? {
+            return Ok(self.beside(&needed, used));
+        }
+        self.memory_estimate_by_graph(precision, batch, height, width, used)
+    }
+
+    /// What a card's plan needs, if there is one.
+    #[cfg(feature = "cuda")]
+    fn planned_on_card(
+        &self,
+        precision: Precision,
+        size: [usize; 3],
+        used: Use,
+    ) -> Result<Option<Needed>> {
+        self.check_image(size[1], size[2])?;
+        let network = Architecture::new(self.settings());
+        let (evaluated, trained) = planned_for(self, &network)?;
+        let (planned, how) = match used {
+            Use::Sampling if evaluated => (ddpm_kernels::Use::Inference, How::default()),
+            Use::Training { recompute, .. } if trained => {
+                let dropout = true;
+                (ddpm_kernels::Use::Training, How { dropout, recompute })
+            }
+            _ => return Ok(None),
+        };
+        let (graph, output) = record(self, &network, size, how)?;
+        let executor = ddpm_kernels::CardExecutor::new(graph, &output, planned, precision)?;
+        Ok(Some(executor.memory()))
     }
 
     /// What the walk on tensors keeps, and gradients like the weights.

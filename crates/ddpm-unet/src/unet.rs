@@ -132,8 +132,8 @@ impl UNet {
         }
     }
 
-    /// The same network on the same storage, going operation by operation through candle's graph on the CPU too, as it does on
-    /// every other device: slower, in f32, and the same within rounding.
+    /// The same network on the same storage, going operation by operation through candle's graph, as networks without a plan do:
+    /// slower, on the CPU in f32, and the same within rounding.
     pub fn by_graph(&self) -> Self {
         Self {
             planned: (false, false),
@@ -183,23 +183,23 @@ impl UNet {
         dropout: &DropoutAddress<'_>,
     ) -> Result<Tensor> {
         check_address(dropout, time.len())?;
+        self.evaluate(x_t, time, self.dropout(dropout))
+    }
+
+    /// Dropout at an address, if the network has any.
+    fn dropout<'a>(&self, address: &DropoutAddress<'a>) -> Option<Dropout<'a>> {
         let rate = self.config.settings().dropout;
-        let places = self.network.dropouts;
-        self.evaluate(
-            x_t,
-            time,
-            (rate > 0.0).then_some(Dropout {
-                address: *dropout,
-                rate,
-                places,
-            }),
-        )
+        (rate > 0.0).then_some(Dropout {
+            address: *address,
+            rate,
+            places: self.network.dropouts,
+        })
     }
 
     /// One pass forward and back: the gradients of all weights from what `gradient_of` makes of the output, dL/d output,
     /// written or (`accumulate`) added to what is there. The weights need not be variables. On the CPU it goes by plan,
     /// without candle's graph, for networks of plain, attention and convolution blocks with SiLU, sinusoids and no
-    /// classes; others, and other devices, take candle's graph, which keeps every result.
+    /// classes; others, and other devices (but see [`UNet::learn_on_device`]), take candle's graph, which keeps every result.
     ///
     /// The frequencies of Fourier's time embedding are not learned: their gradient is 0.
     ///
@@ -228,12 +228,7 @@ impl UNet {
         }
         check_address(dropout, time.len())?;
         let (x, told) = self.prepared(x_t, time)?;
-        let rate = self.config.settings().dropout;
-        let dropout = (rate > 0.0).then_some(Dropout {
-            address: *dropout,
-            rate,
-            places: self.network.dropouts,
-        });
+        let dropout = self.dropout(dropout);
         let inputs = self.inputs(&x, &told.time);
         self.engine.learn(
             &inputs,
@@ -243,12 +238,15 @@ impl UNet {
         )
     }
 
-    /// As [`UNet::learn`], operation by operation through candle's graph on any device, with gradients that stay where the
-    /// weights are: one for each, in order. An empty list is filled; gradients that are there are added to.
+    /// As [`UNet::learn`], with gradients that stay where the weights are: one for each, in order. On a card it goes by plan where
+    /// the CPU would; elsewhere operation by operation through candle's graph.
+    ///
+    /// An empty list is filled; gradients that are there are added to. By plan they are the same memory every time: a call with an
+    /// empty list writes over what an earlier one gave.
     ///
     /// # Errors
     /// As [`UNet::learn`].
-    pub fn learn_by_graph<E: From<Error>>(
+    pub fn learn_on_device<E: From<Error>>(
         &self,
         x_t: &Tensor,
         time: &[f64],
@@ -256,6 +254,15 @@ impl UNet {
         gradients: &mut Vec<Tensor>,
         gradient_of: impl FnOnce(&Tensor) -> std::result::Result<Tensor, E>,
     ) -> std::result::Result<(), E> {
+        #[cfg(feature = "cuda")]
+        if x_t.device().is_cuda() && self.planned.1 {
+            check_address(dropout, time.len())?;
+            let (x, told) = self.prepared(x_t, time)?;
+            let dropout = self.dropout(dropout);
+            let inputs = self.inputs(&x, &told.time);
+            let engine = &self.engine;
+            return engine.learn_on_card(&inputs, dropout.as_ref(), gradients, gradient_of);
+        }
         let found = self
             .by_graph()
             .graph_gradients(x_t, time, dropout, gradient_of)?;
@@ -404,10 +411,15 @@ impl UNet {
     fn evaluate(&self, x_t: &Tensor, time: &[f64], dropout: Option<Dropout<'_>>) -> Result<Tensor> {
         let (x, told) = self.prepared(x_t, time)?;
         let tracked = x.track_op() || self.weights.iter().any(Tensor::track_op);
-        let output = if self.planned.0 && x.device().is_cpu() && !tracked && dropout.is_none() {
+        let by_plan = self.planned.0 && !tracked && dropout.is_none();
+        let output = if by_plan && x.device().is_cpu() {
             self.engine
                 .forward(&self.inputs(&x, &self.embedded(told)?))?
         } else {
+            #[cfg(feature = "cuda")]
+            if by_plan && x.device().is_cuda() {
+                return self.divided(self.forward_on_card(&x, told)?, time);
+            }
             let mut compute = Compute {
                 weights: &self.weights,
                 dropout,
@@ -415,10 +427,21 @@ impl UNet {
             let x = x.to_dtype(self.engine.stored_on(x.device()))?;
             walk::unet(&self.network, &mut compute, x, &told)?.to_dtype(DType::F32)?
         };
+        self.divided(output, time)
+    }
+
+    /// The output of the last operation as the network gives it: with Fourier's embedding over the level of noise.
+    fn divided(&self, output: Tensor, time: &[f64]) -> Result<Tensor> {
         match self.network.time {
             TimeInput::Fourier(_) => divided_by(&output, time),
             _ => Ok(output),
         }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_on_card(&self, x: &Tensor, told: Told<Tensor>) -> Result<Tensor> {
+        let embedded = self.embedded(told)?;
+        self.engine.forward_on_card(&self.inputs(x, &embedded))
     }
 
     fn check_input(&self, x_t: &Tensor, time: &[f64]) -> Result<()> {

@@ -9,6 +9,12 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
+    /// A step reads or writes it.
+    pub(super) fn is_used_at(&mut self, time: usize) {
+        self.first = self.first.min(time);
+        self.last = self.last.max(time);
+    }
+
     fn lives_with(&self, other: &Buffer) -> bool {
         self.first <= other.last && other.first <= self.last
     }

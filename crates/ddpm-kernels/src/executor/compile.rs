@@ -12,6 +12,15 @@ use super::{Precision, Use};
 use crate::bf16::weight_gradient;
 use crate::tile::LANES;
 
+/// What a plan is for: convolutions that prepare what they read pixel by pixel, and add what is added while they write; or those
+/// of a library, which do neither.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    Processor,
+    #[cfg(any(test, feature = "cuda"))]
+    Card,
+}
+
 /// A buffer of the program.
 pub(super) type Id = usize;
 
@@ -184,6 +193,37 @@ pub(super) fn compile(
     used: Use,
     precision: Precision,
 ) -> Result<Program> {
+    Ok(draft(graph, output, used, precision, Target::Processor)?.program(graph))
+}
+
+/// Steps, and what lies in buffers that have no place yet.
+#[derive(Debug)]
+#[cfg_attr(not(any(test, feature = "cuda")), allow(dead_code))] // a processor's plan needs not all of it
+pub(super) struct Draft {
+    pub(super) output: usize,
+    pub(super) forward: Vec<Step>,
+    pub(super) backward: Vec<Step>,
+    /// As in [`Program`].
+    pub(super) results: Vec<Option<Place>>,
+    pub(super) results_backward: Vec<Option<Place>>,
+    kept: Vec<Option<Id>>,
+    /// How many numbers each buffer has, and whether they are halves.
+    pub(super) numbers: Vec<(usize, bool)>,
+    /// Which nodes the output depends on.
+    pub(super) alive: Vec<bool>,
+}
+
+/// The steps of [`compile`].
+///
+/// # Errors
+/// As [`compile`].
+pub(super) fn draft(
+    graph: &mut Graph,
+    output: &Value,
+    used: Use,
+    precision: Precision,
+    target: Target,
+) -> Result<Draft> {
     let output = graph.stored(output);
     let alone = |node: &Node| !node.op.reads().contains(&output);
     match &graph.nodes[output].op {
@@ -202,9 +242,9 @@ pub(super) fn compile(
         backward: Vec::new(),
         results: vec![None; graph.nodes.len()],
         gradients: vec![None; graph.nodes.len()],
-        buffers: Vec::new(),
         numbers: Vec::new(),
         precision,
+        target,
         norms_done: vec![false; graph.norms.len()],
         masks_done: vec![false; graph.masks.len()],
         reached: vec![false; graph.parameters.len()],
@@ -230,7 +270,16 @@ pub(super) fn compile(
             bail!("parameter {missed} has no influence on the output");
         }
     }
-    Ok(compiler.program(results))
+    Ok(Draft {
+        output,
+        forward: compiler.forward,
+        backward: compiler.backward,
+        results,
+        results_backward: compiler.results,
+        kept: compiler.kept,
+        numbers: compiler.numbers,
+        alive: compiler.alive,
+    })
 }
 
 /// Which nodes the output depends on.
@@ -276,10 +325,10 @@ struct Compiler<'a> {
     /// Of the forward pass while that is planned, then of the backward pass.
     results: Vec<Option<Place>>,
     gradients: Vec<Option<Place>>,
-    buffers: Vec<Buffer>,
     /// How many numbers each buffer has, and whether they are halves.
     numbers: Vec<(usize, bool)>,
     precision: Precision,
+    target: Target,
     norms_done: Vec<bool>,
     masks_done: Vec<bool>,
     reached: Vec<bool>,
@@ -296,18 +345,17 @@ impl Compiler<'_> {
     fn buffer(&mut self, shape: Shape) -> Id {
         // What belongs to vectors is little, and goes into every image.
         let halves = self.precision == Precision::Bf16 && !shape.vectors;
-        self.reserve(shape.length(), halves)
+        let count = match self.target {
+            Target::Processor => shape.length(),
+            #[cfg(any(test, feature = "cuda"))]
+            Target::Card => shape.numbers(),
+        };
+        self.reserve(count, halves)
     }
 
     fn reserve(&mut self, count: usize, halves: bool) -> Id {
-        let length = if halves { count.div_ceil(2) } else { count };
         self.numbers.push((count, halves));
-        self.buffers.push(Buffer {
-            length: length.div_ceil(LANES).saturating_mul(LANES),
-            first: usize::MAX,
-            last: 0,
-        });
-        self.buffers.len() - 1
+        self.numbers.len() - 1
     }
 
     fn forward(&mut self, node: usize) {
@@ -400,6 +448,9 @@ impl Compiler<'_> {
 
     /// Whether a result may be overwritten by the node that adds it: nothing else reads it then or later.
     fn ends_here(&self, residual: usize, node: usize) -> bool {
+        if self.target != Target::Processor {
+            return false;
+        }
         let graph = self.graph;
         let reads = |other: &Node| {
             other
@@ -559,7 +610,7 @@ impl Compiler<'_> {
         if !of_parts && from.norm.is_none() {
             return;
         }
-        if from.is_untouched() {
+        if from.is_untouched() && (self.target == Target::Processor || from.parts.len() == 1) {
             let mut first = 0;
             for &part in &from.parts {
                 let channels = self.graph.nodes[part].shape.channels;
@@ -681,32 +732,30 @@ impl Compiler<'_> {
             first += of_part.channels;
         }
     }
+}
 
+impl Draft {
     /// Finds how long each buffer lives, and a place for it.
-    fn program(mut self, results: Vec<Option<Place>>) -> Program {
-        let forward = self.forward.iter().map(|step| (step, &results));
-        let backward = self.backward.iter().map(|step| (step, &self.results));
-        let touched: Vec<Vec<Id>> = forward
-            .chain(backward)
-            .map(|(step, results)| self.touched(step, results))
-            .collect();
-        for (time, ids) in touched.into_iter().enumerate() {
-            for id in ids {
-                let buffer = &mut self.buffers[id];
-                buffer.first = buffer.first.min(time);
-                buffer.last = buffer.last.max(time);
+    fn program(self, graph: &Graph) -> Program {
+        let forward = self.forward.iter().map(|step| (step, &self.results));
+        let backward = self.backward.iter();
+        let backward = backward.map(|step| (step, &self.results_backward));
+        let mut buffers = unused(&self.numbers);
+        for (time, (step, results)) in forward.chain(backward).enumerate() {
+            for id in touched(graph, step, results) {
+                buffers[id].is_used_at(time);
             }
         }
         for &id in self.kept.iter().flatten() {
-            self.buffers[id].last = usize::MAX; // until the next pass
+            buffers[id].last = usize::MAX; // until the next pass
         }
-        let (places, arena) = places(&self.buffers);
+        let (places, arena) = places(&buffers);
         Program {
             forward: self.forward,
             backward: self.backward,
             kept: self.kept,
-            results,
-            results_backward: self.results,
+            results: self.results,
+            results_backward: self.results_backward,
             buffers: places
                 .iter()
                 .zip(&self.numbers)
@@ -719,81 +768,90 @@ impl Compiler<'_> {
             arena,
         }
     }
+}
 
-    /// The buffers that a step reads or writes.
-    fn touched(&self, step: &Step, results: &[Option<Place>]) -> Vec<Id> {
-        let of = |node: usize| results[node];
-        let of_value = |value: &Value| {
-            let mut nodes = value.parts.clone();
-            nodes.extend(
-                value
-                    .norm
-                    .and_then(|norm| self.graph.norms[norm].scale_shift),
-            );
-            nodes
-        };
-        let mut nodes: Vec<usize> = Vec::new();
-        let mut places: Vec<Place> = Vec::new();
-        match step {
-            Step::Vectors { to, .. } => places.push(Place::Buffer(*to)),
-            Step::Mask { .. } => {}
-            Step::Normalise { norm } => {
-                nodes.extend(&self.graph.norms[*norm].parts);
-                nodes.extend(self.graph.norms[*norm].scale_shift);
-            }
-            Step::Convolve { node, to } => {
-                nodes.extend(self.graph.nodes[*node].op.reads());
-                places.push(*to);
-            }
-            Step::Attend { node, to } | Step::Sum { node, to } | Step::Copy { node, to } => {
-                nodes.extend(self.graph.nodes[*node].op.reads());
-                places.push(Place::Buffer(*to));
-            }
-            Step::Scale { g, .. } => places.push(Place::Buffer(*g)),
-            Step::BiasGradient { g, vector, .. } => {
-                places.push(*g);
-                places.extend(vector.map(|sink| Place::Buffer(sink.id)));
-            }
-            Step::WeightGradient { node, g, to } => {
-                let buffers = to.iter().flat_map(|kept| [kept.gradient, kept.sums]);
-                places.extend(buffers.map(Place::Buffer));
-                if let Op::Convolve(convolve) = &self.graph.nodes[*node].op {
-                    nodes.extend(&convolve.from.parts);
-                }
-                places.push(*g);
-            }
-            Step::InputGradient { g, to, .. } => places.extend([*g, Place::Buffer(to.id)]),
-            Step::Downsample { from, to, .. } | Step::Add { from, to } => {
-                places.extend([Place::Buffer(*from), Place::Buffer(*to)]);
-            }
-            Step::MaskGradient { g, .. } => places.push(Place::Buffer(*g)),
-            Step::SiluGradient { value, g } => {
-                nodes.extend(of_value(value));
-                places.push(Place::Buffer(*g));
-            }
-            Step::NormGradient {
-                value,
-                g,
-                to,
-                vectors,
-            } => {
-                nodes.extend(of_value(value));
-                places.push(Place::Buffer(*g));
-                let sinks = to.iter().flatten().chain(vectors);
-                places.extend(sinks.map(|sink| Place::Buffer(sink.id)));
-            }
-            Step::Part { g, to, .. } => places.extend([Place::Buffer(*g), Place::Buffer(to.id)]),
-            Step::AttentionGradient { node, g, to } => {
-                nodes.extend(self.graph.nodes[*node].op.reads());
-                places.push(*g);
-                places.extend(to.map(Place::Buffer));
-            }
+/// Buffers of so many numbers that no step has touched yet.
+pub(super) fn unused(numbers: &[(usize, bool)]) -> Vec<Buffer> {
+    let buffer = |&(count, halves): &(usize, bool)| {
+        let length = if halves { count.div_ceil(2) } else { count };
+        Buffer {
+            length: length.div_ceil(LANES).saturating_mul(LANES),
+            first: usize::MAX,
+            last: 0,
         }
-        places.extend(nodes.into_iter().filter_map(of));
-        let id = |place| match place {
-            Place::Buffer(id) => Some(id),
-            Place::Outside => None,
-        };
-        places.into_iter().filter_map(id).collect()
+    };
+    numbers.iter().map(buffer).collect()
+}
+
+/// The buffers that a step reads or writes.
+fn touched(graph: &Graph, step: &Step, results: &[Option<Place>]) -> Vec<Id> {
+    let of = |node: usize| results[node];
+    let of_value = |value: &Value| {
+        let mut nodes = value.parts.clone();
+        nodes.extend(value.norm.and_then(|norm| graph.norms[norm].scale_shift));
+        nodes
+    };
+    let mut nodes: Vec<usize> = Vec::new();
+    let mut places: Vec<Place> = Vec::new();
+    match step {
+        Step::Vectors { to, .. } => places.push(Place::Buffer(*to)),
+        Step::Mask { .. } => {}
+        Step::Normalise { norm } => {
+            nodes.extend(&graph.norms[*norm].parts);
+            nodes.extend(graph.norms[*norm].scale_shift);
+        }
+        Step::Convolve { node, to } => {
+            nodes.extend(graph.nodes[*node].op.reads());
+            places.push(*to);
+        }
+        Step::Attend { node, to } | Step::Sum { node, to } | Step::Copy { node, to } => {
+            nodes.extend(graph.nodes[*node].op.reads());
+            places.push(Place::Buffer(*to));
+        }
+        Step::Scale { g, .. } => places.push(Place::Buffer(*g)),
+        Step::BiasGradient { g, vector, .. } => {
+            places.push(*g);
+            places.extend(vector.map(|sink| Place::Buffer(sink.id)));
+        }
+        Step::WeightGradient { node, g, to } => {
+            let buffers = to.iter().flat_map(|kept| [kept.gradient, kept.sums]);
+            places.extend(buffers.map(Place::Buffer));
+            if let Op::Convolve(convolve) = &graph.nodes[*node].op {
+                nodes.extend(&convolve.from.parts);
+            }
+            places.push(*g);
+        }
+        Step::InputGradient { g, to, .. } => places.extend([*g, Place::Buffer(to.id)]),
+        Step::Downsample { from, to, .. } | Step::Add { from, to } => {
+            places.extend([Place::Buffer(*from), Place::Buffer(*to)]);
+        }
+        Step::MaskGradient { g, .. } => places.push(Place::Buffer(*g)),
+        Step::SiluGradient { value, g } => {
+            nodes.extend(of_value(value));
+            places.push(Place::Buffer(*g));
+        }
+        Step::NormGradient {
+            value,
+            g,
+            to,
+            vectors,
+        } => {
+            nodes.extend(of_value(value));
+            places.push(Place::Buffer(*g));
+            let sinks = to.iter().flatten().chain(vectors);
+            places.extend(sinks.map(|sink| Place::Buffer(sink.id)));
+        }
+        Step::Part { g, to, .. } => places.extend([Place::Buffer(*g), Place::Buffer(to.id)]),
+        Step::AttentionGradient { node, g, to } => {
+            nodes.extend(graph.nodes[*node].op.reads());
+            places.push(*g);
+            places.extend(to.map(Place::Buffer));
+        }
     }
+    places.extend(nodes.into_iter().filter_map(of));
+    let id = |place| match place {
+        Place::Buffer(id) => Some(id),
+        Place::Outside => None,
+    };
+    places.into_iter().filter_map(id).collect()
 }

@@ -57,6 +57,14 @@ impl Shape {
         self.channels.div_ceil(LANES)
     }
 
+    /// Numbers of all images, one after the other.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(super) fn numbers(&self) -> usize {
+        [self.channels, self.height, self.width]
+            .into_iter()
+            .fold(self.images, usize::saturating_mul)
+    }
+
     /// Numbers of one image in blocks.
     pub(super) fn image(&self) -> usize {
         (self.blocks() * LANES)
@@ -562,6 +570,21 @@ impl Graph {
         let block = self.block;
         self.nodes.push(Node { op, shape, block });
         Value::of(self.nodes.len() - 1)
+    }
+
+    /// The shapes of the images and of the vectors that the network is given.
+    #[cfg(feature = "cuda")]
+    pub(super) fn given(&self) -> [Vec<usize>; 2] {
+        let mut given = [Vec::new(), Vec::new()];
+        for node in &self.nodes {
+            let s = node.shape;
+            match node.op {
+                Op::Images => given[0] = vec![s.images, s.channels, s.height, s.width],
+                Op::Vectors => given[1] = vec![s.width, s.channels],
+                _ => {}
+            }
+        }
+        given
     }
 
     fn vector_shape(&self, channels: usize) -> Shape {

@@ -246,7 +246,7 @@ fn a_breakdown_names_its_step_and_moves_nothing() {
 }
 
 #[test]
-fn what_a_card_cannot_do_yet_is_refused_before_the_first_step() {
+fn what_a_graph_cannot_do_is_refused_before_the_first_step() {
     for (more, expected) in [
         (
             "precision = \"bf16\"",
@@ -254,7 +254,7 @@ fn what_a_card_cannot_do_yet_is_refused_before_the_first_step() {
         ),
         (
             "gradient_checkpointing = true",
-            "`train.gradient_checkpointing` is for the plan of the CPU, and `train.device` = cpu-graph comes to a card",
+            "`train.gradient_checkpointing` is for plans, and with `train.device` = cpu-graph there is none",
         ),
     ] {
         let error = Trainer::new(&settings("cpu-graph", more), images(9))

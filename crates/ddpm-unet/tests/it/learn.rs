@@ -111,7 +111,7 @@ fn check(name: &str, config: &UNetConfig, [batch, height, width]: [usize; 3]) {
     for times in [1.0, 2.0] {
         let gradient_of = |_: &Tensor| Ok::<_, Error>(weight.clone());
         network
-            .learn_by_graph(&x, &time, &dropout, &mut tensors, gradient_of)
+            .learn_on_device(&x, &time, &dropout, &mut tensors, gradient_of)
             .unwrap();
         let found: Vec<Vec<f32>> = tensors
             .iter()
