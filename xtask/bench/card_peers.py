@@ -8,7 +8,7 @@
                                  [--steps N]
 
 D is cuda, cuda:N, or cpu for a rehearsal, where graphs are calls. `look` answers lines `key value`. A contender writes what its
-first pass gave to FILE as raw f32 (the prediction; of a training step its loss and the gradient's norm; of a walk where it is after three
+first pass gave to FILE as raw f32 (the prediction; of a training step its loss and the gradient's norm; of a walk where it is after two
 steps), prints `ready`, and then answers lines: `go N` with the seconds that N passes took, the card being done with them; `rest` with
 `resting` once it holds nothing of the card but weights; `wake` with `ready` once it could work again, a pass made; `quit` with
 the most memory its process ever held on the host, and what PyTorch counts of the card's at the most: allocated, reserved, in
@@ -48,7 +48,7 @@ KINDS = ["eager", "channels_last", "compile", "graphs", "compile_graphs", "autot
 AHEAD = 32
 EMA_RATE = 0.9999
 # Steps after which the images of a walk are compared: with a network that has learnt nothing, twenty turn rounding into others.
-COMPARED = 3
+COMPARED = 2
 
 
 # ---------------------------------------------------------------- the card

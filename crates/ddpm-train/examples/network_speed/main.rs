@@ -10,7 +10,7 @@
 //! `prepare` fills an empty folder with what all contenders share: the network as diffusers keeps it, weights included,
 //! its settings, and `inputs.safetensors` (x_0, x_t, eps, t as the network is told it, and x_T for as many images as `--walk`
 //! says). `contend` writes what its first pass gave to FILE as raw f32, little end first (the prediction; of a training step its
-//! loss and the gradient's norm; of a walk of `--steps` DDIM steps where it is after three), prints `ready`, and then answers lines: `go N`
+//! loss and the gradient's norm; of a walk of `--steps` DDIM steps where it is after two), prints `ready`, and then answers lines: `go N`
 //! with the seconds that N passes took, `rest` (not on `cpu`) with `resting` once it holds nothing of the device, `wake` with
 //! `ready`, `quit` with the most memory it ever held, in bytes. `look` says which device it is.
 //!

@@ -50,7 +50,7 @@ const AHEAD: usize = 32;
 
 /// Steps after which the images of a walk are compared: with a network that has learnt nothing, twenty turn rounding into other
 /// images.
-const COMPARED: usize = 3;
+const COMPARED: usize = 2;
 
 /// Makes so many passes and waits for them.
 pub(crate) type Passes<'a> = dyn FnMut(usize) -> Outcome<()> + 'a;
