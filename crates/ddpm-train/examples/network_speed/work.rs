@@ -111,9 +111,9 @@ impl Job {
         let config = config_of(&pipeline)?;
         let network = UNet::new(config, &pipeline.weights)?.to_device(place.device())?;
         let network = network.in_precision(self.precision.name().on_this_processor());
-        Ok(match place.plans() {
-            true => (network.frozen(), place),
-            false => (network.by_graph().frozen(), place),
+        Ok(match place.goes_by_graph() {
+            true => (network.by_graph().frozen(), place),
+            false => (network.frozen(), place),
         })
     }
 }
