@@ -41,13 +41,18 @@ fn check(case: &str) {
     let difference = max_difference(&output, &expected);
     assert!(difference <= 1e-5, "{difference:e}");
 
-    // Operation by operation, on the device of the tests.
+    // On the device of the tests.
     let device = ddpm_tests::device();
-    let network = network.to_device(&device).unwrap().by_graph();
-    let output = network.forward(&x.to_device(&device).unwrap(), &time);
-    let output = output.unwrap().to_device(&Device::Cpu).unwrap();
-    let difference = max_difference(&output, &expected);
-    assert!(difference <= 1e-5, "by graph: {difference:e}");
+    let network = network.to_device(&device).unwrap();
+    for (how, network) in [
+        ("as it goes there", network.clone()),
+        ("by graph", network.by_graph()),
+    ] {
+        let output = network.forward(&x.to_device(&device).unwrap(), &time);
+        let output = output.unwrap().to_device(&Device::Cpu).unwrap();
+        let difference = max_difference(&output, &expected);
+        assert!(difference <= 1e-5, "{how}: {difference:e}");
+    }
 }
 
 #[test]
