@@ -187,8 +187,12 @@ fn run(request: &Request, quiet: bool) -> Result<ExitCode, Failure> {
             run.folder().display()
         ));
         say(&format!("device {}", run.trainer().place()));
-        let by_plan = run.trainer().place().plans();
-        if let Some(why) = request.settings.unplanned().filter(|_| by_plan) {
+        let place = run.trainer().place();
+        if let Some(why) = request
+            .settings
+            .unplanned()
+            .filter(|_| !place.goes_by_graph())
+        {
             say(&format!(
                 "note: the network has {why}: it goes operation by operation and in f32, slower than others of its size"
             ));
