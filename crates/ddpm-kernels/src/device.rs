@@ -13,7 +13,8 @@ pub enum DeviceName {
     Auto,
     /// `cpu`: the processor, where networks go by plan.
     Cpu,
-    /// `cpu-graph`: the processor, but operation by operation through candle's graph, as on a card. Slower; for tests.
+    /// `cpu-graph`: the processor, but with everything on one device as on a card, and operation by operation through candle's
+    /// graph. Slower; for tests.
     CpuGraph,
     /// `cuda` or `cuda:N`: an NVIDIA card, the first if not said.
     Cuda(Option<usize>),
@@ -87,7 +88,7 @@ impl Place {
         match name {
             DeviceName::Cpu => Ok(Self::cpu()),
             DeviceName::CpuGraph => {
-                let story = "cpu, operation by operation as on a card (cpu-graph)";
+                let story = "cpu, operation by operation through candle's graph (cpu-graph)";
                 Ok(Self::on_the_cpu(true, story.to_owned()))
             }
             DeviceName::Auto => {
@@ -192,6 +193,7 @@ mod card {
     use candle_core::cuda_backend::cudarc::driver::{result, sys};
 
     use super::{Device, Place};
+    use crate::cuda::card::first_line;
     use crate::cuda::notes;
     use crate::cuda::settings::Without;
 
@@ -439,15 +441,6 @@ mod card {
             .and_then(|text| text.to_str().ok());
         text.map_or_else(|| format!("{:?}", error.0), str::to_owned)
     }
-
-    fn first_line(error: &candle_core::Error) -> String {
-        error
-            .to_string()
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .to_owned()
-    }
 }
 
 #[cfg(test)]
@@ -483,7 +476,7 @@ mod tests {
             (
                 DeviceName::CpuGraph,
                 false,
-                "cpu, operation by operation as on a card (cpu-graph)",
+                "cpu, operation by operation through candle's graph (cpu-graph)",
             ),
         ] {
             let place = Place::open(name).unwrap();

@@ -46,9 +46,11 @@ impl Precision {
 }
 
 #[cfg(feature = "cuda")]
+pub use crate::cuda::dropout::Draws;
+#[cfg(feature = "cuda")]
 pub use card::CardExecutor;
 pub use gradients::Gradients;
 pub use graph::{Graph, Value};
 #[cfg(feature = "cuda")]
-pub use on_card::{Draws, DrawsOf};
+pub use on_card::DrawsOf;
 pub use run::{DrawMask, Executor, Needed, Use};

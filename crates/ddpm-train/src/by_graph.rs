@@ -1,4 +1,4 @@
-//! Optimiser steps through candle's graph, with everything on one device: what a card does, and the CPU when it is asked to.
+//! Optimiser steps with everything on one device: on a card, or, through candle's graph, on the CPU when it is asked to.
 //!
 //! Nothing of a step waits for the host. Losses and norms stay where they are until they are asked for, all steps' at once.
 

@@ -1,9 +1,9 @@
-//! The network on the CPU by plan: one executor for each size of batch and use, made when first needed.
+//! The network by plan, on the CPU here: one executor for each size of batch and use, made when first needed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
-use ddpm_kernels::{Executor, Gradients, Precision, Use};
+use ddpm_kernels::{Executor, Gradients, Graph, Precision, Use, Value};
 
 #[cfg(feature = "cuda")]
 mod card;
@@ -16,7 +16,7 @@ use crate::{Result, UNetConfig};
 /// The executors of a network. Clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct Engine {
-    planned: Arc<Mutex<Vec<Planned>>>,
+    planned: Arc<Mutex<Planned<Executor>>>,
     /// The weights stay as they are at the first pass.
     frozen: bool,
     precision: Precision,
@@ -24,13 +24,11 @@ pub(crate) struct Engine {
     recompute: bool,
     /// Those of a card.
     #[cfg(feature = "cuda")]
-    on_card: card::Planned,
+    on_card: card::OnCard,
 }
 
-struct Planned {
-    key: Key,
-    executor: Executor,
-}
+/// Executors and what they were planned for, the last used first.
+type Planned<T> = Vec<(Key, T)>;
 
 /// What a plan depends on.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -137,6 +135,22 @@ impl Engine {
         (used, dropout): (Use, Option<&Dropout<'_>>),
         run: impl FnOnce(&mut Executor) -> std::result::Result<R, E>,
     ) -> std::result::Result<R, E> {
+        // A panic in a pass leaves nothing behind that the next one reads.
+        let mut planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
+        let plan =
+            |graph, output: &Value| Executor::with_precision(graph, output, used, self.precision);
+        self.with_one_of(&mut planned, it, (used, dropout), plan, run)
+    }
+
+    /// With the executor for a pass, which is planned if it is none of these.
+    fn with_one_of<T, R, E: From<crate::Error>>(
+        &self,
+        planned: &mut Planned<T>,
+        it: &Inputs<'_>,
+        (used, dropout): (Use, Option<&Dropout<'_>>),
+        plan: impl FnOnce(Graph, &Value) -> candle_core::Result<T>,
+        run: impl FnOnce(&mut T) -> std::result::Result<R, E>,
+    ) -> std::result::Result<R, E> {
         let (batch, _, height, width) = it.x.dims4().map_err(crate::Error::from)?;
         let key = Key {
             size: [batch, height, width],
@@ -146,21 +160,17 @@ impl Engine {
                 recompute: used != Use::Inference && self.recompute,
             },
         };
-        // A panic in a pass leaves nothing behind that the next one reads.
-        let mut planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = planned.iter().position(|planned| planned.key == key);
-        let mut found = match index {
+        let index = planned.iter().position(|(of, _)| *of == key);
+        let (key, mut executor) = match index {
             Some(index) => planned.remove(index),
             None => {
                 planned.truncate(KEPT - 1);
                 let (graph, output) = record(it.config, it.network, key.size, key.how)?;
-                let executor = Executor::with_precision(graph, &output, used, self.precision)
-                    .map_err(crate::Error::from)?;
-                Planned { key, executor }
+                (key, plan(graph, &output).map_err(crate::Error::from)?)
             }
         };
-        let result = run(&mut found.executor);
-        planned.insert(0, found);
+        let result = run(&mut executor);
+        planned.insert(0, (key, executor));
         result
     }
 }

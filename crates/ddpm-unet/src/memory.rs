@@ -1,5 +1,5 @@
-//! How much memory a network needs: its weights and what the plan of a pass sets aside on the CPU, or, where there is no plan
-//! and on a card, what the walk over it on tensors keeps.
+//! How much memory a network needs: its weights and what the plan of a pass sets aside, on the CPU or on a card, or, where there
+//! is no plan, what the walk over it on tensors keeps.
 
 use ddpm_kernels::{Executor, Needed, Precision};
 

@@ -296,7 +296,7 @@ impl Network {
         }
     }
 
-    /// The same network without a plan, as on a card: [`UNet::by_graph`]; others never have one.
+    /// The same network without a plan: [`UNet::by_graph`]; others never have one.
     pub fn by_graph(self) -> Self {
         match self {
             Self::UNet2D(network) => Self::UNet2D(Box::new(network.by_graph())),

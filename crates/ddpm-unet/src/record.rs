@@ -9,7 +9,7 @@ use crate::walk::{self, Operations, Told};
 use crate::{DownBlock, Error, Nonlinearity, Result, TimeEmbeddingType, UNetConfig, UNetSettings};
 
 impl UNetConfig {
-    /// Why the CPU computes this network without a plan: through candle's graph, operation by operation, slower, and in f32
+    /// Why this network is computed without a plan: through candle's graph, operation by operation, slower, and on the CPU in f32
     /// in whatever [`Precision`](crate::Precision). The words name the settings; `None` where it goes by plan.
     ///
     /// # Errors

@@ -201,6 +201,8 @@ impl UNet {
     /// without candle's graph, for networks of plain, attention and convolution blocks with SiLU, sinusoids and no
     /// classes; others, and other devices (but see [`UNet::learn_on_device`]), take candle's graph, which keeps every result.
     ///
+    /// `gradient_of` must not ask this network, or a clone of it, for anything: by plan it would wait for itself.
+    ///
     /// The frequencies of Fourier's time embedding are not learned: their gradient is 0.
     ///
     /// # Shapes

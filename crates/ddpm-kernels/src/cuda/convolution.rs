@@ -67,7 +67,7 @@ pub(crate) fn shape_of(
         width + padding.left + padding.right,
     ];
     let around = Around {
-        planes: batch * inputs,
+        planes: batch.saturating_mul(inputs),
         inner: [height, width],
         outer,
         top: whole("rows of padding", padding.top)? as i32,
@@ -180,7 +180,8 @@ pub(crate) fn countable(shape: &Shape) -> Result<()> {
         ("the weights", shape.weight),
         ("y", shape.y),
     ] {
-        let numbers: u64 = of.iter().map(|&size| u64::from(size)).product();
+        let sizes = of.iter().map(|&size| u64::from(size));
+        let numbers = sizes.fold(1, u64::saturating_mul);
         if numbers >= 1 << 31 {
             bail!(
                 "conv2d: {numbers} numbers of {name} {of:?} are more than cuDNN can count, expected less than 2^31: smaller batches"
@@ -362,5 +363,13 @@ mod tests {
             message.starts_with("conv2d: 2147483648 numbers of y [4096, 128, 64, 64] are more"),
             "{message}"
         );
+        let absurd = shape_of(
+            Kind::F32,
+            [1 << 30, 3, 1 << 30, 1 << 30],
+            [3, 3, 3, 3],
+            conv,
+        );
+        assert!(countable(&absurd.unwrap().0).is_err());
+        assert!(shape(usize::MAX).is_err());
     }
 }

@@ -357,11 +357,8 @@ fn extent(shape: &Shape, pass: Pass) -> (usize, usize) {
         Pass::Data => shape.x,
         Pass::Weights => shape.weight,
     };
-    let bytes = match shape.kind {
-        Kind::F32 => 4,
-        Kind::Bf16 => 2,
-    };
-    (of.iter().map(|&size| size as usize).product(), bytes)
+    let numbers = of.iter().map(|&size| size as usize).product();
+    (numbers, shape.kind.bytes())
 }
 
 /// Numbers from the begin and from the end of a result.

@@ -1,12 +1,12 @@
 //! Dropout on a card, whose mask is drawn there: the numbers of ddpm-random at an address, to the bit.
 
+use candle_core::Result;
 #[cfg(feature = "cuda")]
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Shape, Tensor};
-use candle_core::{Result, bail};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Shape, Tensor, bail};
 
 #[cfg(feature = "cuda")]
 use super::card::Card;
-use super::launch::{Address, Kind, Launch, Machine, arguments, kernel, whole};
+use super::launch::{Address, Kind, Launch, Machine, arguments, each_image, kernel, whole};
 
 /// Dropout of images on a CUDA device whose mask is drawn there: x / (1 - rate) where the uniform at the element's address
 /// is at least `rate`, 0 elsewhere. It is what [`crate::dropout`] makes of the mask of those uniforms, bit for bit.
@@ -41,17 +41,13 @@ pub fn dropout_drawn(
         return Ok(x.clone());
     }
     let counters = counters.to_vec();
-    x.contiguous()?.apply_op1(Drawn {
-        key,
-        counters,
-        rate,
-    })
+    let draws = Draws { key, counters };
+    x.contiguous()?.apply_op1(Drawn { draws, rate })
 }
 
 #[cfg(feature = "cuda")]
 struct Drawn {
-    key: [u32; 2],
-    counters: Vec<[u32; 3]>,
+    draws: Draws,
     rate: f64,
 }
 
@@ -64,12 +60,8 @@ impl Drawn {
         x: Address,
         elements: usize,
     ) -> Result<<Card<'a> as Machine>::Memory> {
-        let draws = Draws {
-            key: self.key,
-            counters: &self.counters,
-        };
-        let elements = elements / self.counters.len();
-        dropout(card, kind, x, elements, &draws, self.rate)
+        let elements = elements / self.draws.counters.len();
+        dropout(card, kind, x, elements, &self.draws, self.rate)
     }
 }
 
@@ -99,10 +91,25 @@ impl CustomOp1 for Drawn {
     }
 }
 
-/// What Philox is given: its key, and the upper three words of the counter of each image.
-pub(crate) struct Draws<'a> {
-    pub(crate) key: [u32; 2],
-    pub(crate) counters: &'a [[u32; 3]],
+/// What the masks of a place of dropout are drawn from: Philox4x32-10's key, and the upper three words of the counter of each image.
+#[cfg_attr(not(feature = "cuda"), allow(unreachable_pub))]
+pub struct Draws {
+    /// The key.
+    pub key: [u32; 2],
+    /// One for each image.
+    pub counters: Vec<[u32; 3]>,
+}
+
+impl Draws {
+    /// The counters as kernels read them, u32 [B, 3]: what [`Machine::upload`] is given.
+    pub(crate) fn words(&self) -> Vec<u64> {
+        let halves: Vec<u32> = self.counters.iter().flatten().copied().collect();
+        let upper = |pair: &[u32]| pair.get(1).copied().unwrap_or(0);
+        let pairs = halves.chunks(2);
+        pairs
+            .map(|pair| u64::from(pair[0]) | u64::from(upper(pair)) << 32)
+            .collect()
+    }
 }
 
 /// x / (1 - rate) where u >= rate and 0 elsewhere, u = 2^-24 times the upper 24 bits of the element's word. The gradient is the
@@ -112,24 +119,16 @@ pub(crate) fn dropout<M: Machine>(
     kind: Kind,
     x: Address,
     elements: usize,
-    draws: &Draws<'_>,
+    draws: &Draws,
     rate: f64,
 ) -> Result<M::Memory> {
     let images = draws.counters.len();
-    if images > 65535 {
-        bail!("dropout: {images} images are more than a kernel can count, expected at most 65535");
-    }
-    let mut words: Vec<u32> = draws.counters.iter().flatten().copied().collect();
-    words.resize(words.len().next_multiple_of(2), 0);
-    let pairs = words.chunks_exact(2);
-    let pairs: Vec<u64> = pairs
-        .map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32)
-        .collect();
-    let counters = machine.upload(&pairs)?;
+    let rows = each_image(images)?;
+    let counters = machine.upload(&draws.words())?;
     let y = machine.allocate(kind, images * elements)?;
     let launch = Launch::each(elements.div_ceil(4))?;
     let launch = Launch {
-        grid: [launch.grid[0], images as u32],
+        grid: [launch.grid[0], rows],
         ..launch
     };
     machine.launch(
@@ -188,7 +187,7 @@ mod tests {
         let words = images.map(of);
         let draws = Draws {
             key: words[0].0,
-            counters: &words.map(|(_, counter)| counter),
+            counters: words.map(|(_, counter)| counter).to_vec(),
         };
         let ran = Host::both_ways(|host| {
             let x = host.numbers(kind, &x);
@@ -216,7 +215,7 @@ mod tests {
         let words = ddpm_random::philox_words(3, Stream::Dropout, 5, 7).unwrap();
         let draws = Draws {
             key: words.0,
-            counters: &[words.1],
+            counters: vec![words.1],
         };
         for (i, &rate) in uniform.iter().enumerate() {
             let ran = Host::both_ways(|host| {

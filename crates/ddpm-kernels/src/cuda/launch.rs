@@ -27,6 +27,26 @@ impl Kind {
             other => bail!("cuda: numbers are {other:?}, expected f32 or bf16"),
         }
     }
+
+    /// Of a number.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Kind::F32 => 4,
+            Kind::Bf16 => 2,
+        }
+    }
+
+    /// Numbers that a thread loads at once, 16 bytes, as `PACK` of block.cuh.
+    pub(crate) fn pack(self) -> usize {
+        16 / self.bytes()
+    }
+
+    /// The same where all of these counts are multiples of it, otherwise one.
+    pub(crate) fn pack_of(self, counts: &[usize]) -> usize {
+        let pack = self.pack();
+        let whole = counts.iter().all(|count| count.is_multiple_of(pack));
+        if whole { pack } else { 1 }
+    }
 }
 
 /// The kernel of a name for a kind of numbers.
@@ -101,6 +121,16 @@ pub(crate) fn whole(what: &str, count: usize) -> Result<u32> {
         Ok(count) if count < 1 << 31 => Ok(count),
         _ => {
             bail!("cuda: {count} {what} are more than a kernel can count, expected less than 2^31")
+        }
+    }
+}
+
+/// A count of images, each with blocks of its own: a launch has 65535 rows of blocks at most.
+pub(crate) fn each_image(count: usize) -> Result<u32> {
+    match u16::try_from(count) {
+        Ok(count) => Ok(count.into()),
+        Err(_) => {
+            bail!("cuda: {count} images are more than a kernel can count, expected at most 65535")
         }
     }
 }
@@ -213,6 +243,9 @@ mod tests {
     fn what_a_kernel_cannot_count_is_refused() {
         let message = Launch::each(1 << 40).unwrap_err().to_string();
         assert!(message.starts_with("cuda: 4294967296 blocks"), "{message}");
+        let message = each_image(65536).unwrap_err().to_string();
+        assert!(message.starts_with("cuda: 65536 images"), "{message}");
+        assert_eq!(each_image(65535).unwrap(), 65535);
         assert_eq!(Launch::each(257).unwrap().grid, [2, 1]);
         assert_eq!(Launch::warps(9).unwrap().grid, [2, 1]);
     }

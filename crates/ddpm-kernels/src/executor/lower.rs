@@ -12,13 +12,14 @@ use super::arena::places;
 use super::compile::{Draft, Id, Place, Placed, Sink, Step, Target, draft, unused};
 use super::graph::{Convolve, Graph, Node, Op, Shape, Value};
 use super::run::Use;
-use crate::cuda::convolution::{Order, Shape as Convolution, shape_of};
+use crate::cuda::convolution::{Order, Pass, Shape as Convolution, countable, shape_of};
 use crate::cuda::launch::Kind;
 use crate::cuda::nhwc::Images;
 use crate::cuda::nhwc::attention::{Attention, attention_gradient_scratch};
 use crate::cuda::nhwc::finish::moments_length;
 use crate::cuda::nhwc::norm::norm_gradient_scratch;
 use crate::cuda::nhwc::sums::bias_gradient_scratch;
+use crate::cuda::product::product_of;
 use crate::geometry::Geometry;
 use crate::{Conv2d, Padding};
 
@@ -490,7 +491,7 @@ impl Lower<'_> {
             .norms
             .iter()
             .any(|norm| norm.parts.contains(&node));
-        let moments = (normalised && !self.backward && !images_are_vectors(self.graph, node))
+        let moments = (normalised && !self.backward && !self.graph.nodes[node].shape.vectors)
             .then(|| self.reserve(moments_length(images), false));
         if moments.is_some() {
             self.moments[node] = moments;
@@ -647,13 +648,17 @@ impl Lower<'_> {
         let conv = Conv2d::new(geometry.stride, padding(geometry));
         let kind = self.kind(y);
         let (shape, around) = shape_of(kind, x, weight, conv)?;
+        let order = Order::Pixels;
+        let shape = Convolution { order, ..shape };
+        if product_of(&shape, Pass::Forward).is_none() {
+            countable(&shape)?;
+        }
         let zeros = conv.padding;
         let border = match around {
             Some(_) => [zeros.top, zeros.left, zeros.bottom, zeros.right],
             None => [0; 4],
         };
-        let order = Order::Pixels;
-        Ok((Convolution { order, ..shape }, border))
+        Ok((shape, border))
     }
 
     fn attention(&mut self, node: usize) -> Option<(Attention, [Id; 3])> {
@@ -846,10 +851,6 @@ fn padding(geometry: &Geometry) -> Padding {
         bottom: after(g.output_height, g.kernel_height, top, g.height),
         right: after(g.output_width, g.kernel_width, left, g.width),
     }
-}
-
-fn images_are_vectors(graph: &Graph, node: usize) -> bool {
-    graph.nodes[node].shape.vectors
 }
 
 impl Action {

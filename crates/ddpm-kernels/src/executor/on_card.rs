@@ -10,6 +10,7 @@ use super::lower::{Action, Lowered, Normalised, Prepared, lower};
 use super::run::Use;
 use super::{Needed, Precision};
 use crate::cuda::convolution::Pass as Gradient;
+use crate::cuda::dropout::Draws;
 use crate::cuda::launch::{Address, Kind, Machine};
 use crate::cuda::nhwc::attention::{attention, attention_gradient};
 use crate::cuda::nhwc::elementwise::{add, downsample, part, scale, sum};
@@ -20,14 +21,6 @@ use crate::cuda::nhwc::prepare::{self, cut_border, prepare, silu_gradient};
 use crate::cuda::nhwc::sums::bias_gradient;
 use crate::cuda::nhwc::weights::{Weight, lay_out, table, turn_back};
 use crate::cuda::nhwc::{self, Images, Part, mask};
-
-/// What the masks of a place of dropout are drawn from: Philox4x32-10's key, and the upper three words of the counter of each image.
-pub struct Draws {
-    /// The key.
-    pub key: [u32; 2],
-    /// One for each image.
-    pub counters: Vec<[u32; 3]>,
-}
 
 /// Says what a place of dropout is drawn from.
 pub type DrawsOf<'a> = dyn FnMut(usize) -> Result<Draws> + 'a;
@@ -108,7 +101,7 @@ impl<Memory, Recording> Plan<Memory, Recording> {
             let shape = &self.graph.parameters[weight];
             match lies_so(kind, shape) {
                 true => 0,
-                false => bytes(kind).saturating_mul(shape.iter().product()),
+                false => kind.bytes().saturating_mul(shape.iter().product()),
             }
         });
         let beside: usize = masks.chain(weights).fold(0, usize::saturating_add);
@@ -219,6 +212,7 @@ impl<Memory, Recording> Plan<Memory, Recording> {
             let numbers = self.graph.masks[mask].shape.numbers();
             self.masks[mask] = Some(machine.allocate(Kind::F32, numbers.div_ceil(4))?);
         }
+        self.weights.clear(); // of an attempt that found no room
         for kind in [Kind::F32, Kind::Bf16] {
             let mut places = Vec::new();
             let mut numbers = 0usize;
@@ -254,7 +248,7 @@ impl<Memory, Recording> Plan<Memory, Recording> {
                 .iter()
                 .map(|&(weight, before)| {
                     let (outputs, inputs, taps) = sizes(&self.graph.parameters[weight]);
-                    let before = (bytes(laid_out.kind) * before) as u64;
+                    let before = (laid_out.kind.bytes() * before) as u64;
                     Weight {
                         from: parameters[weight],
                         to: Address(machine.address(&laid_out.memory).0 + before),
@@ -296,13 +290,7 @@ impl<Memory, Recording> Plan<Memory, Recording> {
                     shape.images
                 );
             }
-            let mut words: Vec<u32> = drawn.counters.into_iter().flatten().collect();
-            words.resize(words.len().next_multiple_of(2), 0);
-            let words: Vec<u64> = words
-                .chunks_exact(2)
-                .map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32)
-                .collect();
-            let counters = machine.upload(&words)?;
+            let counters = machine.upload(&drawn.words())?;
             let images = Images {
                 kind: Kind::F32, // of no account
                 count: shape.images,
@@ -339,7 +327,7 @@ impl<Memory, Recording> Plan<Memory, Recording> {
             .find_map(|it| {
                 let (_, before) = it.places.iter().find(|(of, _)| *of == weight)?;
                 let base = machine.address(&it.memory);
-                Some(Address(base.0 + (bytes(kind) * before) as u64))
+                Some(Address(base.0 + (kind.bytes() * before) as u64))
             });
         laid_out.unwrap_or(parameters[weight])
     }
@@ -398,13 +386,6 @@ impl<Recording> Kept<Recording> {
 
 /// Numbers that weights begin at multiples of.
 const ALIGNED: usize = 64;
-
-fn bytes(kind: Kind) -> usize {
-    match kind {
-        Kind::F32 => 4,
-        Kind::Bf16 => 2,
-    }
-}
 
 /// Outputs, inputs and taps of a weight.
 fn sizes(shape: &[usize]) -> (usize, usize, usize) {
@@ -509,14 +490,10 @@ impl<M: Machine> Pass<'_, M> {
         }
     }
 
-    /// The actions of the backward pass alone.
+    /// The actions of the backward pass alone: of convolutions.
     fn go_back(&mut self, action: &Action) -> Result<()> {
         let machine = self.machine;
         match action {
-            Action::Scale { g, scale: by } => {
-                let (kind, count) = self.numbers(*g);
-                scale(machine, kind, count, self.at(*g), *by)
-            }
             Action::BiasGradient {
                 images,
                 g,
@@ -566,6 +543,18 @@ impl<M: Machine> Pass<'_, M> {
             Action::Add { from, to } => {
                 let (kind, count) = self.numbers(*to);
                 add(machine, kind, count, self.at(*from), self.at(*to))
+            }
+            action => self.go_back_between(action),
+        }
+    }
+
+    /// And of what is between convolutions.
+    fn go_back_between(&mut self, action: &Action) -> Result<()> {
+        let machine = self.machine;
+        match action {
+            Action::Scale { g, scale: by } => {
+                let (kind, count) = self.numbers(*g);
+                scale(machine, kind, count, self.at(*g), *by)
             }
             Action::Downsample { images, from, to } => {
                 downsample(machine, *images, self.at(*from), self.at(*to))
@@ -645,7 +634,7 @@ impl<M: Machine> Pass<'_, M> {
                 let (logarithms, scratch) = (self.at(*logarithms), self.at(*scratch));
                 attention_gradient(machine, of, from, y, g, logarithms, to, scratch)
             }
-            _ => Ok(()), // those of `carry_out`
+            _ => Ok(()), // those of `carry_out` and `go_back`
         }
     }
 

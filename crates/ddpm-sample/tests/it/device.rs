@@ -1,4 +1,4 @@
-//! Where the walk goes: operation by operation as on a card it comes to the same images, and what is not there is said.
+//! Where the walk goes: operation by operation it comes to the same images, and what is not there is said.
 
 use candle_core::Tensor;
 use ddpm_unet::DeviceName;
@@ -40,7 +40,9 @@ fn the_device_is_named_and_what_cannot_be_had_is_refused() {
     let output = house.sample("--device cpu-graph");
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(
-        text.contains("note: device cpu, operation by operation as on a card (cpu-graph)\n"),
+        text.contains(
+            "note: device cpu, operation by operation through candle's graph (cpu-graph)\n"
+        ),
         "{text}"
     );
     let output = house.sample("--device cuda:977");

@@ -1,4 +1,4 @@
-//! Training operation by operation on one device, as on a card, here on the CPU: beside the plan, and by itself.
+//! Training with everything on one device as on a card, here the CPU, operation by operation: beside the plan, and by itself.
 
 use std::path::Path;
 
@@ -285,7 +285,7 @@ fn the_program_says_where_it_trains_and_refuses_what_is_not_there() {
     let folder = workplace();
     let path = folder.path();
     let run = "--config tiny.toml --steps 2 --set train.micro_batch=4";
-    let expected = "device cpu, operation by operation as on a card (cpu-graph)";
+    let expected = "device cpu, operation by operation through candle's graph (cpu-graph)";
     check(
         path,
         &format!("{run} --device cpu-graph --out g"),

@@ -1,21 +1,26 @@
 //! The network on a card by plan: as on the CPU, one executor for each size of batch and use.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Tensor};
-use ddpm_kernels::{CardExecutor, Draws, Use};
+use ddpm_kernels::{CardExecutor, Draws, Use, Value};
 
-use super::{Engine, Inputs, KEPT, Key};
+use super::{Engine, Inputs};
 use crate::dropout::Dropout;
-use crate::record::{How, record};
 
 /// The executors of a network, and the gradients that they write. Clones share them.
 #[derive(Clone, Default)]
-pub(super) struct Planned(Arc<Mutex<State>>);
+pub(super) struct OnCard(Arc<Mutex<State>>);
+
+impl OnCard {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 #[derive(Default)]
 struct State {
-    executors: Vec<(Key, CardExecutor)>,
+    executors: super::Planned<CardExecutor>,
     /// Always the same memory: passes that were recorded write there.
     gradients: Vec<Tensor>,
 }
@@ -23,11 +28,7 @@ struct State {
 impl Engine {
     /// As [`Engine::forward`], where the weights and x are on a card.
     pub(crate) fn forward_on_card(&self, it: &Inputs<'_>) -> crate::Result<Tensor> {
-        let mut state = self
-            .on_card
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.on_card.lock();
         self.with_card(&mut state, it, (Use::Inference, None), |executor| {
             if !self.frozen {
                 executor.refresh();
@@ -48,11 +49,7 @@ impl Engine {
         gradients: &mut Vec<Tensor>,
         gradient_of: impl FnOnce(&Tensor) -> std::result::Result<Tensor, E>,
     ) -> std::result::Result<(), E> {
-        let mut state = self
-            .on_card
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.on_card.lock();
         let accumulate = !gradients.is_empty();
         if !accumulate {
             if state.gradients.is_empty() {
@@ -86,30 +83,8 @@ impl Engine {
         (used, dropout): (Use, Option<&Dropout<'_>>),
         run: impl FnOnce(&mut CardExecutor) -> std::result::Result<R, E>,
     ) -> std::result::Result<R, E> {
-        let (batch, _, height, width) = it.x.dims4().map_err(crate::Error::from)?;
-        let key = Key {
-            size: [batch, height, width],
-            used,
-            how: How {
-                dropout: dropout.is_some(),
-                recompute: used != Use::Inference && self.recompute,
-            },
-        };
-        let executors = &mut state.executors;
-        let index = executors.iter().position(|(of, _)| *of == key);
-        let mut found = match index {
-            Some(index) => executors.remove(index),
-            None => {
-                executors.truncate(KEPT - 1);
-                let (graph, output) = record(it.config, it.network, key.size, key.how)?;
-                let executor = CardExecutor::new(graph, &output, used, self.precision)
-                    .map_err(crate::Error::from)?;
-                (key, executor)
-            }
-        };
-        let result = run(&mut found.1);
-        executors.insert(0, found);
-        result
+        let plan = |graph, output: &Value| CardExecutor::new(graph, output, used, self.precision);
+        self.with_one_of(&mut state.executors, it, (used, dropout), plan, run)
     }
 }
 

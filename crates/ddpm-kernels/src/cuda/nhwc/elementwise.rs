@@ -50,7 +50,7 @@ pub(crate) fn downsample<M: Machine>(
     to: Address,
 ) -> Result<()> {
     whole("numbers of images", 4 * images.numbers())?;
-    let pack = pack_of(images.kind, [images.channels]);
+    let pack = images.kind.pack_of(&[images.channels]);
     let (packs, width) = ((images.channels / pack) as u32, images.width as u32);
     let total = images.numbers() / pack;
     machine.launch(
@@ -86,7 +86,7 @@ pub(crate) fn part<M: Machine>(
         );
     }
     whole("numbers of images", images.numbers())?;
-    let pack = pack_of(images.kind, [images.channels, first, channels]);
+    let pack = images.kind.pack_of(&[images.channels, first, channels]);
     let packs = (channels / pack) as u32;
     let total = images.count * images.pixels() * channels / pack;
     machine.launch(
@@ -106,23 +106,9 @@ pub(crate) fn part<M: Machine>(
     )
 }
 
-/// Numbers that a thread loads at once, 16 bytes, as `PACK` of block.cuh.
-pub(crate) fn pack(kind: Kind) -> usize {
-    match kind {
-        Kind::F32 => 4,
-        Kind::Bf16 => 8,
-    }
-}
-
-/// The same where all of these are multiples of it, otherwise one.
-fn pack_of<const N: usize>(kind: Kind, all: [usize; N]) -> usize {
-    let whole = all.iter().all(|count| count.is_multiple_of(pack(kind)));
-    if whole { pack(kind) } else { 1 }
-}
-
 /// A thread for each pack of so many numbers.
 pub(crate) fn packs(kind: Kind, count: usize) -> Result<Launch> {
-    Launch::each(count.div_ceil(pack(kind)))
+    Launch::each(count.div_ceil(kind.pack()))
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! Dropout: masks drawn on the card, and gradients through them.
 
-use candle_core::{Result, bail};
+use candle_core::Result;
 
 use super::Images;
 use super::elementwise::packs;
 use crate::cuda::dropout::threshold;
-use crate::cuda::launch::{Address, Divisor, Launch, Machine, arguments, kernel, whole};
+use crate::cuda::launch::{
+    Address, Divisor, Launch, Machine, arguments, each_image, kernel, whole,
+};
 
 /// Draws the mask of dropout: byte 1 where the uniform of the element's address is at least `rate`, else 0; u8 `[B, H, W, C]`.
 ///
@@ -20,10 +22,8 @@ pub(crate) fn draw<M: Machine>(
     rate: f64,
     to: Address,
 ) -> Result<()> {
-    let (count, pixels) = (images.count, images.pixels());
-    if count > 65535 {
-        bail!("cuda: {count} images are more than a kernel can count, expected at most 65535");
-    }
+    let pixels = images.pixels();
+    let rows = each_image(images.count)?;
     whole("elements of an image", images.channels * pixels)?;
     // Four elements each; where a channel does not begin with the first of four, it reaches into one draw more.
     let draws = if pixels.is_multiple_of(4) {
@@ -33,7 +33,7 @@ pub(crate) fn draw<M: Machine>(
     };
     let each = Launch::each(draws * images.channels)?;
     let launch = Launch {
-        grid: [each.grid[0], count as u32],
+        grid: [each.grid[0], rows],
         ..each
     };
     machine.launch(
@@ -73,6 +73,7 @@ pub(crate) fn mask_gradient<M: Machine>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cuda::dropout::Draws;
     use crate::cuda::host::{Host, kept};
     use crate::cuda::launch::Kind;
     use crate::cuda::oracle::{KINDS, wave};
@@ -104,17 +105,15 @@ mod tests {
     fn drawn(images: Images, rate: f64) -> Option<Vec<u8>> {
         let of = |image| ddpm_random::philox_words(SEED, Stream::Dropout, image, STEP).unwrap();
         let words = IMAGES.map(of);
-        let mut counters: Vec<u32> = words.iter().flat_map(|(_, counter)| *counter).collect();
-        counters.push(0);
-        let counters = counters.chunks(2);
-        let counters: Vec<u64> = counters
-            .map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32)
-            .collect();
+        let draws = Draws {
+            key: words[0].0,
+            counters: words.map(|(_, counter)| counter).to_vec(),
+        };
         let ran = Host::both_ways(|host| {
-            let counters = host.upload(&counters)?;
+            let counters = host.upload(&draws.words())?;
             let mask = host.allocate(Kind::F32, images.numbers().div_ceil(4))?;
             let (from, to) = (host.address(&counters), host.address(&mask));
-            draw(host, images, words[0].0, from, rate, to)?;
+            draw(host, images, draws.key, from, rate, to)?;
             Ok(vec![mask.read()])
         })?;
         let mut bytes: Vec<u8> = ran[0].iter().flat_map(|x| x.to_le_bytes()).collect();

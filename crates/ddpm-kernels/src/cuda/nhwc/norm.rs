@@ -5,7 +5,7 @@ use candle_core::{Result, bail};
 use super::sums::{Columns, sum_rows};
 use super::tiles::{PARTS, Tiles, addresses, check_parts, of_parts, optional, tiled};
 use super::{Images, Part, Sink};
-use crate::cuda::launch::{Address, Argument, Launch, Machine, WARP, arguments, whole};
+use crate::cuda::launch::{Address, Argument, Launch, Machine, WARP, arguments, each_image, whole};
 
 /// Threads of a block that has a group of an image, at most.
 const THREADS: usize = 256;
@@ -55,14 +55,11 @@ impl Norm {
     /// A block a group of an image, of about so many threads.
     fn each_group(&self, threads: usize, shared_of_thread: usize) -> Result<Launch> {
         let threads = threads.next_power_of_two().clamp(WARP as usize, THREADS);
-        if self.images.count > 65535 {
-            bail!(
-                "cuda: {} images are more than a kernel can have, expected at most 65535",
-                self.images.count
-            );
-        }
         Ok(Launch {
-            grid: [whole("groups", self.groups)?, self.images.count as u32],
+            grid: [
+                whole("groups", self.groups)?,
+                each_image(self.images.count)?,
+            ],
             block: threads as u32,
             shared: 4 * (shared_of_thread * threads) as u32,
         })

@@ -4,7 +4,7 @@ use candle_core::{Result, bail};
 
 use super::tiles::{Tiles, tiled};
 use super::{Images, Sink};
-use crate::cuda::launch::{Address, BLOCK, Launch, Machine, arguments, whole};
+use crate::cuda::launch::{Address, BLOCK, Launch, Machine, arguments, each_image, whole};
 
 /// Rows that a thread sums before more threads do.
 const ROWS: usize = 8;
@@ -87,16 +87,10 @@ pub(super) fn sum_rows<M: Machine>(
     let lanes = (columns.rows / ROWS).next_power_of_two().min(LANES);
     let width = BLOCK / lanes as u32;
     let second = second.unwrap_or(first);
-    if columns.matrices > 65535 {
-        bail!(
-            "cuda: {} images are more than a kernel can have, expected at most 65535",
-            columns.matrices
-        );
-    }
     let launch = Launch {
         grid: [
             whole("columns", columns.columns)?.div_ceil(width),
-            columns.matrices as u32,
+            each_image(columns.matrices)?,
         ],
         block: BLOCK,
         shared: 4 * BLOCK,

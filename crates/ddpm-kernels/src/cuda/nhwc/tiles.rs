@@ -4,15 +4,13 @@ use candle_core::{Result, bail};
 
 use super::{Images, Part};
 use crate::cuda::launch::{
-    Address, Argument, Divisor, Kind, Launch, Machine, WARP, arguments, whole,
+    Address, Argument, Divisor, Kind, Launch, Machine, WARP, arguments, each_image, whole,
 };
 
 /// Threads of a block, at most.
 const THREADS: usize = 256;
 /// Blocks that keep a card busy.
 const BUSY: usize = 1024;
-/// Images that a launch can have.
-const IMAGES: usize = 65535;
 /// What packs begin at a multiple of, in bytes.
 const ALIGNMENT: u64 = 16;
 
@@ -58,14 +56,6 @@ impl Tiles {
     }
 
     fn in_packs(images: Images, parts: &[usize]) -> Tiles {
-        let most = match images.kind {
-            Kind::F32 => 4,
-            Kind::Bf16 => 8,
-        };
-        let lanes_of = |channels: &[usize]| {
-            let whole_packs = channels.iter().all(|channels| channels % most == 0);
-            if whole_packs { most } else { 1 }
-        };
         let division = |lanes: usize| {
             let packs = (images.channels / lanes).max(1);
             let blocks = packs.div_ceil(THREADS);
@@ -79,8 +69,8 @@ impl Tiles {
             _ => 16,
         };
         // In whatever parts the channels lie.
-        let chunk = steps * division(lanes_of(&[images.channels])).3;
-        let lanes = lanes_of(parts);
+        let chunk = steps * division(images.kind.pack_of(&[images.channels])).3;
+        let lanes = images.kind.pack_of(parts);
         let (packs, blocks, columns, rows) = division(lanes);
         Tiles {
             kind: images.kind,
@@ -129,12 +119,7 @@ impl Tiles {
         if self.pixels * self.images * self.channels() == 0 {
             return Ok(());
         }
-        if self.images > IMAGES {
-            bail!(
-                "cuda: {} images are more than a kernel can have, expected at most {IMAGES}",
-                self.images
-            );
-        }
+        let images = each_image(self.images)?;
         let begins_so = |at: &Address| self.lanes == 1 || at.0.is_multiple_of(ALIGNMENT);
         if let Some(at) = aligned.iter().flatten().find(|at| !begins_so(at)) {
             bail!(
@@ -145,10 +130,7 @@ impl Tiles {
         whole("numbers of an image", self.pixels * self.channels())?;
         let threads = (self.rows * self.columns).next_multiple_of(WARP as usize);
         let launch = Launch {
-            grid: [
-                whole("blocks", self.chunks() * self.blocks)?,
-                self.images as u32,
-            ],
+            grid: [whole("blocks", self.chunks() * self.blocks)?, images],
             block: threads as u32,
             shared: 4 * (of_thread * threads + of_column * self.columns) as u32,
         };

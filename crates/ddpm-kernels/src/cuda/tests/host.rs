@@ -66,7 +66,7 @@ impl Memory {
             "written outside of its memory"
         );
         let bytes: Vec<u8> = middle.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let (used, spare) = bytes.split_at(self.count * size_of(self.kind));
+        let (used, spare) = bytes.split_at(self.count * self.kind.bytes());
         let poison = POISON.to_le_bytes();
         assert!(
             spare == &poison[poison.len() - spare.len()..],
@@ -86,13 +86,6 @@ impl Memory {
                     .collect()
             }
         }
-    }
-}
-
-fn size_of(kind: Kind) -> usize {
-    match kind {
-        Kind::F32 => 4,
-        Kind::Bf16 => 2,
     }
 }
 
@@ -179,7 +172,7 @@ impl Machine for Host {
             "allocated while calls are kept"
         );
         let mut words = GUARD.to_vec();
-        words.resize(GUARD.len() + (count * size_of(kind)).div_ceil(8), POISON);
+        words.resize(GUARD.len() + (count * kind.bytes()).div_ceil(8), POISON);
         words.extend(GUARD);
         Ok(Memory { words, kind, count })
     }
@@ -327,11 +320,18 @@ mod tests {
     use crate::cuda::launch::arguments;
 
     /// What the host says of a launch of 64 threads; nothing where there is no compiler.
-    fn told(kernel: &'static str, work: impl Fn(&Host, &Memory) -> Result<()>) -> Option<String> {
-        let host = Host::new(library()?, false);
-        let memory = host.floats(&[0.0; 64]);
-        let error = work(&host, &memory).err().map(|error| error.to_string());
+    fn told(kernel: &'static str, arguments: &[Argument]) -> Option<String> {
+        let host = Host::ahead()?;
+        let error = host.launch(kernel, LAUNCH, arguments).err();
+        let error = error.map(|error| error.to_string());
         Some(error.unwrap_or_else(|| panic!("{kernel} was let through")))
+    }
+
+    /// The same of a kernel that is given 64 floats.
+    fn told_of_floats(kernel: &'static str) -> Option<String> {
+        let host = Host::ahead()?;
+        let floats = host.floats(&[0.0; 64]);
+        told(kernel, arguments![host.address(&floats)])
     }
 
     const LAUNCH: Launch = Launch {
@@ -342,8 +342,7 @@ mod tests {
 
     #[test]
     fn a_barrier_that_a_thread_misses_is_an_error() {
-        let name = "of_the_host_missed_barrier";
-        let Some(told) = told(name, |host, _| host.launch(name, LAUNCH, &[])) else {
+        let Some(told) = told("of_the_host_missed_barrier", &[]) else {
             return;
         };
         assert!(
@@ -354,10 +353,7 @@ mod tests {
 
     #[test]
     fn a_shuffle_that_a_lane_misses_is_an_error() {
-        let name = "of_the_host_missed_shuffle";
-        let launch =
-            |host: &Host, x: &Memory| host.launch(name, LAUNCH, arguments![host.address(x)]);
-        let Some(told) = told(name, launch) else {
+        let Some(told) = told_of_floats("of_the_host_missed_shuffle") else {
             return;
         };
         assert!(
@@ -368,10 +364,7 @@ mod tests {
 
     #[test]
     fn a_product_that_a_lane_misses_is_an_error() {
-        let name = "of_the_host_missed_product";
-        let launch =
-            |host: &Host, x: &Memory| host.launch(name, LAUNCH, arguments![host.address(x)]);
-        let Some(told) = told(name, launch) else {
+        let Some(told) = told_of_floats("of_the_host_missed_product") else {
             return;
         };
         assert!(
@@ -382,10 +375,7 @@ mod tests {
 
     #[test]
     fn a_copy_from_between_two_multiples_of_16_bytes_is_an_error() {
-        let name = "of_the_host_odd_place";
-        let launch =
-            |host: &Host, x: &Memory| host.launch(name, LAUNCH, arguments![host.address(x)]);
-        let Some(told) = told(name, launch) else {
+        let Some(told) = told_of_floats("of_the_host_odd_place") else {
             return;
         };
         assert!(told.contains("do not lie at a multiple of 16"), "{told}");
@@ -442,8 +432,7 @@ mod tests {
 
     #[test]
     fn shared_memory_that_was_not_asked_for_is_an_error() {
-        let name = "of_the_host_too_much_shared";
-        let Some(told) = told(name, |host, _| host.launch(name, LAUNCH, &[])) else {
+        let Some(told) = told("of_the_host_too_much_shared", &[]) else {
             return;
         };
         assert!(
@@ -454,9 +443,7 @@ mod tests {
 
     #[test]
     fn a_wrong_number_of_arguments_is_an_error() {
-        let Some(told) = told("silu", |host, _| {
-            host.launch("silu", LAUNCH, arguments![1u32])
-        }) else {
+        let Some(told) = told("silu", arguments![1u32]) else {
             return;
         };
         assert!(told.contains("silu has 3 arguments, not 1"), "{told}");

@@ -2,8 +2,9 @@
 
 use candle_core::{Device, Result, Tensor};
 
-use super::on_card::{Draws, Plan};
+use super::on_card::Plan;
 use super::{Executor, Gradients, Graph, Precision, Use, Value};
+use crate::cuda::dropout::Draws;
 use crate::cuda::host::{Call, Host, Memory};
 use crate::cuda::launch::{Address, Kind, Machine};
 use crate::cuda::nhwc::{Images, mask};
@@ -231,12 +232,7 @@ fn draws(place: usize) -> Result<Draws> {
 
 /// The mask of a place as the processor has it, channel after channel, drawn by the card's kernel.
 fn mask_of(host: &Host, place: usize, images: Images) -> Vec<u8> {
-    let words: Vec<u32> = counters(place).into_iter().flatten().collect();
-    let words: Vec<u64> = words
-        .chunks(2)
-        .map(|pair| u64::from(pair[0]) | u64::from(*pair.get(1).unwrap_or(&0)) << 32)
-        .collect();
-    let counters = host.upload(&words).unwrap();
+    let counters = host.upload(&draws(place).unwrap().words()).unwrap();
     let memory = host
         .allocate(Kind::F32, images.numbers().div_ceil(4))
         .unwrap();
@@ -560,6 +556,19 @@ fn heads_that_are_too_wide_are_refused() {
     let plan = Plan::<Memory, Vec<Call>>::new(graph, &output, Use::Inference, Precision::F32);
     let error = plan.unwrap_err().to_string();
     assert!(error.contains("heads of 1024 channels"), "{error}");
+}
+
+/// Found when the network is planned too.
+#[test]
+fn more_numbers_than_can_be_counted_are_refused() {
+    let mut graph = Graph::new(1 << 22, Vec::new(), 0.0);
+    let output = unet(&mut graph).unwrap();
+    let plan = Plan::<Memory, Vec<Call>>::new(graph, &output, Use::Inference, Precision::F32);
+    let error = plan.unwrap_err().to_string();
+    assert!(
+        error.contains("expected less than 2^31: smaller batches"),
+        "{error}"
+    );
 }
 
 /// What is needed is what is allocated; computing blocks again takes less, bf16 too.
