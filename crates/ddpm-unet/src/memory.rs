@@ -1,7 +1,7 @@
 //! How much memory a network needs: its weights and what the plan of a pass sets aside, on the CPU or on a card, or, where there
 //! is no plan, what the walk over it on tensors keeps.
 
-use ddpm_kernels::{Executor, Needed, Precision};
+use ddpm_kernels::{Executor, Graph, Needed, Precision, Value};
 
 use crate::architecture::Architecture;
 use crate::measure::measured;
@@ -101,20 +101,10 @@ impl UNetConfig {
             } => ddpm_kernels::Use::TrainingInOnePass,
             Use::Training { .. } => ddpm_kernels::Use::Training,
         };
-        let how = match used {
-            Use::Sampling => How::default(),
-            Use::Training { recompute, .. } => How {
-                dropout: true,
-                recompute,
-            },
-        };
         let size = [batch, height, width];
-        let (evaluated, trained) = planned_for(self, &network)?;
-        let needed = if (used == Use::Sampling && evaluated) || trained {
-            let (graph, output) = record(self, &network, size, how)?;
-            Executor::memory(graph, &output, planned, precision)?
-        } else {
-            self.measured(&network, size, used)?
+        let needed = match self.recorded(&network, size, used)? {
+            Some((graph, output)) => Executor::memory(graph, &output, planned, precision)?,
+            None => self.measured(&network, size, used)?,
         };
         Ok(self.beside(&needed, used))
     }
@@ -171,18 +161,34 @@ impl UNetConfig {
     ) -> Result<Option<Needed>> {
         self.check_image(size[1], size[2])?;
         let network = Architecture::new(self.settings());
-        let (evaluated, trained) = planned_for(self, &network)?;
-        let (planned, how) = match used {
-            Use::Sampling if evaluated => (ddpm_kernels::Use::Inference, How::default()),
-            Use::Training { recompute, .. } if trained => {
-                let dropout = true;
-                (ddpm_kernels::Use::Training, How { dropout, recompute })
-            }
-            _ => return Ok(None),
+        let Some((graph, output)) = self.recorded(&network, size, used)? else {
+            return Ok(None);
         };
-        let (graph, output) = record(self, &network, size, how)?;
+        let planned = match used {
+            Use::Sampling => ddpm_kernels::Use::Inference,
+            Use::Training { .. } => ddpm_kernels::Use::Training,
+        };
         let executor = ddpm_kernels::CardExecutor::new(graph, &output, planned, precision)?;
         Ok(Some(executor.memory()))
+    }
+
+    /// What a plan for this use is made of, where the network has one.
+    fn recorded(
+        &self,
+        network: &Architecture,
+        size: [usize; 3],
+        used: Use,
+    ) -> Result<Option<(Graph, Value)>> {
+        let (evaluated, trained) = planned_for(self, network)?;
+        let how = match used {
+            Use::Sampling if evaluated => How::default(),
+            Use::Training { recompute, .. } if trained => How {
+                dropout: true,
+                recompute,
+            },
+            _ => return Ok(None),
+        };
+        record(self, network, size, how).map(Some)
     }
 
     /// What the walk on tensors keeps, and gradients like the weights.

@@ -756,13 +756,7 @@ impl Lower<'_> {
     }
 
     fn images(&self, shape: Shape) -> Images {
-        Images {
-            kind: self.kind(shape),
-            count: shape.images,
-            height: shape.height,
-            width: shape.width,
-            channels: shape.channels,
-        }
+        shape.of_kind(self.kind(shape))
     }
 
     fn images_of(&self, node: usize) -> Images {
@@ -850,6 +844,19 @@ fn padding(geometry: &Geometry) -> Padding {
         left,
         bottom: after(g.output_height, g.kernel_height, top, g.height),
         right: after(g.output_width, g.kernel_width, left, g.width),
+    }
+}
+
+impl Shape {
+    /// Images of this shape on a card.
+    pub(super) fn of_kind(self, kind: Kind) -> Images {
+        Images {
+            kind,
+            count: self.images,
+            height: self.height,
+            width: self.width,
+            channels: self.channels,
+        }
     }
 }
 

@@ -243,6 +243,13 @@ impl<Memory, Recording> Plan<Memory, Recording> {
         parameters: &[Address],
     ) -> Result<()> {
         for laid_out in &mut self.weights {
+            let places = laid_out.places.iter();
+            let from: Vec<Address> = places.map(|&(weight, _)| parameters[weight]).collect();
+            let of_these = laid_out.table.as_ref().is_some_and(|(of, _)| *of == from);
+            if of_these && laid_out.current {
+                continue;
+            }
+            laid_out.current = false; // until it is done
             let weights: Vec<Weight> = laid_out
                 .places
                 .iter()
@@ -258,12 +265,10 @@ impl<Memory, Recording> Plan<Memory, Recording> {
                     }
                 })
                 .collect();
-            let from: Vec<Address> = weights.iter().map(|weight| weight.from).collect();
-            if laid_out.table.as_ref().is_none_or(|(of, _)| *of != from) {
+            if !of_these {
                 laid_out.table = Some((from, machine.upload(&table(&weights)?)?));
-                laid_out.current = false;
             }
-            if let (Some((_, table)), false) = (&laid_out.table, laid_out.current) {
+            if let Some((_, table)) = &laid_out.table {
                 lay_out(machine, laid_out.kind, &weights, machine.address(table))?;
                 laid_out.current = true;
             }
@@ -291,13 +296,7 @@ impl<Memory, Recording> Plan<Memory, Recording> {
                 );
             }
             let counters = machine.upload(&drawn.words())?;
-            let images = Images {
-                kind: Kind::F32, // of no account
-                count: shape.images,
-                height: shape.height,
-                width: shape.width,
-                channels: shape.channels,
-            };
+            let images = shape.of_kind(Kind::F32); // a mask has none
             let (from, to) = (machine.address(&counters), machine.address(memory));
             mask::draw(machine, images, drawn.key, from, self.graph.rate, to)?;
         }

@@ -272,17 +272,7 @@ fn expected(host: &Host, record: Record, how: How) -> (Vec<f32>, Vec<Vec<f32>>) 
     let masks: Vec<(usize, Images)> = graph
         .masks
         .iter()
-        .map(|mask| {
-            let s = mask.shape;
-            let images = Images {
-                kind: Kind::F32,
-                count: s.images,
-                height: s.height,
-                width: s.width,
-                channels: s.channels,
-            };
-            (mask.place, images)
-        })
+        .map(|mask| (mask.place, mask.shape.of_kind(Kind::F32)))
         .collect();
     let mut draw = |place: usize, to: &mut [u8]| {
         let (_, images) = masks.iter().find(|(of, _)| *of == place).unwrap();
